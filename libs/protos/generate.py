@@ -48,7 +48,9 @@ def codegen_python() -> Path:
     # The plugin's console script is written with an absolute path, so the environment is made
     # in place; the stamp, written last, tells a finished one from an interrupted one.
     uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(ENVIRONMENT)], check=True)
+    subprocess.run(
+        [*uv, "venv", "--quiet", "--python", sys.executable, str(ENVIRONMENT)], check=True
+    )
     install = ["pip", "install", "--quiet", "--require-hashes", "--requirement", str(REQUIREMENTS)]
     subprocess.run([*uv, *install, "--python", str(python)], check=True)
     stamp.write_text(wanted)
@@ -119,22 +121,40 @@ def stale(target: Path, wanted: set[Path]) -> list[Path]:
 def remove_empty_folders(target: Path) -> None:
     """Removes folders below ``target`` that hold nothing but byte code."""
     for folder in sorted((path for path in target.rglob("*") if path.is_dir()), reverse=True):
-        if folder.name != "__pycache__" and {path.name for path in folder.iterdir()} <= {"__pycache__"}:
-            shutil.rmtree(folder)
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if folder.name != "__pycache__" and names <= {"__pycache__"}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def differences(fresh: Path, committed: Path) -> list[str]:
+    """Names the files that ``make generate`` would write, change or remove."""
+    wanted = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
+    changed = [
+        relative
+        for relative in sorted(wanted)
+        if not (committed / relative).exists()
+        or not filecmp.cmp(fresh / relative, committed / relative, shallow=False)
+    ]
+    removed = [path.relative_to(committed) for path in stale(committed, wanted)]
+    return [str(relative) for relative in (*changed, *removed)]
 
 
 def main() -> None:
-    """Generates the stubs into the member, or into the folder that is given."""
+    """Generates the stubs into the member, or compares them with what is there."""
     parser = argparse.ArgumentParser(description="Generate the Python stubs of the contracts.")
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="default: %(default)s")
-    output: Path = parser.parse_args().output
-    with exclusive():
-        python = codegen_python()
-        with tempfile.TemporaryDirectory(prefix="setpoint-codegen-") as scratch:
-            generated = Path(scratch)
-            run_protoc(python, generated)
-            complete_packages(generated)
-            mirror(generated / "setpoint", output / "setpoint")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
+    arguments = parser.parse_args()
+    target: Path = arguments.output / "setpoint"
+    with exclusive(), tempfile.TemporaryDirectory(prefix="setpoint-codegen-") as scratch:
+        generated = Path(scratch)
+        run_protoc(codegen_python(), generated)
+        complete_packages(generated)
+        if not arguments.check:
+            mirror(generated / "setpoint", target)
+        elif outdated := differences(generated / "setpoint", target):
+            listing = "\n  ".join(outdated)
+            raise SystemExit(f"not what the contracts generate, run make generate:\n  {listing}")
 
 
 if __name__ == "__main__":
