@@ -89,7 +89,7 @@ def redacted(settings: BaseSettings) -> dict[str, Any]:
     return {name: _hidden(name, value) for name, value in settings.model_dump(mode="json").items()}
 
 
-def _hidden(name: str, value: Any) -> Any:  # noqa: ANN401 — a dumped setting can be any JSON value.
+def _hidden(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _hidden(f"{name}_{key}", item) for key, item in value.items()}
     if isinstance(value, list):

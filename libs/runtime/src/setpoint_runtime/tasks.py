@@ -1,6 +1,7 @@
 """Owned background tasks: none is lost, none dies in silence, none outlives its owner."""
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Coroutine
 from types import TracebackType
@@ -16,6 +17,9 @@ class TaskOwner:
     A task that raises is a defect of the process, not of one request: it is logged, `failed` is
     set and `on_failure` is called, so that the process can stop and be started again. A task that
     returns has done its work. Leaving the block cancels what still runs and waits for it.
+
+    Tasks see the context variables of the place where the owner was made, never those of a request
+    that happened to start them: a request's deadline and trace are not theirs.
     """
 
     def __init__(self, on_failure: Callable[[str, BaseException], None] | None = None) -> None:
@@ -24,6 +28,7 @@ class TaskOwner:
         self._on_failure = on_failure
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closed = False
+        self._context = contextvars.copy_context()
 
     @property
     def names(self) -> list[str]:
@@ -43,7 +48,9 @@ class TaskOwner:
         if self._is_closed:
             coroutine.close()
             raise RuntimeError(f"task {name!r} started on a closed owner")
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        task = asyncio.get_running_loop().create_task(
+            coroutine, name=name, context=self._context.copy()
+        )
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

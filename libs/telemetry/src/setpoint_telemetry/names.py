@@ -1,0 +1,27 @@
+"""Names of span attributes and log fields: one registry, so that dashboards and code agree."""
+
+from typing import Final
+
+PREDICTION_ID: Final = "setpoint.prediction_id"
+MODEL: Final = "setpoint.model"
+MODEL_VERSION: Final = "setpoint.model_version"
+ROUTE: Final = "setpoint.route"
+ROUTE_REVISION: Final = "setpoint.route_revision"
+SLOT: Final = "setpoint.slot"
+ASSIGNMENT_REASON: Final = "setpoint.assignment_reason"
+FEATURE_SET: Final = "setpoint.feature_set"
+FEATURE_SET_VERSION: Final = "setpoint.feature_set_version"
+DEGRADED: Final = "setpoint.degraded"
+BATCH_SIZE: Final = "setpoint.batch_size"
+QUEUE_SECONDS: Final = "setpoint.queue_seconds"
+ROWS: Final = "setpoint.rows"
+CALLER: Final = "setpoint.caller"
+ERROR_ID: Final = "setpoint.error_id"
+ERROR_REASON: Final = "setpoint.error_reason"
+FEATURE_VALUE_PREFIX: Final = "setpoint.feature."
+"""Followed by the name of a feature whose view marks it as not sensitive."""
+
+RPC_SYSTEM: Final = "rpc.system"
+RPC_SERVICE: Final = "rpc.service"
+RPC_METHOD: Final = "rpc.method"
+RPC_STATUS_CODE: Final = "rpc.grpc.status_code"

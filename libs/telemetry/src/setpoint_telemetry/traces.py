@@ -1,0 +1,195 @@
+"""Spans: started in the usual way, or built afterwards from a record of what happened."""
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
+
+AttributeValue = str | bool | int | float
+
+# Fields such as an input text or a vector must not turn a span into a record.
+_ATTRIBUTE_LENGTH = 256
+_ATTRIBUTE_COUNT = 64
+# A burst of 8,192 spans fits; more is dropped, oldest first, and is in the records anyway.
+_QUEUE_SIZE = 8192
+_BATCH_SIZE = 512
+# Spans made in the last second are what a kill can lose.
+_SCHEDULE_DELAY_MILLISECONDS = 1000
+_EXPORT_TIMEOUT_SECONDS = 5
+_NANOSECONDS_PER_MICROSECOND = 1000
+_ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanRecord:
+    """A span that is over, as written down on the way; ids are those of W3C trace context."""
+
+    name: str
+    trace_id: int
+    span_id: int
+    parent_span_id: int | None = None
+    start_us: int
+    end_us: int
+    kind: SpanKind = SpanKind.INTERNAL
+    error: str | None = None
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pipeline:
+    provider: "SDKTracerProvider"
+    processor: "SpanProcessor"
+
+
+class _State:
+    """The pipeline of this process; None while nothing is exported."""
+
+    pipeline: _Pipeline | None = None
+
+
+def endpoint() -> str | None:
+    """Return the OTLP endpoint that the environment names, or None."""
+    for variable in _ENDPOINT_VARIABLES:
+        if value := os.environ.get(variable, "").strip():
+            return value
+    return None
+
+
+def enabled() -> bool:
+    """Say whether spans go anywhere; when not, do no work for them."""
+    return _State.pipeline is not None
+
+
+def tracer(name: str) -> trace.Tracer:
+    """Return a tracer; without an exporter its spans do nothing."""
+    pipeline = _State.pipeline
+    return trace.NoOpTracer() if pipeline is None else pipeline.provider.get_tracer(name)
+
+
+def start(service_name: str, version: str) -> bool:
+    """Begin to export spans when the environment names an endpoint; say whether it does."""
+    target = endpoint()
+    if target is None or _State.pipeline is not None:
+        return _State.pipeline is not None
+    # The SDK and its exporter take a quarter of a second to load and are needed only here.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    exporter = OTLPSpanExporter(
+        endpoint=target,
+        # Without a scheme the exporter would want TLS, which no collector on loopback offers.
+        insecure=True if _is_plaintext(target) else None,
+        timeout=_from_environment("OTEL_EXPORTER_OTLP_TIMEOUT", _EXPORT_TIMEOUT_SECONDS),
+        # A collector belongs to the inside; a proxy meant for the outside would capture its calls.
+        channel_options=(("grpc.enable_http_proxy", 0),),
+    )
+    processor = BatchSpanProcessor(
+        exporter,
+        max_queue_size=_from_environment("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE_SIZE),
+        max_export_batch_size=_from_environment("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", _BATCH_SIZE),
+        schedule_delay_millis=_from_environment(
+            "OTEL_BSP_SCHEDULE_DELAY", _SCHEDULE_DELAY_MILLISECONDS
+        ),
+    )
+    provider = TracerProvider(
+        resource=Resource.create(
+            {"service.name": f"setpoint-{service_name}", "service.version": version}
+        ),
+        span_limits=SpanLimits(
+            max_span_attributes=_ATTRIBUTE_COUNT, max_span_attribute_length=_ATTRIBUTE_LENGTH
+        ),
+        # The SDK's own exit hook may wait 30 seconds for a collector that is down.
+        shutdown_on_exit=False,
+    )
+    provider.add_span_processor(processor)
+    _State.pipeline = _Pipeline(provider, processor)
+    return True
+
+
+def emit(records: Iterable[SpanRecord], *, scope: str = "setpoint") -> int:
+    """Queue finished spans for export; return how many, which is 0 when nothing is exported.
+
+    Building a span object while a request waits costs more than many requests do themselves, so
+    the serving path writes down what happened and this is called later, for many at once. It never
+    blocks; when the queue is full the oldest spans are lost and counted by the SDK.
+    """
+    pipeline = _State.pipeline
+    if pipeline is None:
+        return 0
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    sampled = TraceFlags(TraceFlags.SAMPLED)
+    instrumentation = InstrumentationScope(scope)
+    count = 0
+    for record in records:
+        parent = None
+        if record.parent_span_id:
+            parent = SpanContext(record.trace_id, record.parent_span_id, True, sampled)
+        pipeline.processor.on_end(
+            # The SDK offers its constructor for its own use, but its start_span() cannot take ids
+            # that were given out earlier.
+            ReadableSpan(
+                record.name,
+                context=SpanContext(record.trace_id, record.span_id, False, sampled),
+                parent=parent,
+                resource=pipeline.provider.resource,
+                attributes=_bounded(record.attributes),
+                kind=record.kind,
+                status=Status(StatusCode.ERROR, record.error) if record.error else Status(),
+                start_time=record.start_us * _NANOSECONDS_PER_MICROSECOND,
+                end_time=record.end_us * _NANOSECONDS_PER_MICROSECOND,
+                instrumentation_scope=instrumentation,
+            )
+        )
+        count += 1
+    return count
+
+
+def stop(timeout_seconds: float) -> bool:
+    """Export what is queued and stop; say whether that ended in time.
+
+    The SDK ignores time-outs here and may wait 30 seconds for a collector that is down, so it
+    works in a daemon thread that is left behind when the time is over.
+    """
+    pipeline, _State.pipeline = _State.pipeline, None
+    if pipeline is None:
+        return True
+    flush = threading.Thread(target=pipeline.provider.shutdown, name="flush-spans", daemon=True)
+    flush.start()
+    flush.join(timeout_seconds)
+    return not flush.is_alive()
+
+
+def _is_plaintext(target: str) -> bool:
+    """Say whether an endpoint without a scheme is on this machine, or its scheme is http."""
+    if "://" in target:
+        return target.startswith("http://")
+    host = urlsplit(f"//{target}").hostname or ""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def _from_environment(variable: str, default: int) -> int:
+    """Return a number from the environment; a value that is none is ignored, as the SDK does."""
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdecimal() else default
+
+
+def _bounded(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
+    """Return the attributes within the limits that the SDK applies to spans it starts itself."""
+    return {
+        name: value[:_ATTRIBUTE_LENGTH] if isinstance(value, str) else value
+        for name, value in itertools.islice(attributes.items(), _ATTRIBUTE_COUNT)
+    }
