@@ -1,6 +1,6 @@
 """Makes ``.venv`` from the hashed lock and installs every member into it, editable.
 
-Runs on the system's Python with nothing installed, so it imports the standard library alone.
+Runs on the system's Python with nothing installed, so it needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements.txt"
-ENVIRONMENT = ROOT / ".venv"
+import workspace
+
+ENVIRONMENT = workspace.ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 MINIMUM = (3, 11)
 
@@ -32,24 +32,19 @@ def usable(python: Path) -> bool:
 
 def locked(names: tuple[str, ...]) -> str:
     """Returns the entries of some packages from the lock, with their hashes."""
-    text = LOCK.read_text(encoding="utf-8")
+    text = workspace.LOCK.read_text(encoding="utf-8")
     entries = []
     for name in names:
         match = re.search(rf"^{name}==.*\n(?:[ ]+--hash=.*\n)+", text, flags=re.MULTILINE)
         if match is None:
-            raise SystemExit(f"{LOCK.name} does not lock {name}")
+            raise SystemExit(f"{workspace.LOCK.name} does not lock {name}")
         entries.append(match.group())
     return "".join(entries)
 
 
-def members() -> list[Path]:
-    """Lists the folders of the workspace's distributions."""
-    return sorted(path.parent for path in ROOT.glob("[ls]*/*/pyproject.toml"))
-
-
 def run(*command: str) -> None:
     """Runs a command and ends the set-up with its code when it fails."""
-    code = subprocess.run(command, check=False, cwd=ROOT).returncode
+    code = subprocess.run(command, check=False, cwd=workspace.ROOT).returncode
     if code != 0:
         raise SystemExit(code)
 
@@ -67,9 +62,13 @@ def main() -> None:
     hashed = ("install", "--quiet", "--require-hashes", "--requirement")
     run(str(PYTHON), "-m", "pip", *hashed, str(bootstrap))
     uv = (str(PYTHON), "-m", "uv", "pip")
-    run(*uv, *hashed, str(LOCK), "--no-build-isolation", "--python", str(PYTHON))
+    run(*uv, *hashed, str(workspace.LOCK), "--no-build-isolation", "--python", str(PYTHON))
     print("installing the members", flush=True)
-    editable = [argument for path in members() for argument in ("--editable", str(path))]
+    editable = [
+        argument
+        for member in workspace.members()
+        for argument in ("--editable", str(member.folder))
+    ]
     own = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--python", str(PYTHON))
     run(*uv, *own, *editable)
     (ENVIRONMENT / ".ready").touch()
