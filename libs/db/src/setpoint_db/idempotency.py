@@ -1,0 +1,189 @@
+"""A mutating call that may be repeated: the first one works, the others get its answer.
+
+The answer is stored in the transaction of the work, so there is no moment at which one exists
+without the other. A second call with the same id waits for the first one's transaction (PostgreSQL
+makes it wait on the unique key), then replays its answer; had the first one failed, the second
+does the work.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import alembic
+import sqlalchemy
+from setpoint_runtime import errors, ids
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
+
+TABLE = "requests"
+FIELD = "request_id"
+
+
+def _columns() -> list[sqlalchemy.Column[object]]:
+    """Returns new column objects; SQLAlchemy ties each to one table."""
+    return [
+        sqlalchemy.Column("request_id", sqlalchemy.Uuid(as_uuid=False), primary_key=True),
+        sqlalchemy.Column("method", sqlalchemy.Text, nullable=False),
+        sqlalchemy.Column("fingerprint", sqlalchemy.LargeBinary, nullable=False),
+        # Null only inside the transaction that does the work.
+        sqlalchemy.Column("response", sqlalchemy.LargeBinary),
+        sqlalchemy.Column(
+            "create_time",
+            sqlalchemy.DateTime(timezone=True),
+            nullable=False,
+            server_default=sqlalchemy.func.now(),
+        ),
+    ]
+
+
+def requests_table(metadata: sqlalchemy.MetaData) -> sqlalchemy.Table:
+    """Returns the table of remembered requests as part of a service's metadata."""
+    return sqlalchemy.Table(
+        TABLE, metadata, *_columns(), sqlalchemy.Index("requests_create_time", "create_time")
+    )
+
+
+def create_table_op() -> None:
+    """Makes the table, inside a migration's `upgrade`."""
+    alembic.op.create_table(TABLE, *_columns())
+    alembic.op.create_index("requests_create_time", TABLE, ["create_time"])
+
+
+def drop_table_op() -> None:
+    """Drops the table, inside a migration's `downgrade`."""
+    alembic.op.drop_table(TABLE)
+
+
+def fingerprint(*parts: str | bytes) -> bytes:
+    """Returns a digest of what a request asks for, for example of its serialised message.
+
+    Parts are told apart by their lengths: ("ab", "c") and ("a", "bc") differ.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.digest()
+
+
+async def once(
+    connection: sqlalchemy_asyncio.AsyncConnection,
+    table: sqlalchemy.Table,
+    request_id: str,
+    method: str,
+    fingerprint: bytes,
+    work: Callable[[], Awaitable[bytes]],
+) -> tuple[bytes, bool]:
+    """Does the work once per request id and returns its answer each time.
+
+    Args:
+        connection: the transaction that the work itself uses.
+        table: the service's `requests_table`.
+        request_id: a UUID chosen by the caller, the same for each try of one wish.
+        method: name of the RPC; one id serves one method.
+        fingerprint: digest of what is asked for; see `fingerprint`.
+        work: does it, in the same transaction, and returns the serialised answer.
+
+    Returns:
+        The answer, and whether it is a replay.
+
+    Raises:
+        InvalidArgumentError: if the request id is empty or no UUID.
+        AlreadyExistsError: REQUEST_ID_REUSED, if the id came before with another wish.
+    """
+    request_id = check_request_id(request_id)
+    statement = (
+        postgresql.insert(table)
+        .values(request_id=request_id, method=method, fingerprint=fingerprint)
+        .on_conflict_do_nothing()
+        .returning(table.c.request_id)
+    )
+    is_first = (await connection.execute(statement)).first() is not None
+    if not is_first:
+        stored = await _stored(connection, table, request_id, method, fingerprint)
+        if stored is not None:
+            return stored, True
+    response = await work()
+    await connection.execute(
+        sqlalchemy.update(table).where(table.c.request_id == request_id).values(response=response)
+    )
+    return response, False
+
+
+def check_request_id(request_id: str) -> str:
+    """Returns the id in its canonical form.
+
+    An empty id is refused too: a call without one cannot be repeated safely, and silently
+    inventing one would hide that from the caller.
+
+    Raises:
+        InvalidArgumentError: if it is not a UUID.
+    """
+    if not request_id:
+        raise errors.invalid(
+            FIELD, request_id, "must be a UUID chosen by the caller", errors.Reason.MISSING_FIELD
+        )
+    canonical = request_id.lower()
+    if not ids.is_uuid(canonical):
+        raise errors.invalid(
+            FIELD, request_id, "must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057"
+        )
+    return canonical
+
+
+async def _stored(
+    connection: sqlalchemy_asyncio.AsyncConnection,
+    table: sqlalchemy.Table,
+    request_id: str,
+    method: str,
+    fingerprint: bytes,
+) -> bytes | None:
+    """Returns the answer of an earlier call; None when that call's work was given up.
+
+    The row lock makes a third call wait while a second one repeats work that was given up.
+    """
+    row = (
+        await connection.execute(
+            sqlalchemy.select(table.c.method, table.c.fingerprint, table.c.response)
+            .where(table.c.request_id == request_id)
+            .with_for_update()
+        )
+    ).one()
+    if row.method != method or row.fingerprint != fingerprint:
+        raise errors.AlreadyExistsError(
+            errors.Reason.REQUEST_ID_REUSED,
+            f"{FIELD} {request_id} was used before for another request; choose a new one",
+            violations=(errors.FieldViolation(FIELD, "was used before for another request"),),
+            metadata={FIELD: request_id},
+        )
+    response: bytes | None = row.response
+    return response
+
+
+async def forget(
+    connection: sqlalchemy_asyncio.AsyncConnection,
+    table: sqlalchemy.Table,
+    before: dt.datetime,
+    limit: int = 10_000,
+) -> int:
+    """Deletes remembered requests older than a time and returns how many.
+
+    Args:
+        connection: a transaction.
+        table: the service's `requests_table`.
+        before: keep what came at or after this time; at least a day is kept by habit.
+        limit: the most to delete at once, so that the transaction stays short.
+    """
+    old = (
+        sqlalchemy.select(table.c.request_id)
+        .where(table.c.create_time < before)
+        .order_by(table.c.create_time)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    result = await connection.execute(
+        sqlalchemy.delete(table).where(table.c.request_id.in_(old)).returning(table.c.request_id)
+    )
+    return len(result.all())

@@ -1,0 +1,96 @@
+"""The fixtures; pytest loads this module by its entry point."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from setpoint_devstack import ports
+from setpoint_devstack import postgres as postgres_server
+from setpoint_devstack import valkey as valkey_server
+
+from setpoint_testkit import databases as database_pool
+from setpoint_testkit import network, serving, workspace
+
+_GUARD = network.NetworkGuard()
+MAX_CONNECTIONS = 200
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Switches the network guard on for the whole run."""
+    del config
+    _GUARD.enable()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Switches the network guard off again."""
+    del config
+    _GUARD.disable()
+
+
+@pytest.fixture(scope="session")
+def run_folder(pytestconfig: pytest.Config) -> Iterator[pathlib.Path]:
+    """A folder of this test run, below `var/testkit`."""
+    with workspace.run_folder(pytestconfig.rootpath) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres(run_folder: pathlib.Path) -> Iterator[postgres_server.PostgresServer]:
+    """A real PostgreSQL server, started at its first use in the run."""
+    options = postgres_server.PostgresOptions(
+        durable=False, with_password=False, max_connections=MAX_CONNECTIONS
+    )
+    server = postgres_server.PostgresServer(run_folder / "postgres", ports.free_port(), options)
+    try:
+        server.start_blocking()
+        yield server
+    finally:
+        server.stop_blocking()
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: postgres_server.PostgresServer) -> database_pool.Databases:
+    """Makes databases on the run's server; for tests that need more than one."""
+    return database_pool.Databases(postgres)
+
+
+@pytest.fixture
+def database_url(databases: database_pool.Databases) -> Iterator[str]:
+    """The address of an empty database of this test alone."""
+    name = databases.create()
+    yield databases.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture(scope="session")
+def valkey(run_folder: pathlib.Path) -> Iterator[valkey_server.ValkeyServer]:
+    """A real Valkey server, started at its first use in the run."""
+    server = valkey_server.ValkeyServer(
+        run_folder / "valkey", ports.free_port(), durable=False, with_password=False
+    )
+    try:
+        server.start_blocking()
+        yield server
+    finally:
+        server.stop_blocking()
+
+
+@pytest.fixture
+def valkey_url(valkey: valkey_server.ValkeyServer) -> str:
+    """The address of a Valkey database that is empty when the test begins."""
+    with redis.Redis.from_url(valkey.url()) as client:
+        client.flushall()
+    return valkey.url()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that returns another free port at each call."""
+    return ports.free_port
+
+
+@pytest.fixture
+def serve() -> serving.Serve:
+    """Runs a service in this process, for the length of an `async with` block."""
+    return serving.serve
