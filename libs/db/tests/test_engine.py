@@ -1,22 +1,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 import sqlalchemy
+from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
+
 from setpoint_db import engine as engines
 from setpoint_runtime import errors
 from setpoint_testkit import free_port
-from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
-
-
-@pytest_asyncio.fixture
-async def engine(database_url: str) -> AsyncIterator[sqlalchemy_asyncio.AsyncEngine]:
-    engine = engines.create_engine(database_url, application_name="setpoint-test", schema="public")
-    yield engine
-    await engine.dispose()
 
 
 async def test_commits_at_the_end_and_rolls_back_on_an_error(

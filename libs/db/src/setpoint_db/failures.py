@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import asyncpg
 import sqlalchemy
+
 from setpoint_runtime import errors
 
 RETRY_AFTER_SECONDS = 1.0

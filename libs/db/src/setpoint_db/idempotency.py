@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 
 import alembic
 import sqlalchemy
-from setpoint_runtime import errors, ids
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
+
+from setpoint_runtime import errors, ids
 
 TABLE = "requests"
 FIELD = "request_id"

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import logging
 import pathlib
+from collections.abc import Awaitable, Callable
 
 import alembic.command
 import alembic.config
@@ -18,11 +19,11 @@ import alembic.migration
 import alembic.script
 import sqlalchemy
 import tenacity
-from setpoint_runtime import errors
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 
 from setpoint_db import engine as engines
 from setpoint_db import failures, names, provision
+from setpoint_runtime import errors
 
 VERSION_TABLE = "alembic_version"
 WAIT_SECONDS = 30.0
@@ -133,7 +134,9 @@ async def upgrade(
     )
 
 
-async def _with_retry(attempt: "tenacity.WrappedFn", schema: str, wait_seconds: float) -> None:
+async def _with_retry(
+    attempt: Callable[[], Awaitable[None]], schema: str, wait_seconds: float
+) -> None:
     def log(state: tenacity.RetryCallState) -> None:
         _LOGGER.info("schema %s: waiting for the database (try %d)", schema, state.attempt_number)
 
@@ -156,7 +159,11 @@ async def _upgrade(
     try:
         with failures.translated():
             async with engine.connect() as connection:
-                if await _current(connection, schema) == wanted and role is None:
+                found = await _current(connection, schema)
+                if _is_newer(package, found):
+                    _LOGGER.warning("schema %s is at %s, newer than %s", schema, found, package)
+                    return
+                if found == wanted and role is None:
                     return
                 await _take_turn(connection, schema)
                 await provision.create_schema(connection, schema)
@@ -168,6 +175,18 @@ async def _upgrade(
                     await connection.commit()
     finally:
         await asyncio.shield(engine.dispose())
+
+
+def _is_newer(package: str, revision: str | None) -> bool:
+    """Says whether a schema is at a revision that this package has never heard of.
+
+    That is the database of a later release, seen by an earlier one that runs beside it or came
+    back; migrations keep it usable for both.
+    """
+    if revision is None:
+        return False
+    scripts = alembic.script.ScriptDirectory.from_config(_config(package))
+    return all(script.revision != revision for script in scripts.walk_revisions())
 
 
 async def _take_turn(connection: sqlalchemy_asyncio.AsyncConnection, schema: str) -> None:
@@ -231,18 +250,19 @@ async def _current(connection: sqlalchemy_asyncio.AsyncConnection, schema: str) 
 async def require_head(
     engine: sqlalchemy_asyncio.AsyncEngine, *, schema: str, package: str
 ) -> None:
-    """Makes sure at start that the schema is the one this program was written for.
+    """Makes sure at start that the schema is one this program can work with.
 
-    For services whose user may not change the schema; migrations then run before, as a job.
+    For services whose user may not change the schema; migrations then run before, as a job. A
+    newer schema is accepted, since migrations keep the previous release working.
 
     Raises:
-        SchemaVersionError: if it is older, newer or missing.
+        SchemaVersionError: if it is older or missing.
         UnavailableError: if the database cannot be used.
     """
     async with engines.transaction(engine) as connection:
         found = await _current(connection, schema)
     wanted = head(package)
-    if found != wanted:
+    if found != wanted and not _is_newer(package, found):
         raise SchemaVersionError(
             f"schema {schema} is at {found or 'no version'}, {package} needs {wanted}: migrate first"
         )
