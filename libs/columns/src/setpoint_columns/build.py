@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from setpoint_runtime import errors
 
 from setpoint_columns import utf8
 from setpoint_columns.dtypes import FLOATS, INTEGERS, MAX_TEXT_BYTES, NUMBERS, NUMPY_TYPES, DataType
+from setpoint_runtime import errors
 
 AnyArray = npt.NDArray[Any]
 Parts = tuple[AnyArray, npt.NDArray[np.int32] | None, npt.NDArray[np.bool_] | None]

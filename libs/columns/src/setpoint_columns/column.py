@@ -67,7 +67,13 @@ class Column:
         rows = len(values) if rows is None else rows
         if dtype is not DataType.STRING and len(values) != rows:
             raise build.malformed(f"{name}.values", len(values), f"must hold {rows} values")
-        _set_all(self, name, dtype, values, offsets, _checked_validity(name, validity, rows), rows)
+        valid = _checked_validity(name, validity, rows)
+        self.name = name
+        self.dtype = dtype
+        self.values = _read_only(values)
+        self.offsets = None if offsets is None else _read_only(offsets)
+        self.validity = None if valid is None or valid.all() else _read_only(valid)
+        self.rows = rows
 
     @classmethod
     def from_numpy(
@@ -113,8 +119,9 @@ class Column:
             InvalidArgumentError: A value has the wrong type or does not fit; names row and value.
         """
         check_column_name("name", name)
+        dtype = DataType(dtype)
         array, offsets, valid = build.from_values(name, values, dtype)
-        return trusted(name, DataType(dtype), array, offsets, valid, len(values))
+        return owned(name, dtype, array, offsets, valid, len(values))
 
     @property
     def null_count(self) -> int:
@@ -208,13 +215,13 @@ class Column:
             IndexError: An index lies outside the column.
             InvalidArgumentError: The gathered text exceeds 2 GiB.
         """
-        indices = np.asarray(indices, np.intp) if len(indices) == 0 else np.asarray(indices)
+        indices = np.asarray(indices, np.intp)
         valid = None if self.validity is None else self.validity[indices]
         if self.offsets is None:
-            return trusted(self.name, self.dtype, self.values[indices], None, valid, len(indices))
+            return owned(self.name, self.dtype, self.values[indices], None, valid, len(indices))
         data, gathered = utf8.gather(self.values, self.offsets, indices)
         offsets = build.narrow_offsets(self.name, gathered)
-        return trusted(self.name, self.dtype, data, offsets, valid, len(indices))
+        return owned(self.name, self.dtype, data, offsets, valid, len(indices))
 
     def rename(self, name: str) -> "Column":
         """Returns the same values under another name."""
@@ -230,7 +237,7 @@ class Column:
         if dtype is self.dtype:
             return self
         values = build.cast(self.name, self.values, self.validity, self.dtype, dtype)
-        return trusted(self.name, dtype, values, None, self.validity, self.rows)
+        return owned(self.name, dtype, values, None, self.validity, self.rows)
 
     def text_bounds(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """Returns the bytes that the rows use and offsets that start at zero.
@@ -283,52 +290,53 @@ def trusted(
     validity: npt.NDArray[np.bool_] | None,
     rows: int,
 ) -> Column:
-    """Makes a column of parts that this package has already checked."""
-    column = _new(Column)
-    _set_all(column, name, dtype, values, offsets, validity, rows)
-    return column
+    """Makes a column of checked parts whose arrays are read-only already."""
+    made = _new(Column)
+    made.name = name
+    made.dtype = dtype
+    made.values = values
+    made.offsets = offsets
+    made.validity = None if validity is None or validity.all() else validity
+    made.rows = rows
+    return made
 
 
-_new = object.__new__
-
-
-def _set_all(
-    column: Column,
+def owned(
     name: str,
     dtype: DataType,
     values: AnyArray,
     offsets: npt.NDArray[np.int32] | None,
     validity: npt.NDArray[np.bool_] | None,
     rows: int,
-) -> None:
-    if values.flags.writeable:
-        values = values.view()
-        values.flags.writeable = False
-    if offsets is not None and offsets.flags.writeable:
-        offsets = offsets.view()
-        offsets.flags.writeable = False
+) -> Column:
+    """Makes a column of checked parts that nobody else holds, and forbids to write to them."""
+    values.setflags(write=False)
+    if offsets is not None:
+        offsets.setflags(write=False)
     if validity is not None:
-        if validity.all():
-            validity = None
-        elif validity.flags.writeable:
-            validity = validity.view()
-            validity.flags.writeable = False
-    column.name = name
-    column.dtype = dtype
-    column.values = values
-    column.offsets = offsets
-    column.validity = validity
-    column.rows = rows
+        validity.setflags(write=False)
+    return trusted(name, dtype, values, offsets, validity, rows)
+
+
+_new = object.__new__
+
+
+def _read_only(array: AnyArray) -> AnyArray:
+    """Returns the array, or a read-only view of one that its owner may write to."""
+    if array.flags.writeable:
+        array = array.view()
+        array.setflags(write=False)
+    return array
 
 
 def check_column_name(field: str, name: str) -> None:
-    """Refuses an empty or overlong column name.
+    """Refuses an empty or overlong column name, and NUL, on which polars panics.
 
     Raises:
         InvalidArgumentError: Names `field` and the rule.
     """
-    if not name or len(name) > MAX_NAME_LENGTH:
-        raise build.malformed(field, name, f"must have 1 to {MAX_NAME_LENGTH} characters")
+    if not name or len(name) > MAX_NAME_LENGTH or "\0" in name:
+        raise build.malformed(field, name, f"must have 1 to {MAX_NAME_LENGTH} characters, none NUL")
 
 
 def _check_array(field: str, array: AnyArray, dtype: np.dtype[Any]) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from setpoint_runtime import errors
 
 from setpoint_columns import build, column
 from setpoint_columns.column import Column
-from setpoint_columns.dtypes import MAX_ROWS, DataType
+from setpoint_columns.dtypes import MAX_ROWS, NUMPY_TYPES, OFFSET_TYPE, DataType
+from setpoint_runtime import errors
 
 
 class Columns(Mapping[str, Column]):
@@ -76,7 +76,7 @@ class Columns(Mapping[str, Column]):
             except KeyError:
                 values = [row.get(name) for row in rows]
             array, offsets, valid = build.from_values(name, values, dtype)
-            built[name] = column.trusted(name, dtype, array, offsets, valid, count)
+            built[name] = column.owned(name, dtype, array, offsets, valid, count)
         return trusted(count, built)
 
     @classmethod
@@ -96,15 +96,16 @@ class Columns(Mapping[str, Column]):
         if not parts:
             return trusted(0, {})
         first = parts[0].by_name
+        counts = [part.rows for part in parts]
         joined = {}
         try:
             for name in first:
-                joined[name] = _concat([part.by_name[name] for part in parts])
+                joined[name] = _concat([part.by_name[name] for part in parts], counts)
         except KeyError:
             raise _unlike(parts) from None
         if any(len(part.by_name) != len(first) for part in parts):
             raise _unlike(parts)
-        return trusted(sum([part.rows for part in parts]), joined)
+        return trusted(sum(counts), joined)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -236,39 +237,46 @@ def trusted(rows: int, columns: dict[str, Column]) -> Columns:
 _new = object.__new__
 
 
-def _concat(parts: list[Column]) -> Column:
+def _concat(parts: list[Column], counts: list[int]) -> Column:
     first = parts[0]
     dtype = first.dtype
     for part in parts:
         if part.dtype is not dtype:
-            raise build.wrong_type(
-                first.name, part.dtype.name, f"must be {dtype.name} as in the first batch"
-            )
-    rows = sum([part.rows for part in parts])
+            rule = f"must be {dtype.name} as in the first batch"
+            raise build.wrong_type(first.name, part.dtype.name, rule)
+    rows = sum(counts)
     valid = None
-    if any(part.validity is not None for part in parts):
-        valid = np.concatenate(
-            [
-                np.ones(part.rows, np.bool_) if part.validity is None else part.validity
-                for part in parts
-            ]
-        )
-    if dtype is not DataType.STRING:
-        return column.trusted(
-            first.name, dtype, np.concatenate([part.values for part in parts]), None, valid, rows
-        )
-    data, offsets = _concat_text(first.name, parts, rows)
-    return column.trusted(first.name, dtype, data, offsets, valid, rows)
+    if [part for part in parts if part.validity is not None]:
+        flags = [_valid_flags(part) for part in parts]
+        valid = np.frombuffer(b"".join(flags), np.bool_)
+    offsets = None
+    chunks = [part.values for part in parts]
+    if dtype is DataType.STRING:
+        chunks, offsets = _concat_text(first.name, parts, counts, rows)
+    # Joining bytes is three times as quick as numpy's concatenate for many short arrays.
+    # mypy: numpy's stubs declare the buffer protocol from Python 3.12 on only.
+    values = np.frombuffer(b"".join(chunks), NUMPY_TYPES[dtype])  # type: ignore[arg-type]
+    return column.trusted(first.name, dtype, values, offsets, valid, rows)
+
+
+def _valid_flags(part: Column) -> bytes:
+    return b"\1" * part.rows if part.validity is None else part.validity.tobytes()
 
 
 def _concat_text(
-    name: str, parts: list[Column], rows: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    bounds = [part.text_bounds() for part in parts]
-    lengths = np.concatenate([np.diff(offsets) for _, offsets in bounds])
+    name: str, parts: list[Column], counts: list[int], rows: int
+) -> tuple[list[npt.NDArray[np.uint8]], npt.NDArray[np.int32]]:
+    """Returns the chunks of text that the parts use and the offsets of all rows in them."""
+    bounds = np.frombuffer(b"".join([part.offsets for part in parts]), OFFSET_TYPE)  # type: ignore[misc]
+    # The offsets of a part follow those of the one before; the step from one to the next is no row.
+    last = np.cumsum(counts) + np.arange(len(counts))
+    first = last - counts
+    lengths = np.delete(np.diff(bounds), last[:-1])
     offsets = np.zeros(rows + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    return np.concatenate([data for data, _ in bounds]), build.narrow_offsets(name, offsets)
+    used = zip(parts, bounds[first].tolist(), bounds[last].tolist(), strict=True)
+    chunks = [part.values[start:stop] for part, start, stop in used]
+    return chunks, build.narrow_offsets(name, offsets)
 
 
 def _unlike(parts: Sequence[Columns]) -> errors.InvalidArgumentError:

@@ -137,13 +137,15 @@ def _to_arrow_array(each: Column) -> "pa.Array":
     import pyarrow as pa
 
     bits = None if each.validity is None else pa.py_buffer(bitmap.pack(each.validity))
-    values: npt.NDArray[Any] = each.values
-    if each.dtype is DataType.BOOL:
-        values = bitmap.pack(each.values)
-    buffers = [bits, pa.py_buffer(np.ascontiguousarray(values))]
+    values = bitmap.pack(each.values) if each.dtype is DataType.BOOL else _contiguous(each.values)
+    buffers = [bits, pa.py_buffer(values)]
     if each.offsets is not None:
-        buffers.insert(1, pa.py_buffer(np.ascontiguousarray(each.offsets)))
+        buffers.insert(1, pa.py_buffer(_contiguous(each.offsets)))
     return pa.Array.from_buffers(_arrow_types()[each.dtype], each.rows, buffers, each.null_count)
+
+
+def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(array)
 
 
 def _from_arrow_array(name: str, array: Any) -> Column:
@@ -176,7 +178,7 @@ def _from_arrow_array(name: str, array: Any) -> Column:
     )
     column.check_column_name("name", name)
     # Arrow guarantees valid offsets and text within the process; only bytes from outside are searched.
-    return column.trusted(name, dtype, data, offsets, valid, rows)
+    return column.owned(name, dtype, data, offsets, valid, rows)
 
 
 def _normalised(name: str, array: Any) -> "tuple[DataType, pa.Array]":
