@@ -212,7 +212,7 @@ Global___VersionWeight: typing_extensions.TypeAlias = VersionWeight
 
 @typing.final
 class ServedVersion(google.protobuf.message.Message):
-    """ServedVersion is what the router knows of a version without asking the registry."""
+    """ServedVersion is what the router knows of a version without asking the registry or the feature service."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -220,6 +220,10 @@ class ServedVersion(google.protobuf.message.Message):
     FEATURE_SET_FIELD_NUMBER: builtins.int
     INPUTS_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
+    KEY_COLUMNS_FIELD_NUMBER: builtins.int
+    FEATURES_FIELD_NUMBER: builtins.int
+    REQUEST_FIELDS_FIELD_NUMBER: builtins.int
+    SENSITIVE_INPUTS_FIELD_NUMBER: builtins.int
     version: builtins.int
     """The version."""
     @property
@@ -234,6 +238,22 @@ class ServedVersion(google.protobuf.message.Message):
     def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
         """Its output columns."""
 
+    @property
+    def key_columns(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
+        """Entity key columns of the feature set; empty without one."""
+
+    @property
+    def features(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
+        """Columns that the feature service fills, in the feature set's order; empty without one."""
+
+    @property
+    def request_fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
+        """Columns of the feature set that the request fills; empty without one."""
+
+    @property
+    def sensitive_inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Features whose view marks them as sensitive."""
+
     def __init__(
         self,
         *,
@@ -241,9 +261,13 @@ class ServedVersion(google.protobuf.message.Message):
         feature_set: setpoint.common.v1.reference_pb2.FeatureSetReference | None = ...,
         inputs: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
         outputs: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
+        key_columns: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
+        features: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
+        request_fields: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
+        sensitive_inputs: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "inputs", b"inputs", "outputs", b"outputs", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "inputs", b"inputs", "key_columns", b"key_columns", "outputs", b"outputs", "request_fields", b"request_fields", "sensitive_inputs", b"sensitive_inputs", "version", b"version"]) -> None: ...
 
 Global___ServedVersion: typing_extensions.TypeAlias = ServedVersion
 

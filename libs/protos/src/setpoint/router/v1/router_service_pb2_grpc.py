@@ -94,7 +94,9 @@ class RouterServiceServicer(object):
         feature set); without entities, inputs holds every input of the model. Not idempotent: each call is one prediction.
         NOT_FOUND (ROUTE_NOT_FOUND); INVALID_ARGUMENT (MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, NULL_REFUSED, TOO_LARGE,
         ENTITY_KEY_MISSING, RULE_VIOLATED) names the field; UNAVAILABLE (FEATURES_UNAVAILABLE, INFERENCE_UNAVAILABLE);
-        RESOURCE_EXHAUSTED (SPOOL_FULL, OVERLOADED); DEADLINE_EXCEEDED. A failed prediction is recorded too. Callers: anyone.
+        INTERNAL (INFERENCE_FAILED); RESOURCE_EXHAUSTED (SPOOL_FULL, OVERLOADED); DEADLINE_EXCEEDED. A failed prediction is
+        recorded too; a request that is turned away before it becomes one (ROUTE_NOT_FOUND, SPOOL_FULL, OVERLOADED at the
+        door) is not. Callers: anyone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
