@@ -1,0 +1,175 @@
+"""What keeps the model true: alerts, retraining, approval, and the rollout, driven by event time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from setpoint.monitoring.v1 import monitoring_service_pb2, report_pb2
+from setpoint.retraining.v1 import retraining_pb2, retraining_service_pb2
+from setpoint_demo import definitions
+from setpoint_demo.connection import Services
+from setpoint_demo.replay import MICROSECOND
+from setpoint_runtime import ids
+
+RUN_TIMEOUT_SECONDS = 180.0
+CONTROL_TIMEOUT_SECONDS = 30.0
+
+REST_BETWEEN_RUNS = timedelta(days=75) // MICROSECOND
+"""After a run, decay is watched for this long before the next one is started."""
+
+APPROVER = "demo"
+
+
+class RunFailedError(Exception):
+    """A retraining run did not end as the story needs; the message says where it stopped and why."""
+
+
+def day_text(time: int) -> str:
+    """Writes a time (microseconds UTC) as a date."""
+    return f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d}"
+
+
+def hold(days: int, basis_points: int, minimum: int) -> retraining_pb2.RolloutStep:
+    """Makes a rollout step."""
+    return retraining_pb2.RolloutStep(
+        basis_points=basis_points,
+        hold_microseconds=timedelta(days=days) // MICROSECOND,
+        minimum_predictions=minimum,
+    )
+
+
+ROLLOUT = (hold(3, 1_000, 50), hold(3, 5_000, 200), hold(0, 10_000, 0))
+"""A tenth, half, all."""
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Watches the alerts each day, retrains when quality has decayed, and moves rollouts on."""
+
+    services: Services
+    approve: bool
+    """Whether the demo gives the approval that a person would give."""
+    say: Callable[[str], None]
+    runs: list[retraining_pb2.Run] = field(default_factory=list)
+    alerts_fired: list[report_pb2.Alert] = field(default_factory=list)
+    _rolling: str | None = None
+    _last_run_time: int = 0
+
+    async def train_first(self, known_at: int) -> retraining_pb2.Run:
+        """Trains, approves and serves the first version."""
+        run = await self._retrain(known_at, "first version")
+        if not await self._decide(run, known_at):
+            raise RunFailedError(
+                f"version {run.version} waits for approval: setpoint approve {run.run_id}"
+            )
+        return await self._settle(run.run_id, known_at)
+
+    async def on_day(self, time: int) -> None:
+        """Does what a day's end brings: judges windows, moves the rollout, maybe retrains."""
+        request = monitoring_service_pb2.EvaluateAlertsRequest(
+            model=definitions.MODEL, as_of_time=time
+        )
+        response = await self.services.monitoring.EvaluateAlerts(
+            request, timeout=CONTROL_TIMEOUT_SECONDS
+        )
+        decayed = [each for each in response.changed if self._take_alert(each)]
+        if self._rolling is not None:
+            await self._advance(self._rolling, time)
+        elif decayed and time - self._last_run_time >= REST_BETWEEN_RUNS:
+            await self._react(decayed[0], time)
+
+    def _take_alert(self, alert: report_pb2.Alert) -> bool:
+        """Notes an alert that has begun to fire; tells whether it is about realised quality."""
+        if alert.state != report_pb2.ALERT_STATE_FIRING:
+            return False
+        self.alerts_fired.append(alert)
+        decay = alert.cause == report_pb2.ALERT_CAUSE_PERFORMANCE
+        if decay:
+            self.say(f"[yellow]alert[/]   {alert.summary}")
+        return decay
+
+    async def _react(self, alert: report_pb2.Alert, time: int) -> None:
+        run = await self._retrain(time, f"alert: {alert.summary}")
+        if run.state != retraining_pb2.RUN_STATE_AWAITING_APPROVAL:
+            return
+        if await self._decide(run, time):
+            self._rolling = run.run_id
+
+    async def _retrain(self, known_at: int, trigger: str) -> retraining_pb2.Run:
+        self.say(f"[cyan]retrain[/] {day_text(known_at)}: {trigger}")
+        self._last_run_time = known_at
+        request = retraining_service_pb2.StartRunRequest(
+            request_id=ids.uuid7(),
+            policy=definitions.POLICY,
+            known_at_time=known_at,
+            trigger=trigger,
+        )
+        started = await self.services.retraining.StartRun(request, timeout=CONTROL_TIMEOUT_SECONDS)
+        run = started.run
+        watched = self.services.retraining.WatchRun(
+            retraining_service_pb2.WatchRunRequest(run_id=run.run_id, stop_at_approval=True),
+            timeout=RUN_TIMEOUT_SECONDS,
+        )
+        async for response in watched:
+            run = response.run
+        if run.state == retraining_pb2.RUN_STATE_FAILED:
+            raise RunFailedError(f"run {run.run_id} failed: {run.error_reason}: {run.error}")
+        self.say(_result_of(run))
+        self._note(run)
+        return run
+
+    async def _decide(self, run: retraining_pb2.Run, time: int) -> bool:
+        if not self.approve:
+            return False
+        await self.services.retraining.DecideRun(
+            retraining_service_pb2.DecideRunRequest(
+                request_id=ids.uuid7(),
+                run_id=run.run_id,
+                approve=True,
+                manifest_digest=run.manifest_digest,
+                approver=APPROVER,
+                comment="given by the demo's flag",
+                as_of_time=time,
+            ),
+            timeout=CONTROL_TIMEOUT_SECONDS,
+        )
+        self.say(f"[green]approve[/] version {run.version}, manifest {run.manifest_digest[:12]}…")
+        return True
+
+    async def _advance(self, run_id: str, time: int) -> None:
+        response = await self.services.retraining.AdvanceRollout(
+            retraining_service_pb2.AdvanceRolloutRequest(run_id=run_id, as_of_time=time),
+            timeout=CONTROL_TIMEOUT_SECONDS,
+        )
+        self._note(response.run)
+        if response.changed:
+            self.say(f"[magenta]rollout[/] {day_text(time)}: {response.explanation}")
+        if response.run.end_time:
+            self._rolling = None
+
+    async def _settle(self, run_id: str, time: int) -> retraining_pb2.Run:
+        """Moves a rollout that nothing holds to its end."""
+        self._rolling = run_id
+        for _ in range(10):
+            if self._rolling is None:
+                break
+            await self._advance(run_id, time)
+        else:
+            raise RunFailedError(f"run {run_id} does not finish its rollout")
+        return self.runs[-1]
+
+    def _note(self, run: retraining_pb2.Run) -> None:
+        self.runs = [each for each in self.runs if each.run_id != run.run_id] + [run]
+
+
+def _result_of(run: retraining_pb2.Run) -> str:
+    measured = ", ".join(
+        f"{name} {value:.4f}"
+        + (f" (champion {run.champion_metrics[name]:.4f})" if name in run.champion_metrics else "")
+        for name, value in sorted(run.metrics.items())
+    )
+    state = retraining_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
+    version = f"version {run.version}" if run.HasField("version") else "no version"
+    return f"[cyan]retrain[/] {version}, {state.replace('_', ' ')}: {measured}"
