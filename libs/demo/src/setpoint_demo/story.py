@@ -124,9 +124,7 @@ class _Story:
         with _progress(self._console) as progress:
             await self._register()
             await self._backfill(progress)
-            lifecycle = Lifecycle(
-                self._services, self._options.approve, lambda text: progress.console.print(text)
-            )
+            lifecycle = Lifecycle(self._services, self._options.approve, progress.console.print)
             await lifecycle.train_first(self._begin)
             replay = await self._replay(progress, lifecycle)
         self._console.print("counting records and comparing with the first version …")
