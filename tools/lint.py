@@ -50,17 +50,19 @@ def run(*command: str) -> tuple[bool, str]:
 
 def check_types() -> tuple[bool, str]:
     """Checks the types of the members, their tests and the tools in one run."""
-    return run("mypy", *type_checked_folders())
+    return run("mypy", *type_checked())
 
 
-def type_checked_folders() -> list[str]:
-    """Lists what mypy reads: hand-written code of every member, tests, tools."""
-    found = [*ROOT.glob("libs/*/*"), *ROOT.glob("services/*/*"), ROOT / "tests", ROOT / "tools"]
+def type_checked() -> list[str]:
+    """Lists what mypy reads: the hand-written code of members, tests and tools."""
     generated = ROOT / "libs" / "protos" / "src"
+    found = [
+        *(ROOT / "tests", ROOT / "tools", ROOT / "libs" / "protos" / "generate.py"),
+        *(path for path in ROOT.glob("libs/*/*") if path.is_dir() and path != generated),
+        *(path for path in ROOT.glob("services/*/*") if path.is_dir()),
+    ]
     return sorted(
-        str(path.relative_to(ROOT))
-        for path in found
-        if path != generated and path.is_dir() and any(path.rglob("*.py"))
+        str(path.relative_to(ROOT)) for path in found if path.is_file() or any(path.rglob("*.py"))
     )
 
 
@@ -78,8 +80,10 @@ def check_breaking() -> tuple[bool, str]:
 CHECKS: dict[str, Callable[[], tuple[bool, str]]] = {
     "mypy": check_types,
     "ruff": lambda: run("ruff", "check", "--quiet", "--output-format", "concise", "."),
-    "format": lambda: run("ruff", "format", "--quiet", "--check", "."),
-    "imports": lambda: run("lint-imports", "--no-cache"),
+    "format": lambda: run(
+        "ruff", "format", "--quiet", "--check", "--output-format", "concise", "."
+    ),
+    "imports": lambda: run("lint-imports", "--no-cache", "--no-logo"),
     "buf-lint": lambda: run("buf", "lint"),
     "buf-format": lambda: run("buf", "format", "--diff", "--exit-code"),
     "buf-breaking": check_breaking,
