@@ -7,7 +7,7 @@ warning has the same form and fields as our own lines.
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import structlog
 from opentelemetry import trace
@@ -22,12 +22,14 @@ class _State:
     """What the one configuration of this process has set up."""
 
     is_configured = False
+    service: str | None = None
+    version = ""
     source: TraceSource | None = None
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return a logger; its lines carry the trace and span that are current when it is used."""
-    return cast("structlog.stdlib.BoundLogger", structlog.stdlib.get_logger(name))
+    return structlog.stdlib.get_logger(name)
 
 
 def add_trace_source(source: TraceSource) -> None:
@@ -46,42 +48,13 @@ def configure(service_name: str, level: str, log_format: LogFormat, version: str
     if _State.is_configured:
         return
     _State.is_configured = True
-
-    def add_service(
-        _: Any, __: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        event["service"] = service_name
-        if version:
-            event["version"] = version
-        return event
-
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        add_service,
-        _add_trace,
-    ]
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
+    _State.service, _State.version = service_name, version
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_formatter(log_format, shared))
+    handler.setFormatter(_formatter(log_format))
     root.addHandler(handler)
 
 
-def _formatter(
-    log_format: LogFormat, shared: list[structlog.typing.Processor]
-) -> structlog.stdlib.ProcessorFormatter:
+def _formatter(log_format: LogFormat) -> structlog.stdlib.ProcessorFormatter:
     final: list[structlog.typing.Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta
     ]
@@ -92,8 +65,14 @@ def _formatter(
             structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
         ]
     else:
-        final.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
-    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=final)
+        final.append(
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # The prettier ones print local variables, and those hold secrets.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        )
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_SHARED, processors=final)
 
 
 def _add_trace(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -107,3 +86,35 @@ def _add_trace(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.
         if len(parts) >= _TRACEPARENT_PARTS:
             event["trace_id"], event["span_id"] = parts[1], parts[2]
     return event
+
+
+def _add_service(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Add the service and its version, once they are known."""
+    if _State.service is not None:
+        event["service"] = _State.service
+    if _State.version:
+        event["version"] = _State.version
+    return event
+
+
+_SHARED: tuple[structlog.typing.Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    _add_service,
+    _add_trace,
+)
+
+# On import, so that a logger used before setup(), as in tests, goes to the standard library too.
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        *_SHARED,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=True,
+)

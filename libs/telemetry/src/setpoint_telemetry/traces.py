@@ -93,7 +93,8 @@ def start(service_name: str, version: str) -> bool:
         insecure=True if _is_plaintext(target) else None,
         timeout=_from_environment("OTEL_EXPORTER_OTLP_TIMEOUT", _EXPORT_TIMEOUT_SECONDS),
         # A collector belongs to the inside; a proxy meant for the outside would capture its calls.
-        channel_options=(("grpc.enable_http_proxy", 0),),
+        # gRPC wants this number as a number; the annotation of the exporter is too narrow.
+        channel_options=(("grpc.enable_http_proxy", 0),),  # type: ignore[arg-type]
     )
     processor = BatchSpanProcessor(
         exporter,

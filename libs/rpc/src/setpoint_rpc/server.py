@@ -1,0 +1,310 @@
+"""The one builder of gRPC servers."""
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]  # no annotations
+from prometheus_client import REGISTRY, CollectorRegistry
+
+import setpoint_telemetry
+from setpoint_rpc import handlers, health, metrics, probes, registration
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import settings as runtime_settings
+
+_LOGGER = setpoint_telemetry.get_logger(__name__)
+_DEFAULT_GRACE_SECONDS = 20.0
+# Health and reflection answer also when the services are overloaded.
+_INFRASTRUCTURE_IN_FLIGHT = 1000
+
+
+class StartError(Exception):
+    """The server cannot start; the text names the setting to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How a server listens and what it lets in."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 lets the system choose."""
+    metrics_port: int | None = 0
+    """0 lets the system choose; None serves neither metrics nor probes over HTTP."""
+    dev: bool = False
+    """Offer gRPC reflection."""
+    allow_insecure_remote: bool = False
+    """Permit listening beyond loopback without TLS."""
+    default_deadline_seconds: float = 30.0
+    """Time for a call with one request and one answer whose caller set no deadline."""
+    maximum_in_flight: int = 2000
+    """Calls served at once; an outer fuse, services set their own limits below it."""
+    maximum_message_bytes: int = 4 * 1024 * 1024
+    """Greatest message in either direction."""
+    maximum_connection_age_seconds: float = 120.0
+    """Connections are renewed this often, so that new replicas get their share."""
+    maximum_connection_age_grace_seconds: float = 20.0
+    """Time that streams get to end on a connection that has reached its age."""
+
+    @classmethod
+    def from_settings(cls, settings: runtime_settings.ServiceSettings) -> Self:
+        """Return the options that a service's settings ask for."""
+        return cls(
+            host=settings.host,
+            port=settings.port,
+            metrics_port=settings.effective_metrics_port,
+            dev=settings.dev,
+            allow_insecure_remote=settings.allow_insecure_remote,
+        )
+
+
+class Server:
+    """A gRPC server with health, probes, metrics, deadlines and typed errors.
+
+    Make it inside the running loop that shall serve. The order of its life is `bind`, `add` for
+    each servicer, `start`, `set_ready(True)`, `drain`, `stop`; `start` binds when nobody did.
+    """
+
+    def __init__(
+        self,
+        service_name: str,
+        options: ServerOptions | None = None,
+        clock: clocks.Clock | None = None,
+    ) -> None:
+        """Prepare a server.
+
+        Args:
+            service_name: Short name such as `router`, for messages and settings' names.
+            options: How to listen; by default on a free loopback port.
+            clock: Time for those who build on this server.
+
+        Raises:
+            StartError: The options would listen beyond loopback without TLS.
+        """
+        self.service_name = service_name
+        self.options = options or ServerOptions()
+        self.clock = clock or clocks.SystemClock()
+        self.draining = asyncio.Event()
+        """Set when the server begins to stop."""
+        self.failed = asyncio.Event()
+        """Set when a part of the process has died and the rest should not go on."""
+        self.failure: str | None = None
+        """What died."""
+        self.port = 0
+        self._check_exposure()
+        self._lag = probes.LoopLag()
+        self.health = health.Health(self._lag.is_alive)
+        self.metrics_registry = CollectorRegistry()
+        self._metrics = metrics.ServerMetrics(self._lag.seconds)
+        self.metrics_registry.register(self._metrics)
+        self._probes = probes.ProbeServer(
+            (self.metrics_registry, REGISTRY), self._lag.is_alive, lambda: self.health.is_ready
+        )
+        self._guard = handlers.Guard(
+            self.options.default_deadline_seconds, self.options.maximum_in_flight
+        )
+        self._registry = registration.Registry()
+        self._server = grpc.aio.server(options=_channel_arguments(self.options))
+        self._server.add_generic_rpc_handlers((self._registry,))
+        self._service_names: list[str] = []
+        self._add_health()
+
+    @property
+    def address(self) -> str:
+        """Where to connect to, once bound."""
+        return _joined(self.options.host, self.port)
+
+    @property
+    def metrics_port(self) -> int:
+        """The port of metrics and probes, once bound; 0 when there is none."""
+        return self._probes.port
+
+    def add(
+        self,
+        add_fn: Callable[[Any, Any], None],
+        servicer: object,
+        full_service_name: str,
+        *,
+        untraced_methods: frozenset[str] = frozenset(),
+        watch_methods: frozenset[str] = frozenset(),
+    ) -> None:
+        """Serve one more service.
+
+        Args:
+            add_fn: The generated `add_XServiceServicer_to_server`.
+            servicer: Its servicer; all methods are coroutines or asynchronous generators.
+            full_service_name: Such as `setpoint.router.v1.RouterService`.
+            untraced_methods: Methods whose spans the service builds by itself, off the path.
+            watch_methods: Streams that go on until the caller leaves; they end when the server
+                drains, instead of using up the grace of the others.
+        """
+        tracer = setpoint_telemetry.tracer(__name__) if setpoint_telemetry.enabled() else None
+
+        def wrap(
+            service: str, name: str, handler: "grpc.RpcMethodHandler[Any, Any]"
+        ) -> "grpc.RpcMethodHandler[Any, Any]":
+            method = handlers.Method(
+                service=service,
+                name=name,
+                stats=self._metrics.method(service, name),
+                guard=self._guard,
+                tracer=None if name in untraced_methods else tracer,
+                is_watch=name in watch_methods,
+            )
+            return handlers.wrap(handler, method)
+
+        add_fn(servicer, registration.Registrar(self._registry, wrap))
+        self._service_names.append(full_service_name)
+        self.health.add(full_service_name)
+
+    async def bind(self) -> None:
+        """Take the ports and begin to answer probes; calls wait until `start`.
+
+        Raises:
+            StartError: A port is taken.
+        """
+        if self.port:
+            return
+        address = _joined(self.options.host, self.options.port)
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise self._taken(address, "PORT") from error
+        self._lag.start()
+        if self.options.metrics_port is not None:
+            try:
+                await self._probes.start(self.options.host, self.options.metrics_port)
+            except OSError as error:
+                taken = _joined(self.options.host, self.options.metrics_port)
+                raise self._taken(taken, "METRICS_PORT") from error
+
+    async def start(self) -> None:
+        """Begin to serve; health says NOT_SERVING until `set_ready(True)`.
+
+        Raises:
+            StartError: A port is taken.
+        """
+        await self.bind()
+        if self.options.dev:
+            self._add_reflection()
+        await self._server.start()
+        _LOGGER.info("listening", address=self.address, metrics_port=self.metrics_port)
+
+    async def set_ready(self, is_ready: bool) -> None:
+        """Say whether work may be given to this server."""
+        self.health.set_ready(is_ready)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask for the end of the process because a part of it has died."""
+        self.failure = self.failure or reason
+        self.failed.set()
+
+    def task_failed(self, name: str, error: BaseException) -> None:
+        """Ask for the end of the process; made to be the `on_failure` of a `TaskOwner`."""
+        self.request_stop(f"background task {name} died: {type(error).__name__}")
+
+    async def drain(self, seconds: float = 0.0) -> None:
+        """Say NOT_SERVING, end watches, and go on serving for `seconds`.
+
+        Load balancers need that time to look away; until they do, calls still arrive.
+        """
+        self.draining.set()
+        self.health.close()
+        self._guard.end_watches()
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+
+    async def stop(self, grace_seconds: float = _DEFAULT_GRACE_SECONDS) -> None:
+        """Refuse new calls, wait for those in flight, cancel what is left after the grace.
+
+        A second call with less grace shortens the wait of the first.
+        """
+        await self.drain()
+        await self._server.stop(grace_seconds)
+        self._lag.stop()
+        await self._probes.stop()
+
+    def _add_health(self) -> None:
+        guard = handlers.Guard(self.options.default_deadline_seconds, _INFRASTRUCTURE_IN_FLIGHT)
+
+        def wrap(
+            service: str, name: str, handler: "grpc.RpcMethodHandler[Any, Any]"
+        ) -> "grpc.RpcMethodHandler[Any, Any]":
+            # Probes are not traffic: their statistics are kept to themselves.
+            stats = metrics.MethodStats(service, name)
+            return handlers.wrap(handler, handlers.Method(service, name, stats, guard))
+
+        health_pb2_grpc.add_HealthServicer_to_server(
+            self.health, registration.Registrar(self._registry, wrap)
+        )
+
+    def _add_reflection(self) -> None:
+        # Its descriptors are of no use outside development, so it is loaded only there.
+        from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+        names = (*self._service_names, health.SERVICE, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    def _check_exposure(self) -> None:
+        if _is_loopback(self.options.host) or self.options.allow_insecure_remote:
+            return
+        raise StartError(
+            f"{self.options.host} is reachable from other machines and TLS is not set up; listen on "
+            f"127.0.0.1, or set {self._variable('ALLOW_INSECURE_REMOTE')}=true where the network is trusted"
+        )
+
+    def _taken(self, address: str, field: str) -> StartError:
+        return StartError(
+            f"cannot listen on {address}: the port is taken or the address is not of this machine; "
+            f"set {self._variable(field)} to a free one"
+        )
+
+    def _variable(self, field: str) -> str:
+        return f"SETPOINT_{self.service_name.upper()}_{field}"
+
+
+def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
+    """Return the arguments of gRPC core."""
+    return [
+        # Two servers would bind one port silently and share its calls.
+        ("grpc.so_reuseport", 0),
+        # One connection cannot take all.
+        ("grpc.max_concurrent_streams", 200),
+        # The protection against floods of connections (CVE-2023-4785).
+        ("grpc.max_allowed_incoming_connections", 1000),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # After the loop was blocked, calls that waited for seconds are of no use to anybody.
+        ("grpc.server_max_unrequested_time_in_server", 2),
+        ("grpc.max_connection_age_ms", _milliseconds(options.maximum_connection_age_seconds)),
+        (
+            "grpc.max_connection_age_grace_ms",
+            _milliseconds(options.maximum_connection_age_grace_seconds),
+        ),
+        ("grpc.max_connection_idle_ms", 900_000),
+        # Below the clients' keepalive, else they are sent away for too many pings.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_receive_message_length", options.maximum_message_bytes),
+        ("grpc.max_send_message_length", options.maximum_message_bytes),
+    ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
