@@ -95,4 +95,7 @@ async def create_owner(
     """
     if not await create_role(connection, role, password):
         raise PermissionError(f"the role {role} does not exist and may not be made")
+    database = (await connection.execute(sqlalchemy.text("SELECT current_database()"))).scalar_one()
+    quoted = connection.dialect.identifier_preparer.quote(database)
+    await connection.exec_driver_sql(f'GRANT CONNECT, TEMPORARY ON DATABASE {quoted} TO "{role}"')
     await create_schema(connection, schema, role)

@@ -34,6 +34,9 @@ POLL_SECONDS = 0.5
 LEFTOVER_SECONDS = 3.0
 """How long descendants may take to notice that their parent is gone before they are killed."""
 
+FIRST_INHERITED = 3
+HIGHEST_INHERITED = 4096
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_NOT_STARTED = 127
 ON_LINUX = sys.platform == "linux"
@@ -93,6 +96,8 @@ def _run_command(options: argparse.Namespace, guard: int) -> None:
         if options.user is not None:
             user, group = (int(part) for part in options.user.split(":"))
             _become(user, group, keep_search=options.keep_search)
+        # Locks that the guard inherited are held by the guard alone.
+        os.closerange(FIRST_INHERITED, HIGHEST_INHERITED)
         # After the change of user, which would clear it.
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:
@@ -114,9 +119,6 @@ class Guard:
         self._exit_code: int | None = None
         self._deadline: float | None = None
         self._wake_read, self._wake_write = os.pipe()
-        for descriptor in (options.parent_fd, options.status_fd):
-            if descriptor is not None:
-                os.set_inheritable(descriptor, False)
 
     def run(self) -> int:
         """Starts the command, waits, and returns the exit code to end with."""

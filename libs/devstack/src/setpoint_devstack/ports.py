@@ -16,7 +16,8 @@ import tempfile
 from setpoint_devstack import errors
 
 FIRST_PORT = 15_000
-LAST_PORT = 32_000
+LAST_PORT = 31_000
+"""Leaves room for the metrics of a service, 1000 above, outside the ephemeral range."""
 ATTEMPTS = 500
 LOOPBACK = "127.0.0.1"
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 import urllib.parse
+from collections.abc import Sequence
 
 from setpoint_devstack import account, binaries, errors, process
 
@@ -43,6 +44,7 @@ class PostgresServer:
         port: port on 127.0.0.1.
         options: durability, access and size.
         log: where the server's output goes; `postgres.log` in the folder by default.
+        inherited: descriptors that the guard keeps open until the server has ended.
     """
 
     def __init__(
@@ -51,17 +53,24 @@ class PostgresServer:
         port: int,
         options: PostgresOptions | None = None,
         log: pathlib.Path | None = None,
+        inherited: Sequence[int] = (),
     ) -> None:
         self.folder = folder.resolve()
         self.port = port
         self._options = options or PostgresOptions()
         self._log = log or self.folder / "postgres.log"
+        self._inherited = tuple(inherited)
         self._process: process.GuardedProcess | None = None
 
     @property
     def data(self) -> pathlib.Path:
         """The data directory."""
         return self.folder / "data"
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether there is a process to ask about."""
+        return self._process is not None
 
     @property
     def child(self) -> process.GuardedProcess:
@@ -114,6 +123,7 @@ class PostgresServer:
             grace_seconds=STOP_SECONDS,
             account=owner,
             folder=pathlib.Path("/"),
+            inherited=self._inherited,
         )
         self._process.start()
 

@@ -64,6 +64,7 @@ class GuardedProcess:
         grace_seconds: how long the process may take after it.
         account: the user to run as; only for root.
         folder: working directory.
+        inherited: descriptors that the guard, not the command, keeps open until both have ended.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class GuardedProcess:
         grace_seconds: float = 10.0,
         account: Account | None = None,
         folder: pathlib.Path | None = None,
+        inherited: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.log = log
@@ -86,6 +88,7 @@ class GuardedProcess:
         self._grace_seconds = grace_seconds
         self._account = account
         self._folder = folder
+        self._inherited = tuple(inherited)
         self._guard: subprocess.Popen[bytes] | None = None
         self._lifeline: int | None = None
         self._pid: int | None = None
@@ -137,7 +140,7 @@ class GuardedProcess:
                     stderr=log,
                     env=None if self._environment is None else dict(self._environment),
                     cwd=self._folder,
-                    pass_fds=(parent_read, status_write),
+                    pass_fds=(parent_read, status_write, *self._inherited),
                     # Keeps Ctrl-C at the terminal for the starter, which stops things in order.
                     start_new_session=True,
                 )

@@ -6,6 +6,7 @@ import pathlib
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 
 from setpoint_devstack import binaries, errors, process
 
@@ -23,6 +24,7 @@ class ValkeyServer:
         durable: keep an append-only file, synced every second; else memory alone.
         with_password: whether clients need the password kept in the folder.
         log: where the server's output goes; `valkey.log` in the folder by default.
+        inherited: descriptors that the guard keeps open until the server has ended.
     """
 
     def __init__(
@@ -33,13 +35,20 @@ class ValkeyServer:
         durable: bool = True,
         with_password: bool = True,
         log: pathlib.Path | None = None,
+        inherited: Sequence[int] = (),
     ) -> None:
         self.folder = folder.resolve()
         self.port = port
         self._durable = durable
         self._with_password = with_password
         self._log = log or self.folder / "valkey.log"
+        self._inherited = tuple(inherited)
         self._process: process.GuardedProcess | None = None
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether there is a process to ask about."""
+        return self._process is not None
 
     @property
     def child(self) -> process.GuardedProcess:
@@ -68,7 +77,11 @@ class ValkeyServer:
         # A file, because arguments (and a password among them) are visible to everyone.
         _write_private(configuration, "\n".join(self._settings()) + "\n")
         self._process = process.GuardedProcess(
-            "valkey", [str(binaries.valkey()), str(configuration)], self._log, folder=self.folder
+            "valkey",
+            [str(binaries.valkey()), str(configuration)],
+            self._log,
+            folder=self.folder,
+            inherited=self._inherited,
         )
         self._process.start()
 
