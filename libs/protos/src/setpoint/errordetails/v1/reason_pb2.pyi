@@ -132,6 +132,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The database does not answer."""
     REASON_INTERNAL: _Reason.ValueType  # 124
     """Something unexpected; the error id finds it in the log."""
+    REASON_UNIMPLEMENTED: _Reason.ValueType  # 125
+    """The server does not offer this method, or not this form of it."""
+    REASON_PERMISSION_DENIED: _Reason.ValueType  # 126
+    """The caller may not do this."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reason is the machine-readable cause of every error that a Setpoint service answers with. It travels in
@@ -248,4 +252,8 @@ REASON_DATABASE_UNAVAILABLE: Reason.ValueType  # 123
 """The database does not answer."""
 REASON_INTERNAL: Reason.ValueType  # 124
 """Something unexpected; the error id finds it in the log."""
+REASON_UNIMPLEMENTED: Reason.ValueType  # 125
+"""The server does not offer this method, or not this form of it."""
+REASON_PERMISSION_DENIED: Reason.ValueType  # 126
+"""The caller may not do this."""
 Global___Reason: typing_extensions.TypeAlias = Reason
