@@ -40,12 +40,15 @@ class PredictionRecords(google.protobuf.message.Message):
     OUTPUTS_FIELD_NUMBER: builtins.int
     PRODUCER_FIELD_NUMBER: builtins.int
     SENSITIVE_INPUTS_FIELD_NUMBER: builtins.int
+    SCORE_COLUMN_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Name of the route; empty when the request named none that exists."""
     route_revision: builtins.int
     """Revision of the route."""
     producer: builtins.str
     """Which router process wrote the record."""
+    score_column: builtins.str
+    """The output column that outcomes are compared with; empty means the first float column of outputs."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version that answered; for failed predictions the one that was chosen, if any."""
@@ -102,9 +105,10 @@ class PredictionRecords(google.protobuf.message.Message):
         outputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
         producer: builtins.str = ...,
         sensitive_inputs: collections.abc.Iterable[builtins.str] | None = ...,
+        score_column: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
 
 Global___PredictionRecords: typing_extensions.TypeAlias = PredictionRecords
 

@@ -224,8 +224,11 @@ class ServedVersion(google.protobuf.message.Message):
     FEATURES_FIELD_NUMBER: builtins.int
     REQUEST_FIELDS_FIELD_NUMBER: builtins.int
     SENSITIVE_INPUTS_FIELD_NUMBER: builtins.int
+    SCORE_COLUMN_FIELD_NUMBER: builtins.int
     version: builtins.int
     """The version."""
+    score_column: builtins.str
+    """The output column that outcomes are compared with."""
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """The feature set it was trained on."""
@@ -265,9 +268,10 @@ class ServedVersion(google.protobuf.message.Message):
         features: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
         request_fields: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
         sensitive_inputs: collections.abc.Iterable[builtins.str] | None = ...,
+        score_column: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "inputs", b"inputs", "key_columns", b"key_columns", "outputs", b"outputs", "request_fields", b"request_fields", "sensitive_inputs", b"sensitive_inputs", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "inputs", b"inputs", "key_columns", b"key_columns", "outputs", b"outputs", "request_fields", b"request_fields", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs", "version", b"version"]) -> None: ...
 
 Global___ServedVersion: typing_extensions.TypeAlias = ServedVersion
 
