@@ -25,6 +25,7 @@ LOCK = "requirements.txt"
 BUILD_BACKEND = "hatchling"
 # The oldest Python that the workspace supports; `--universal` makes the result fit newer ones.
 PYTHON_VERSION = "3.11"
+PINNED = re.compile(r"^([a-z0-9][a-z0-9.-]*==\S+)", re.MULTILINE)
 COMMAND = ".venv/bin/python deploy/docker/compile_requirements.py"
 ADDRESS = re.compile(r"://|^-|--(extra-)?index-url|--find-links", re.MULTILINE)
 
@@ -95,9 +96,14 @@ def _compile(output: Path, *sources: str, stdin: str | None = None) -> None:
         # With an output file uv prints the result as well.
         stdout=subprocess.DEVNULL,
     )
-    found = ADDRESS.search(output.read_text(encoding="utf-8"))
+    text = output.read_text(encoding="utf-8")
+    found = ADDRESS.search(text)
     if found is not None:
         raise SystemExit(f"{output} holds an address: {found.group()!r}")
+    # A constraint binds versions, not names: what the lock does not know is resolved freely.
+    unlocked = set(PINNED.findall(text)) - set(PINNED.findall((ROOT / LOCK).read_text("utf-8")))
+    if unlocked:
+        raise SystemExit(f"{', '.join(sorted(unlocked))}: not in {LOCK}; run make lock first")
 
 
 def write_members(service: str, target: Path) -> None:

@@ -320,7 +320,7 @@ class Tilt:
         self.recording.enabled = resources
 
 
-_RESULTS = (
+_RESULTS: tuple[Callable[..., Any], ...] = (
     *(link, http_get_action, exec_action, tcp_socket_action, probe, port_forward),
     *(sync, run, fall_back_on, kustomize),
 )
@@ -348,28 +348,36 @@ def _dialect() -> starlark.Dialect:
     return dialect
 
 
+def _functions(tilt: Tilt) -> dict[str, Callable[..., Any]]:
+    """Names what a Tiltfile may call; those with an underscore are reached through `config`."""
+    effects: tuple[Callable[..., Any], ...] = (
+        *(version_settings, fail, tilt.read_file, tilt.local_resource),
+        *(tilt.docker_build, tilt.k8s_yaml, tilt.k8s_resource),
+    )
+    configuration: tuple[Callable[..., Any], ...] = (
+        *(tilt.define_string_list, tilt.define_string, tilt.define_bool),
+        *(tilt.parse, tilt.set_enabled_resources),
+    )
+    return {
+        **{function.__name__: opaque(function) for function in _RESULTS},
+        **{function.__name__: strict(function) for function in effects},
+        **{f"_{function.__name__}": strict(function) for function in configuration},
+    }
+
+
 def evaluate(path: Path, **given: Any) -> Recording:
     """Runs a Tiltfile with settings as on Tilt's command line, and returns what it asked for.
 
     Raises:
-        TiltfileError, pydantic.ValidationError, starlark.StarlarkError: what is wrong with it.
+        starlark.StarlarkError: what is wrong with it, in the language or in a call.
     """
     tilt = Tilt(path.parent, given)
     module = starlark.Module()
     module["TRIGGER_MODE_AUTO"] = starlark.OpaquePythonObject(TriggerMode("auto"))
     module["TRIGGER_MODE_MANUAL"] = starlark.OpaquePythonObject(TriggerMode("manual"))
     module["_main_dir"] = str(path.parent)
-    for function in _RESULTS:
-        module.add_callable(function.__name__, opaque(function))
-    for function in (version_settings, fail, tilt.read_file, tilt.local_resource):
-        module.add_callable(function.__name__, strict(function))
-    for function in (tilt.docker_build, tilt.k8s_yaml, tilt.k8s_resource):
-        module.add_callable(function.__name__, strict(function))
-    for function in (
-        *(tilt.define_string_list, tilt.define_string, tilt.define_bool),
-        *(tilt.parse, tilt.set_enabled_resources),
-    ):
-        module.add_callable(f"_{function.__name__}", strict(function))
+    for name, function in _functions(tilt).items():
+        module.add_callable(name, function)
     built_in = starlark.Globals.extended_by([starlark.LibraryExtension.StructType])
     starlark.eval(module, starlark.parse("prelude", _PRELUDE), built_in)
     program = starlark.parse(path.name, path.read_text(encoding="utf-8"), _dialect())
