@@ -47,6 +47,9 @@ def main() -> None:
     group = ("--group", "pyproject.toml:dev")
     compile_lock(workspace.LOCK, *files, *group, *own, *sys.argv[1:])
     compile_lock(workspace.CODEGEN_LOCK, "libs/protos/codegen.in", *sys.argv[1:])
+    # Images install excerpts of the lock.
+    excerpts = [sys.executable, "deploy/docker/compile_requirements.py"]
+    subprocess.run(excerpts, check=True, cwd=workspace.ROOT)
 
 
 if __name__ == "__main__":
