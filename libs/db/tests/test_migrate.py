@@ -41,7 +41,7 @@ async def test_upgrades_once_from_many_replicas(database_url: str, sample_packag
         *(migrate.upgrade(database_url, schema=SCHEMA, package=sample_package) for _ in range(5))
     )
     rows = await _fetch(database_url, "SELECT version_num FROM sample.alembic_version")
-    assert [row["version_num"] for row in rows] == ["0002"]
+    assert [row["version_num"] for row in rows] == ["0003"]
 
 
 async def test_goes_up_and_down_and_up(database_url: str, sample_package: str) -> None:
@@ -157,5 +157,5 @@ async def test_copies_a_migrated_template(
     assert databases.template("sample", prepare) == template
     name = databases.create(template)
     rows = await _fetch(databases.url(name), "SELECT version_num FROM sample.alembic_version")
-    assert [row["version_num"] for row in rows] == ["0002"]
+    assert [row["version_num"] for row in rows] == ["0003"]
     databases.drop(name)

@@ -11,6 +11,8 @@ import importlib.util
 import io
 import logging
 import pathlib
+import random
+import time
 from collections.abc import Awaitable, Callable
 
 import alembic.command
@@ -34,6 +36,7 @@ LOCK_SECONDS = 3.0
 STATEMENT_SECONDS = 300.0
 TURN_SECONDS = 120.0
 """How long one replica waits for another that is migrating."""
+TURN_POLL_SECONDS = 0.2
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -192,14 +195,26 @@ def _is_newer(package: str, revision: str | None) -> bool:
 async def _take_turn(connection: sqlalchemy_asyncio.AsyncConnection, schema: str) -> None:
     """Waits until no other session migrates this schema.
 
-    The lock belongs to the session and ends with it: the engine keeps no connection.
+    By asking again and again, each time in a transaction of its own: a session that waits inside
+    the server holds a snapshot, and CREATE INDEX CONCURRENTLY would wait for that, forever. The
+    lock belongs to the session and ends with it: the engine keeps no connection.
+
+    Raises:
+        UnavailableError: if the other session takes too long.
     """
-    await connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{int(TURN_SECONDS)}s'"))
-    await connection.execute(
-        sqlalchemy.text("SELECT pg_advisory_lock(hashtextextended(:name, 0))"),
-        {"name": f"setpoint.migrate.{schema}"},
-    )
-    await connection.commit()
+    query = sqlalchemy.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+    deadline = time.monotonic() + TURN_SECONDS
+    while True:
+        result = await connection.execute(query, {"name": f"setpoint.migrate.{schema}"})
+        has_turn = result.scalar_one()
+        await connection.commit()
+        if has_turn:
+            return
+        if time.monotonic() > deadline:
+            raise errors.UnavailableError(
+                errors.Reason.DATABASE_UNAVAILABLE, f"another process keeps migrating {schema}"
+            )
+        await asyncio.sleep(random.uniform(0.5, 1.0) * TURN_POLL_SECONDS)  # noqa: S311 — spreads replicas.
 
 
 def _run(

@@ -5,7 +5,10 @@ import contextlib
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import (  # type: ignore[import-untyped]  # ships no annotations.
+    health_pb2,
+    health_pb2_grpc,
+)
 
 ASK_SECONDS = 2.0
 CONNECT_SECONDS = 1.0

@@ -130,13 +130,13 @@ def run_stores(directory: pathlib.Path, store_ports: stores.StorePorts) -> int:
     Returns:
         0 after Ctrl-C or SIGTERM, 1 when a store died or could not be started.
     """
+    directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
     return asyncio.run(_run_stores(directory, store_ports))
 
 
 async def _run_stores(directory: pathlib.Path, store_ports: stores.StorePorts) -> int:
     printer = logs.LogPrinter(logs.console_for(sys.stdout))
-    directory = directory.absolute()
-    directory.mkdir(parents=True, exist_ok=True)
     held = lock.FolderLock(directory)
     file = directory / STORES_FILE
     used: stores.Stores | None = None

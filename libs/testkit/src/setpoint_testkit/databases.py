@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import asyncpg
-from setpoint_devstack import postgres
 
+from setpoint_devstack import postgres
 from setpoint_testkit import blocking
 
 CONNECT_SECONDS = 30.0

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+
+from setpoint_db import migrate
 from setpoint_devstack import ports
 from setpoint_devstack import postgres as postgres_server
 from setpoint_devstack import valkey as valkey_server
-
 from setpoint_testkit import databases as database_pool
-from setpoint_testkit import network, serving, workspace
+from setpoint_testkit import network, serving, stacks, workspace
 
 _GUARD = network.NetworkGuard()
 MAX_CONNECTIONS = 200
@@ -94,3 +95,29 @@ def free_port() -> Callable[[], int]:
 def serve() -> serving.Serve:
     """Runs a service in this process, for the length of an `async with` block."""
     return serving.serve
+
+
+@pytest.fixture(scope="session")
+def make_stack(run_folder: pathlib.Path) -> stacks.MakeStack:
+    """Makes whole stacks of child processes, each for the length of an `async with` block."""
+    return stacks.Stacks(run_folder)
+
+
+@pytest.fixture
+def migrated_url(databases: database_pool.Databases) -> Iterator[Callable[[str], str]]:
+    """Gives, for the name of a service, a database with its schema at the newest version.
+
+    The migrations run once per test run; each call copies the result, which is much quicker.
+    """
+    made: list[str] = []
+
+    def make(service: str) -> str:
+        async def prepare(url: str) -> None:
+            await migrate.upgrade(url, schema=service, package=f"setpoint_{service}")
+
+        made.append(databases.create(databases.template(service, prepare)))
+        return databases.url(made[-1])
+
+    yield make
+    for name in made:
+        databases.drop(name)

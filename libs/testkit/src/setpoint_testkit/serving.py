@@ -1,7 +1,7 @@
 """A service inside the test's own process, behind a real gRPC server on loopback."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from setpoint_runtime import clock as clocks
@@ -11,53 +11,62 @@ if TYPE_CHECKING:
     from setpoint_rpc import server as rpc_server
 
 SettingsT = TypeVar("SettingsT", bound=service_settings.ServiceSettings)
-Build = Callable[
-    [SettingsT, "rpc_server.Server", clocks.Clock], contextlib.AbstractAsyncContextManager[None]
-]
+SettingsContraT = TypeVar(
+    "SettingsContraT", bound=service_settings.ServiceSettings, contravariant=True
+)
+GRACE_SECONDS = 1.0
+
+
+class Build(Protocol[SettingsContraT]):
+    """The type of a service's `wiring.build`."""
+
+    def __call__(
+        self,
+        settings: SettingsContraT,
+        server: "rpc_server.Server",
+        clock: clocks.Clock,
+        /,
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """Builds the service for the length of a block."""
 
 
 class Serve(Protocol):
     """The type of the `serve` fixture."""
 
     def __call__(
-        self,
-        build: Build[SettingsT],
-        settings: SettingsT,
-        *,
-        clock: clocks.Clock | None = None,
+        self, build: Build[SettingsT], settings: SettingsT, *, clock: clocks.Clock | None = None
     ) -> contextlib.AbstractAsyncContextManager["rpc_server.Server"]:
         """Runs a service for the length of a block."""
 
 
 @contextlib.asynccontextmanager
 async def serve(
-    build: Build[SettingsT],
-    settings: SettingsT,
-    *,
-    clock: clocks.Clock | None = None,
-    grace_seconds: float = 1.0,
+    build: Build[SettingsT], settings: SettingsT, *, clock: clocks.Clock | None = None
 ) -> AsyncIterator["rpc_server.Server"]:
     """Runs a service's wiring behind a server on a free port, ready when the block begins.
 
     Args:
         build: the service's `wiring.build`.
-        settings: its settings; host and ports are replaced.
+        settings: its settings; host, ports and the times of stopping are replaced.
         clock: the service's clock; the system's by default.
-        grace_seconds: how long calls in flight may take when the block ends.
     """
-    # Imported here, so that members that know nothing of gRPC can be tested without it.
-    from setpoint_rpc import server as rpc_server
+    # Imported here, so that members that know nothing of gRPC are tested without it.
+    from setpoint_rpc import run
 
-    clock = clock or clocks.SystemClock()
-    server = rpc_server.Server(
-        type(settings).__module__.split(".")[0],
-        rpc_server.ServerOptions(host="127.0.0.1", port=0, metrics_port=None),
-        clock,
+    local = settings.model_copy(
+        update={
+            "host": "127.0.0.1",
+            "port": 0,
+            "metrics_port": 0,
+            "drain_seconds": 0.0,
+            "grace_seconds": GRACE_SECONDS,
+        }
     )
-    async with build(settings, server, clock):
-        await server.start()
-        try:
-            await server.set_ready(True)
-            yield server
-        finally:
-            await server.stop(grace_seconds)
+    async with run.serving(_name(settings), local, build, clock) as server:
+        yield server
+
+
+def _name(settings: service_settings.ServiceSettings) -> str:
+    """Returns the service's short name, by the package of its settings."""
+    package = type(settings).__module__.partition(".")[0]
+    return package.removeprefix("setpoint_")

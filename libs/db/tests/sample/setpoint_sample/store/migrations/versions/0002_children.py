@@ -1,4 +1,4 @@
-"""Children, with an index built without blocking writers."""
+"""Children."""
 
 import sqlalchemy
 from alembic import op
@@ -14,8 +14,6 @@ def upgrade() -> None:
         sqlalchemy.Column("parent", sqlalchemy.Text, nullable=False),
         sqlalchemy.ForeignKeyConstraint(["parent"], ["parents.name"], name="children_parent_known"),
     )
-    with op.get_context().autocommit_block():
-        op.create_index("children_parent", "children", ["parent"], postgresql_concurrently=True)
 
 
 def downgrade() -> None:
