@@ -300,6 +300,15 @@ def test_use_one_namespace(dev: tuple[manifests.Manifest, ...]) -> None:
         assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "setpoint-dev"
 
 
+def test_run_one_of_each_in_dev(dev: tuple[manifests.Manifest, ...]) -> None:
+    """A laptop runs one pod of each; the base runs two of what answers predictions."""
+    for each in manifests.of_kind(dev, *manifests.WORKLOADS):
+        assert each["spec"]["replicas"] == 1
+    base = manifests.of_kind(manifests.render(manifests.BASE), *manifests.WORKLOADS)
+    doubled = {each["metadata"]["name"] for each in base if each["spec"]["replicas"] == 2}
+    assert doubled == {"feature", "inference", "router"}
+
+
 def configuration() -> dict[str, Any]:
     """The collector's configuration as its pod gets it."""
     rendered = manifests.render(manifests.BASE)

@@ -10,6 +10,8 @@ import pytest
 import starlark
 from tests.deploy import services, tilt_stand_ins
 
+from setpoint_devstack import catalogue
+
 ROOT = Path(__file__).resolve().parents[2]
 TILTFILE = ROOT / "Tiltfile"
 METRICS_OFFSET = 1000
@@ -100,6 +102,19 @@ def test_depend_on_what_is_called_in_kubernetes(
     """In the cluster the stores are resources of their own."""
     waits_for = set(kubernetes.workloads[service]["resource_deps"])
     assert waits_for == {"namespace"} | services.calls(service)
+
+
+def test_agree_with_devstack(processes: tilt_stand_ins.Recording) -> None:
+    """`tilt up` and `setpoint up` run the same services in the same order, with the same folders."""
+    running = [name for name in processes.local if name in set(services.names())]
+    assert sorted(running) == sorted(service.name for service in catalogue.ALL)
+    for service in catalogue.ALL:
+        resource = processes.local[service.name]
+        assert set(resource["resource_deps"]) == {"stores", *service.peers}
+        given = {name.removeprefix(service.prefix) for name in resource["serve_env"]}
+        assert set(service.folders) == {
+            each for each in given if each.endswith(("_DIRECTORY", "_URL"))
+        }
 
 
 @pytest.mark.parametrize("service", services.names())
