@@ -189,13 +189,19 @@ class Guard:
             return
 
     def _end_leftovers(self) -> None:
-        """Waits for what the command left behind, then kills it."""
+        """Ends what the command left behind: politely, then for certain."""
         self._kill_group()
+        number = signal.SIGTERM
         deadline = time.monotonic() + LEFTOVER_SECONDS
+        signalled: set[int] = set()
         while self._reap():
             if time.monotonic() > deadline:
-                for pid in _children():
-                    os.kill(pid, signal.SIGKILL)
+                number = signal.SIGKILL
+                signalled.clear()
+            for pid in set(_children()) - signalled:
+                # A child cannot be gone before `_reap` has collected it.
+                os.kill(pid, number)
+                signalled.add(pid)
             time.sleep(0.02)
 
 
