@@ -365,8 +365,13 @@ def _functions(tilt: Tilt) -> dict[str, Callable[..., Any]]:
     }
 
 
-def evaluate(path: Path, **given: Any) -> Recording:
+def evaluate(path: Path, main_dir: Path | None = None, **given: Any) -> Recording:
     """Runs a Tiltfile with settings as on Tilt's command line, and returns what it asked for.
+
+    Args:
+        path: the Tiltfile.
+        main_dir: what to tell it as its folder, instead of the one it lies in.
+        given: settings by name.
 
     Raises:
         starlark.StarlarkError: what is wrong with it, in the language or in a call.
@@ -375,7 +380,7 @@ def evaluate(path: Path, **given: Any) -> Recording:
     module = starlark.Module()
     module["TRIGGER_MODE_AUTO"] = starlark.OpaquePythonObject(TriggerMode("auto"))
     module["TRIGGER_MODE_MANUAL"] = starlark.OpaquePythonObject(TriggerMode("manual"))
-    module["_main_dir"] = str(path.parent)
+    module["_main_dir"] = str(main_dir or path.parent)
     for name, function in _functions(tilt).items():
         module.add_callable(name, function)
     built_in = starlark.Globals.extended_by([starlark.LibraryExtension.StructType])
