@@ -1,0 +1,1 @@
+"""Monitoring's ports over other services."""

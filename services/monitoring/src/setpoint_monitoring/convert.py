@@ -1,0 +1,431 @@
+"""Between contract messages and what monitoring thinks in."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from setpoint.common.v1 import column_pb2, reference_pb2
+from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2, report_pb2
+from setpoint.registry.v1 import model_pb2
+from setpoint_columns import Column, Columns, DataType, proto
+from setpoint_monitoring import ports
+from setpoint_monitoring.domain import comparison, drift
+from setpoint_monitoring.domain.alerting import State
+from setpoint_monitoring.domain.profile import Reference
+from setpoint_monitoring.domain.records import (
+    Alert,
+    Entry,
+    Outcome,
+    Performance,
+    Record,
+    VersionFacts,
+    VersionKey,
+    Window,
+)
+from setpoint_runtime import errors, ids
+
+_PREDICTION_COLUMNS = {
+    "prediction_id": DataType.STRING,
+    "event_time": DataType.TIMESTAMP,
+    "status": DataType.INT32,
+}
+_OUTCOME_COLUMNS = {
+    "prediction_id": DataType.STRING,
+    "label": DataType.FLOAT64,
+    "event_time": DataType.TIMESTAMP,
+}
+_STAGES = ("features", "checks", "queue", "inference")
+
+
+class RecordCodec:
+    """Implements `ports.Codec` with PredictionRecords messages."""
+
+    def decode(self, payload: bytes) -> Record:
+        """Return the record that a payload holds. Raises InvalidArgumentError."""
+        return record_from_proto(prediction_pb2.PredictionRecords.FromString(payload), "record")
+
+
+def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> Record:
+    """Checks a record and takes it apart.
+
+    Raises:
+        InvalidArgumentError: Names the malformed column.
+    """
+    predictions = proto.from_proto(message.predictions, f"{field}.predictions")
+    _require(predictions, _PREDICTION_COLUMNS, f"{field}.predictions")
+    inputs = _side(message.inputs, predictions.rows, f"{field}.inputs")
+    outputs = _side(message.outputs, predictions.rows, f"{field}.outputs")
+    _side(message.entities, predictions.rows, f"{field}.entities")
+    _check_provenance(message, inputs, predictions.rows, field)
+    scores = _scores(outputs, message.score_column)
+    ids_, times = predictions["prediction_id"].to_list(), predictions["event_time"].to_list()
+    for row, each in enumerate(ids_):
+        if not ids.is_uuid(each):
+            raise errors.invalid(
+                f"{field}.predictions.prediction_id[{row}]", each, "must be a UUID"
+            )
+    entries = zip(ids_, times, predictions["status"].to_list(), scores, strict=True)
+    return Record(
+        payload=message.SerializeToString(),
+        route=message.route,
+        version=VersionKey(message.model_version.model, message.model_version.version),
+        entries=tuple(
+            Entry(each, time, status, score if status == 0 else None)
+            for each, time, status, score in entries
+        ),
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _require(batch: Columns, columns: dict[str, DataType], field: str) -> None:
+    for name, dtype in columns.items():
+        if name not in batch:
+            raise errors.invalid(field, list(batch.names), f"must have a column {name}")
+        column = batch[name]
+        if column.dtype is not dtype:
+            raise errors.invalid(
+                f"{field}.{name}",
+                column.dtype.name,
+                f"must be {dtype.name}",
+                errors.Reason.WRONG_TYPE,
+            )
+        if column.null_count:
+            raise errors.invalid(
+                f"{field}.{name}", None, "must not be null", errors.Reason.NULL_REFUSED
+            )
+
+
+def _side(message: column_pb2.ColumnBatch, rows: int, field: str) -> Columns:
+    if not message.columns:
+        return Columns(rows)
+    batch = proto.from_proto(message, field)
+    if batch.rows != rows:
+        raise errors.invalid(
+            f"{field}.rows",
+            batch.rows,
+            f"must be the {rows} rows of predictions",
+            errors.Reason.MALFORMED_COLUMNS,
+        )
+    return batch
+
+
+def _check_provenance(
+    message: prediction_pb2.PredictionRecords, inputs: Columns, rows: int, field: str
+) -> None:
+    for name, buffers, width in (
+        ("input_statuses", message.input_statuses, 1),
+        ("input_event_times", message.input_event_times, 8),
+    ):
+        if len(buffers) not in (0, len(inputs)):
+            raise errors.invalid(
+                f"{field}.{name}",
+                len(buffers),
+                f"must be one for each of {len(inputs)} inputs",
+                errors.Reason.MALFORMED_COLUMNS,
+            )
+        for number, buffer in enumerate(buffers):
+            if len(buffer) != rows * width:
+                raise errors.invalid(
+                    f"{field}.{name}[{number}]",
+                    len(buffer),
+                    f"must be {rows * width} bytes",
+                    errors.Reason.MALFORMED_COLUMNS,
+                )
+
+
+def _scores(outputs: Columns, name: str) -> list[float | None]:
+    """Takes the column that outcomes are compared with; no column, no scores."""
+    floats = (DataType.FLOAT32, DataType.FLOAT64)
+    numbers = (*floats, DataType.INT32, DataType.INT64)
+    if name in outputs and outputs[name].dtype in numbers:
+        column: Column | None = outputs[name]
+    else:
+        column = next((each for each in outputs.columns if each.dtype in floats), None)
+    if column is None:
+        return [None] * outputs.rows
+    return [value if np.isfinite(value) else None for value in column.floats().tolist()]
+
+
+def outcomes_from_proto(message: column_pb2.ColumnBatch, now: int) -> list[Outcome]:
+    """Checks outcomes and takes them apart; a missing arrival time is now.
+
+    Raises:
+        InvalidArgumentError: Names column and row.
+    """
+    batch = proto.from_proto(message, "outcomes")
+    _require(batch, _OUTCOME_COLUMNS, "outcomes")
+    arrivals: Sequence[int | None] = [None] * batch.rows
+    if "arrival_time" in batch:
+        arrivals = batch["arrival_time"].to_list()
+    outcomes = []
+    for row in range(batch.rows):
+        prediction_id = batch["prediction_id"].item(row)
+        if not ids.is_uuid(prediction_id):
+            raise errors.invalid(f"outcomes.prediction_id[{row}]", prediction_id, "must be a UUID")
+        label = batch["label"].item(row)
+        if not np.isfinite(label):
+            raise errors.invalid(f"outcomes.label[{row}]", label, "must be a finite number")
+        arrival = arrivals[row]
+        outcomes.append(
+            Outcome(
+                prediction_id.lower(),
+                label,
+                batch["event_time"].item(row),
+                now if arrival is None else arrival,
+            )
+        )
+    return outcomes
+
+
+def prediction_to_proto(
+    record: Record, stored: ports.StoredPrediction
+) -> prediction_pb2.Prediction:
+    """Tells the whole story of one prediction."""
+    message = prediction_pb2.PredictionRecords.FromString(record.payload)
+    row = proto.from_proto(message.predictions).row(stored.position)
+    story = prediction_pb2.Prediction(
+        prediction_id=row["prediction_id"],
+        event_time=row["event_time"],
+        arrival_time=row.get("arrival_time") or 0,
+        reply_time=row.get("reply_time") or 0,
+        route=message.route,
+        route_revision=message.route_revision,
+        model_version=message.model_version,
+        assignment_key=row.get("assignment_key") or "",
+        slot=row.get("slot") or 0,
+        assignment_reason=row.get("reason") or 0,
+        feature_set=message.feature_set,
+        entities=_one_row(message.entities, stored.position),
+        inputs=_one_row(message.inputs, stored.position),
+        provenance=_provenance(message, stored.position),
+        outputs=_one_row(message.outputs, stored.position),
+        status=row["status"],
+        error=row.get("error") or "",
+        degradations=[each for each in (row.get("degradations") or "").split(",") if each],
+        trace_id=row.get("trace_id") or "",
+        span_id=row.get("span_id") or "",
+        caller=row.get("caller") or "",
+        outcomes=[outcome_to_proto(each) for each in stored.outcomes],
+        record_time=stored.record_time,
+    )
+    for stage in _STAGES:
+        spent = row.get(f"{stage}_microseconds")
+        if spent is not None:
+            story.stage_microseconds[stage] = spent
+    if story.reply_time and story.arrival_time:
+        story.stage_microseconds["total"] = story.reply_time - story.arrival_time
+    return story
+
+
+def _one_row(message: column_pb2.ColumnBatch, position: int) -> column_pb2.ColumnBatch:
+    if not message.columns:
+        return column_pb2.ColumnBatch()
+    return proto.to_proto(proto.from_proto(message).slice(position, position + 1))
+
+
+def _provenance(
+    message: prediction_pb2.PredictionRecords, position: int
+) -> list[prediction_pb2.InputProvenance]:
+    told = []
+    for number, column in enumerate(message.inputs.columns):
+        if number >= len(message.input_statuses):
+            break
+        each = prediction_pb2.InputProvenance(
+            input=column.name, status=message.input_statuses[number][position]
+        )
+        if number < len(message.input_event_times):
+            time = int(np.frombuffer(message.input_event_times[number], "<i8")[position])
+            if time >= 0:
+                each.event_time = time
+        told.append(each)
+    return told
+
+
+def outcome_to_proto(outcome: Outcome) -> prediction_pb2.Outcome:
+    """Converts an outcome."""
+    return prediction_pb2.Outcome(
+        prediction_id=outcome.prediction_id,
+        label=outcome.label,
+        event_time=outcome.event_time,
+        arrival_time=outcome.arrival_time,
+    )
+
+
+def listed_to_proto(listed: ports.Listed) -> prediction_pb2.Prediction:
+    """Converts a prediction of a list."""
+    return prediction_pb2.Prediction(
+        prediction_id=listed.prediction_id,
+        event_time=listed.event_time,
+        route=listed.route,
+        model_version=version_to_proto(listed.version),
+        status=listed.status,
+    )
+
+
+def version_to_proto(version: VersionKey) -> reference_pb2.ModelVersionReference:
+    """Converts a version."""
+    return reference_pb2.ModelVersionReference(model=version.model, version=version.version)
+
+
+def version_from_proto(message: reference_pb2.ModelVersionReference, field: str) -> VersionKey:
+    """Checks a version. Raises InvalidArgumentError."""
+    if not message.model:
+        raise errors.invalid(f"{field}.model", "", "must be set", errors.Reason.MISSING_FIELD)
+    if message.version < 1:
+        raise errors.invalid(f"{field}.version", message.version, "must be at least 1")
+    return VersionKey(message.model, message.version)
+
+
+def window_from_proto(message: reference_pb2.TimeRange, field: str) -> Window:
+    """Checks a range. Raises InvalidArgumentError."""
+    if message.end_time <= message.start_time:
+        raise errors.invalid(f"{field}.end_time", message.end_time, "must be after start_time")
+    return Window(message.start_time, message.end_time)
+
+
+def window_to_proto(window: Window) -> reference_pb2.TimeRange:
+    """Converts a window."""
+    return reference_pb2.TimeRange(start_time=window.start, end_time=window.end)
+
+
+def performance_to_proto(each: Performance) -> report_pb2.PerformanceWindow:
+    """Converts a window's quality."""
+    return report_pb2.PerformanceWindow(
+        model_version=version_to_proto(each.version),
+        window=window_to_proto(each.window),
+        predictions=each.predictions,
+        labelled=each.labelled,
+        failed=each.failed,
+        label_mean=each.label_mean,
+        score_mean=each.score_mean,
+        metrics=each.metrics,
+    )
+
+
+def finding_to_proto(
+    version: VersionKey, window: Window, finding: drift.Finding
+) -> report_pb2.DriftFinding:
+    """Converts a drift finding."""
+    return report_pb2.DriftFinding(
+        model_version=version_to_proto(version),
+        window=window_to_proto(window),
+        column=finding.column,
+        rows=finding.rows,
+        population_stability_index=finding.population_stability_index,
+        p_value=finding.p_value,
+        adjusted_p_value=finding.adjusted_p_value,
+        jensen_shannon_distance=finding.jensen_shannon_distance,
+        largest_share_change=finding.largest_share_change,
+        missing_share=finding.missing_share,
+        reference_missing_share=finding.reference_missing_share,
+        unseen_share=finding.unseen_share,
+        level=report_pb2.DriftLevel.ValueType(finding.level),
+        moved_bins=finding.moved_bins,
+    )
+
+
+def comparison_to_proto(
+    judged: comparison.Comparison, candidate: comparison.Arm, baseline: comparison.Arm
+) -> monitoring_service_pb2.CompareVersionsResponse:
+    """Converts a gate's answer."""
+    response = monitoring_service_pb2.CompareVersionsResponse(
+        verdict=monitoring_service_pb2.Verdict.ValueType(judged.verdict),
+        candidate_predictions=candidate.predictions,
+        candidate_failures=candidate.failures,
+        baseline_predictions=baseline.predictions,
+        baseline_failures=baseline.failures,
+        failure_e_value=judged.failure_e_value,
+        split_e_value=judged.split_e_value,
+        explanation=judged.explanation,
+    )
+    if judged.loss is not None:
+        response.loss_difference = judged.loss.difference
+        response.loss_difference_lower = judged.loss.lower
+        response.loss_difference_upper = judged.loss.upper
+    return response
+
+
+def alert_to_proto(alert: Alert) -> report_pb2.Alert:
+    """Converts an alert."""
+    return report_pb2.Alert(
+        alert_id=alert.alert_id,
+        model_version=version_to_proto(alert.key.version),
+        cause=report_pb2.AlertCause.ValueType(alert.key.cause),
+        subject=alert.key.subject,
+        state=report_pb2.AlertState.ValueType(alert.state),
+        start_time=alert.start_time,
+        fire_time=alert.fire_time,
+        resolve_time=alert.resolve_time,
+        value=alert.value,
+        threshold=alert.threshold,
+        summary=alert.summary,
+        prediction_ids=alert.prediction_ids,
+        acknowledged_by=alert.acknowledged_by,
+    )
+
+
+def states_from_proto(states: Sequence[int]) -> list[int]:
+    """Checks the states to list. Raises InvalidArgumentError."""
+    known = {int(state) for state in State if state is not State.OK}
+    for number, state in enumerate(states):
+        if state not in known:
+            raise errors.invalid(f"states[{number}]", state, "must be a state of an alert")
+    return list(states)
+
+
+def facts_from_proto(manifest: model_pb2.Manifest, task: int) -> VersionFacts:
+    """Takes from a manifest what monitoring compares with."""
+    threshold = manifest.decision_threshold if manifest.HasField("decision_threshold") else 0.5
+    return VersionFacts(
+        binary=task == model_pb2.TASK_BINARY_CLASSIFICATION,
+        threshold=threshold,
+        references=tuple(_reference(each) for each in manifest.reference_profiles),
+        metrics={each.name: each.value for each in manifest.metrics if not each.slice},
+    )
+
+
+def _reference(profile: model_pb2.FeatureProfile) -> Reference:
+    return Reference(
+        column=profile.column,
+        edges=tuple(profile.edges),
+        levels=tuple(profile.levels),
+        counts=tuple(profile.counts),
+        categorical=profile.categorical,
+        importance=profile.importance,
+        design_effect=max(1.0, profile.design_effect),
+    )
+
+
+def page_token(*parts: int | str) -> str:
+    """Writes where a list goes on."""
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+
+
+def page_start(token: str) -> tuple[int, str] | None:
+    """Reads where a list goes on. Raises InvalidArgumentError."""
+    if not token:
+        return None
+    try:
+        time, last = json.loads(base64.urlsafe_b64decode(token))
+    except ValueError:
+        time, last = None, None
+    if not isinstance(time, int) or not isinstance(last, str) or not ids.is_uuid(last):
+        raise errors.invalid(
+            "page_token",
+            token,
+            "must be the next_page_token of an earlier answer",
+            errors.Reason.INVALID_PAGE_TOKEN,
+        )
+    return time, last
+
+
+def page_size(size: int) -> int:
+    """Applies the contract's bounds. Raises InvalidArgumentError."""
+    if size < 0:
+        raise errors.invalid("page_size", size, "must not be negative")
+    return min(size or 100, 1000)

@@ -1,0 +1,1 @@
+"""Statistics and states of monitoring: pure functions over numpy arrays."""

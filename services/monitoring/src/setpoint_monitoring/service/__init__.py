@@ -1,0 +1,1 @@
+"""What monitoring does: take in, report, and watch."""

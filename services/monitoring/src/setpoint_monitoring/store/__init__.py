@@ -1,0 +1,1 @@
+"""Monitoring's tables in PostgreSQL; all SQL of the service is here."""
