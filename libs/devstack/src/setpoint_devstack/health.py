@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 
-import grpc
 import grpc.aio
 from grpc_health.v1 import (  # type: ignore[import-untyped]  # ships no annotations.
     health_pb2,
     health_pb2_grpc,
 )
+
+from setpoint_rpc import channel
 
 ASK_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
@@ -27,11 +28,9 @@ async def is_serving(address: str) -> bool:
     with contextlib.suppress(OSError):
         await writer.wait_closed()
     # A channel per question: one that has seen the server fail waits before it tries again.
-    async with grpc.aio.insecure_channel(
-        address, options=[("grpc.enable_http_proxy", 0)]
-    ) as channel:
+    async with channel.connect(address, client="devstack") as connection:
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(
+            answer = await health_pb2_grpc.HealthStub(connection).Check(
                 health_pb2.HealthCheckRequest(service=""), timeout=ASK_SECONDS
             )
         except grpc.aio.AioRpcError:
