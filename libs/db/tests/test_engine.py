@@ -1,5 +1,6 @@
 import asyncio
 import os
+import pathlib
 import signal
 
 import pytest
@@ -7,6 +8,7 @@ import sqlalchemy
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 
 from setpoint_db import engine as engines
+from setpoint_devstack import postgres as postgres_server
 from setpoint_runtime import errors
 from setpoint_testkit import free_port
 
@@ -130,3 +132,74 @@ async def test_names_an_exhausted_pool(database_url: str, monkeypatch: pytest.Mo
             async with engines.transaction(engine):
                 pass
     await engine.dispose()
+
+
+async def test_gives_connections_back_when_cancelled(database_url: str) -> None:
+    """Calls cancelled at any moment leave no connection behind, in the pool or in a transaction."""
+    engine = engines.create_engine(database_url, application_name="cancelled", schema="public")
+
+    async def work() -> None:
+        async with engines.transaction(engine) as connection:
+            await connection.execute(sqlalchemy.text("SELECT pg_sleep(0.02)"))
+            await connection.execute(sqlalchemy.text("SELECT pg_sleep(1)"))
+
+    for number in range(40):
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.001 * number)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert isinstance(engine.pool, sqlalchemy.AsyncAdaptedQueuePool)
+    assert engine.pool.checkedout() == 0
+    await engines.check(engine)
+    async with engines.transaction(engine) as connection:
+        busy = await connection.execute(
+            sqlalchemy.text(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cancelled'"
+                " AND state = 'idle in transaction'"
+            )
+        )
+        assert busy.scalar_one() == 0
+    await engine.dispose()
+
+
+async def test_heals_after_a_crash_of_the_server(tmp_path: pathlib.Path) -> None:
+    """While the server is away calls fail quickly and by name; soon after its return they work."""
+    server = postgres_server.PostgresServer(tmp_path, free_port())
+    await server.start()
+    engine = engines.create_engine(server.url(), application_name="t", schema="public")
+    loop = asyncio.get_running_loop()
+
+    async def ask() -> bool:
+        begin = loop.time()
+        try:
+            await engines.check(engine)
+        except errors.UnavailableError:
+            assert loop.time() - begin < 4
+            return False
+        return True
+
+    try:
+        assert all(await asyncio.gather(*(ask() for _ in range(8))))
+        server.child.signal(signal.SIGKILL)
+        await server.child.wait(10)
+        assert not any(await asyncio.gather(*(ask() for _ in range(8))))
+        await server.start()
+        begin = loop.time()
+        while not all(await asyncio.gather(*(ask() for _ in range(8)))):
+            assert loop.time() - begin < 5
+    finally:
+        await engine.dispose()
+        await server.stop()
+
+
+def test_refuses_other_databases() -> None:
+    """Only PostgreSQL is accepted, under any driver's name, and no password is shown."""
+    assert engines.database_url("postgresql+psycopg://a@b/c").drivername == engines.DRIVER
+    assert engines.database_url("postgres://a@b/c").drivername == engines.DRIVER
+    for url in ("sqlite:///file", "secret"):
+        with pytest.raises(ValueError, match="URL") as caught:
+            engines.database_url(url)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="plain name"):
+        engines.create_engine("postgresql://a@b/c", application_name="t", schema='a"; DROP')

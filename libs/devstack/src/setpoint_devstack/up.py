@@ -95,7 +95,9 @@ async def _run(
     except errors.DevstackError as error:
         printer.print(SELF, "error", str(error))
         return EXIT_FAILED
-    followed = {} if quiet else running.logs
+    # The stores' files are there for whoever needs them; here they would drown the services.
+    names = () if quiet else tuple(service.name for service in running.services)
+    followed = {name: running.logs[name] for name in names}
     async with _signals(running.kill_all) as asked:
         follower: asyncio.Task[None] | None = None
         try:
