@@ -223,7 +223,7 @@ class Manifest(google.protobuf.message.Message):
     """Name of the output column that monitoring scores (the probability of the positive class, the value)."""
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """The model's inputs, in the graph's order."""
+        """The model's inputs: all that the graph needs."""
 
     @property
     def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
@@ -249,7 +249,7 @@ class Manifest(google.protobuf.message.Message):
 
     @property
     def parents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.ModelVersionReference]:
-        """Versions it descends from: the champion it was compared with, for one."""
+        """Versions it descends from: the champion it was compared with, for one. They must be registered."""
 
     @property
     def parity(self) -> Global___Parity:
@@ -299,7 +299,9 @@ class TensorSpec(google.protobuf.message.Message):
     """Element type."""
     @property
     def columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The columns that the tensor holds, in order: shape [rows, len(columns)]."""
+        """The columns that the tensor holds, in order: shape [rows, len(columns)], or [rows] for a single column. The number of
+        rows must be open in the graph.
+        """
 
     def __init__(
         self,

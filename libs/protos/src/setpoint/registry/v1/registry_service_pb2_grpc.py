@@ -139,14 +139,16 @@ class RegistryServiceServicer(object):
         """Stores an artifact under its digest. The first message carries the header, the others data. Idempotent by content.
         Refused by name before anything is stored: executable formats such as pickle and joblib (INVALID_ARGUMENT,
         EXECUTABLE_ARTIFACT), bytes that are no readable ONNX or point to external data (INVALID_ARTIFACT), another digest or
-        size than announced (DIGEST_MISMATCH), more than the configured size (TOO_LARGE). Callers: people, retraining.
+        size than announced (DIGEST_MISMATCH), more than the configured size (TOO_LARGE). RESOURCE_EXHAUSTED (OVERLOADED) with
+        RetryInfo when too many uploads run. Callers: people, retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """Streams an artifact. NOT_FOUND (ARTIFACT_NOT_FOUND). Callers: inference, people.
+        """Streams an artifact. NOT_FOUND (ARTIFACT_NOT_FOUND). Damaged bytes never arrive whole: the stream ends with DATA_LOSS
+        (DIGEST_MISMATCH) before its last piece. Callers: inference, people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +156,9 @@ class RegistryServiceServicer(object):
 
     def CreateModelVersion(self, request, context):
         """Creates the next version of a model, PENDING. Its artifact must be stored (FAILED_PRECONDITION, ARTIFACT_NOT_FOUND) and
-        have the inputs and outputs of the manifest (SIGNATURE_MISMATCH). Callers: people, retraining.
+        have the inputs and outputs of the manifest (SIGNATURE_MISMATCH). NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT names
+        the field of the manifest, also for parents that are not registered. A replay returns the version as it is now.
+        Callers: people, retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +172,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListModelVersions(self, request, context):
-        """Lists the versions of a model, newest first.
+        """Lists the versions of a model, newest first. A page may end early, so that it fits a message. NOT_FOUND
+        (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +181,8 @@ class RegistryServiceServicer(object):
 
     def SetAlias(self, request, context):
         """Points an alias at a version and appends to its history. Times never go back: valid_from earlier than the alias's last
-        event is INVALID_ARGUMENT. Callers: people, retraining.
+        event is INVALID_ARGUMENT. A rejected version is refused (FAILED_PRECONDITION, NOT_APPROVED); whether a pending one may
+        serve is for the caller to decide. NOT_FOUND (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND). Callers: people, retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,7 +196,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAliasEvents(self, request, context):
-        """Lists the history of a model's aliases, newest first.
+        """Lists the history of a model's aliases, newest first. NOT_FOUND (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,14 +204,15 @@ class RegistryServiceServicer(object):
 
     def DecideApproval(self, request, context):
         """Approves or rejects a version, bound to its manifest digest (FAILED_PRECONDITION, DIGEST_MISMATCH). A decision is
-        terminal (FAILED_PRECONDITION, ALREADY_DECIDED). Callers: people, retraining on their behalf.
+        terminal (FAILED_PRECONDITION, ALREADY_DECIDED). NOT_FOUND (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND). Callers: people,
+        retraining on their behalf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApprovals(self, request, context):
-        """Lists the decisions about a model's versions, newest first.
+        """Lists the decisions about a model's versions, newest first. NOT_FOUND (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -366,41 +366,50 @@ class RegistryServiceStub(typing.Generic[_RegistryServiceCreateModelType, _Regis
     """Stores an artifact under its digest. The first message carries the header, the others data. Idempotent by content.
     Refused by name before anything is stored: executable formats such as pickle and joblib (INVALID_ARGUMENT,
     EXECUTABLE_ARTIFACT), bytes that are no readable ONNX or point to external data (INVALID_ARTIFACT), another digest or
-    size than announced (DIGEST_MISMATCH), more than the configured size (TOO_LARGE). Callers: people, retraining.
+    size than announced (DIGEST_MISMATCH), more than the configured size (TOO_LARGE). RESOURCE_EXHAUSTED (OVERLOADED) with
+    RetryInfo when too many uploads run. Callers: people, retraining.
     """
 
     DownloadArtifact: _RegistryServiceDownloadArtifactType
-    """Streams an artifact. NOT_FOUND (ARTIFACT_NOT_FOUND). Callers: inference, people."""
+    """Streams an artifact. NOT_FOUND (ARTIFACT_NOT_FOUND). Damaged bytes never arrive whole: the stream ends with DATA_LOSS
+    (DIGEST_MISMATCH) before its last piece. Callers: inference, people.
+    """
 
     CreateModelVersion: _RegistryServiceCreateModelVersionType
     """Creates the next version of a model, PENDING. Its artifact must be stored (FAILED_PRECONDITION, ARTIFACT_NOT_FOUND) and
-    have the inputs and outputs of the manifest (SIGNATURE_MISMATCH). Callers: people, retraining.
+    have the inputs and outputs of the manifest (SIGNATURE_MISMATCH). NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT names
+    the field of the manifest, also for parents that are not registered. A replay returns the version as it is now.
+    Callers: people, retraining.
     """
 
     GetModelVersion: _RegistryServiceGetModelVersionType
     """Reads a version. NOT_FOUND (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND)."""
 
     ListModelVersions: _RegistryServiceListModelVersionsType
-    """Lists the versions of a model, newest first."""
+    """Lists the versions of a model, newest first. A page may end early, so that it fits a message. NOT_FOUND
+    (MODEL_NOT_FOUND).
+    """
 
     SetAlias: _RegistryServiceSetAliasType
     """Points an alias at a version and appends to its history. Times never go back: valid_from earlier than the alias's last
-    event is INVALID_ARGUMENT. Callers: people, retraining.
+    event is INVALID_ARGUMENT. A rejected version is refused (FAILED_PRECONDITION, NOT_APPROVED); whether a pending one may
+    serve is for the caller to decide. NOT_FOUND (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND). Callers: people, retraining.
     """
 
     GetAlias: _RegistryServiceGetAliasType
     """Reads where an alias points, now or at a time. NOT_FOUND (ALIAS_NOT_FOUND)."""
 
     ListAliasEvents: _RegistryServiceListAliasEventsType
-    """Lists the history of a model's aliases, newest first."""
+    """Lists the history of a model's aliases, newest first. NOT_FOUND (MODEL_NOT_FOUND)."""
 
     DecideApproval: _RegistryServiceDecideApprovalType
     """Approves or rejects a version, bound to its manifest digest (FAILED_PRECONDITION, DIGEST_MISMATCH). A decision is
-    terminal (FAILED_PRECONDITION, ALREADY_DECIDED). Callers: people, retraining on their behalf.
+    terminal (FAILED_PRECONDITION, ALREADY_DECIDED). NOT_FOUND (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND). Callers: people,
+    retraining on their behalf.
     """
 
     ListApprovals: _RegistryServiceListApprovalsType
-    """Lists the decisions about a model's versions, newest first."""
+    """Lists the decisions about a model's versions, newest first. NOT_FOUND (MODEL_NOT_FOUND)."""
 
 RegistryServiceAsyncStub: typing_extensions.TypeAlias = RegistryServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -498,7 +507,8 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         """Stores an artifact under its digest. The first message carries the header, the others data. Idempotent by content.
         Refused by name before anything is stored: executable formats such as pickle and joblib (INVALID_ARGUMENT,
         EXECUTABLE_ARTIFACT), bytes that are no readable ONNX or point to external data (INVALID_ARTIFACT), another digest or
-        size than announced (DIGEST_MISMATCH), more than the configured size (TOO_LARGE). Callers: people, retraining.
+        size than announced (DIGEST_MISMATCH), more than the configured size (TOO_LARGE). RESOURCE_EXHAUSTED (OVERLOADED) with
+        RetryInfo when too many uploads run. Callers: people, retraining.
         """
 
     @abc.abstractmethod
@@ -507,7 +517,9 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.registry.v1.registry_service_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[setpoint.registry.v1.registry_service_pb2.DownloadArtifactResponse], collections.abc.AsyncIterator[setpoint.registry.v1.registry_service_pb2.DownloadArtifactResponse]]:
-        """Streams an artifact. NOT_FOUND (ARTIFACT_NOT_FOUND). Callers: inference, people."""
+        """Streams an artifact. NOT_FOUND (ARTIFACT_NOT_FOUND). Damaged bytes never arrive whole: the stream ends with DATA_LOSS
+        (DIGEST_MISMATCH) before its last piece. Callers: inference, people.
+        """
 
     @abc.abstractmethod
     def CreateModelVersion(
@@ -516,7 +528,9 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.registry.v1.registry_service_pb2.CreateModelVersionResponse, collections.abc.Awaitable[setpoint.registry.v1.registry_service_pb2.CreateModelVersionResponse]]:
         """Creates the next version of a model, PENDING. Its artifact must be stored (FAILED_PRECONDITION, ARTIFACT_NOT_FOUND) and
-        have the inputs and outputs of the manifest (SIGNATURE_MISMATCH). Callers: people, retraining.
+        have the inputs and outputs of the manifest (SIGNATURE_MISMATCH). NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT names
+        the field of the manifest, also for parents that are not registered. A replay returns the version as it is now.
+        Callers: people, retraining.
         """
 
     @abc.abstractmethod
@@ -533,7 +547,9 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.registry.v1.registry_service_pb2.ListModelVersionsRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.registry.v1.registry_service_pb2.ListModelVersionsResponse, collections.abc.Awaitable[setpoint.registry.v1.registry_service_pb2.ListModelVersionsResponse]]:
-        """Lists the versions of a model, newest first."""
+        """Lists the versions of a model, newest first. A page may end early, so that it fits a message. NOT_FOUND
+        (MODEL_NOT_FOUND).
+        """
 
     @abc.abstractmethod
     def SetAlias(
@@ -542,7 +558,8 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.registry.v1.registry_service_pb2.SetAliasResponse, collections.abc.Awaitable[setpoint.registry.v1.registry_service_pb2.SetAliasResponse]]:
         """Points an alias at a version and appends to its history. Times never go back: valid_from earlier than the alias's last
-        event is INVALID_ARGUMENT. Callers: people, retraining.
+        event is INVALID_ARGUMENT. A rejected version is refused (FAILED_PRECONDITION, NOT_APPROVED); whether a pending one may
+        serve is for the caller to decide. NOT_FOUND (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND). Callers: people, retraining.
         """
 
     @abc.abstractmethod
@@ -559,7 +576,7 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.registry.v1.registry_service_pb2.ListAliasEventsRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.registry.v1.registry_service_pb2.ListAliasEventsResponse, collections.abc.Awaitable[setpoint.registry.v1.registry_service_pb2.ListAliasEventsResponse]]:
-        """Lists the history of a model's aliases, newest first."""
+        """Lists the history of a model's aliases, newest first. NOT_FOUND (MODEL_NOT_FOUND)."""
 
     @abc.abstractmethod
     def DecideApproval(
@@ -568,7 +585,8 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.registry.v1.registry_service_pb2.DecideApprovalResponse, collections.abc.Awaitable[setpoint.registry.v1.registry_service_pb2.DecideApprovalResponse]]:
         """Approves or rejects a version, bound to its manifest digest (FAILED_PRECONDITION, DIGEST_MISMATCH). A decision is
-        terminal (FAILED_PRECONDITION, ALREADY_DECIDED). Callers: people, retraining on their behalf.
+        terminal (FAILED_PRECONDITION, ALREADY_DECIDED). NOT_FOUND (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND). Callers: people,
+        retraining on their behalf.
         """
 
     @abc.abstractmethod
@@ -577,6 +595,6 @@ class RegistryServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.registry.v1.registry_service_pb2.ListApprovalsRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.registry.v1.registry_service_pb2.ListApprovalsResponse, collections.abc.Awaitable[setpoint.registry.v1.registry_service_pb2.ListApprovalsResponse]]:
-        """Lists the decisions about a model's versions, newest first."""
+        """Lists the decisions about a model's versions, newest first. NOT_FOUND (MODEL_NOT_FOUND)."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

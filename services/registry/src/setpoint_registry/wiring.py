@@ -1,0 +1,45 @@
+"""Puts the registry together."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from setpoint.registry.v1 import registry_service_pb2_grpc
+from setpoint_db import engine as engines
+from setpoint_db import migrate
+from setpoint_registry import config, service, servicer
+from setpoint_registry.adapters import artifact_folder
+from setpoint_registry.store import sql_store, tables
+from setpoint_rpc import server as servers
+from setpoint_runtime import clock as clocks
+
+SERVICE = "setpoint.registry.v1.RegistryService"
+
+
+@contextlib.asynccontextmanager
+async def build(
+    settings: config.RegistrySettings, server: servers.Server, clock: clocks.Clock
+) -> AsyncIterator[None]:
+    """Migrate the schema, open the folder, and register the servicer."""
+    await migrate.upgrade(settings.database_url, schema=tables.SCHEMA, package="setpoint_registry")
+    folder = artifact_folder.ArtifactFolder(settings.artifact_url)
+    await asyncio.to_thread(folder.prepare)
+    engine = engines.create_engine(
+        settings.database_url, application_name="setpoint-registry", schema=tables.SCHEMA
+    )
+    try:
+        registry = service.RegistryService(
+            sql_store.SqlStore(engine),
+            folder,
+            clock,
+            max_artifact_bytes=settings.max_artifact_bytes,
+            max_uploads=settings.max_uploads,
+        )
+        server.add(
+            registry_service_pb2_grpc.add_RegistryServiceServicer_to_server,
+            servicer.RegistryServicer(registry),
+            SERVICE,
+        )
+        yield
+    finally:
+        await engine.dispose()
