@@ -104,8 +104,8 @@ class Entity(google.protobuf.message.Message):
     """When it was registered; set by the service."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
-        """The key columns that together identify one such thing; INT32, INT64 or STRING. int32 and int64 keys of one number are
-        the same key.
+        """The key columns that together identify one such thing, 1 to 8; INT32, INT64 or STRING of at most 1024 bytes. int32 and
+        int64 keys of one number are the same key. Names match ^[A-Za-z0-9_.-]{1,64}$. The keys of an entity never change.
         """
 
     def __init__(
@@ -142,7 +142,7 @@ class FeatureView(google.protobuf.message.Message):
     entity: builtins.str
     """Name of the entity."""
     ttl_microseconds: builtins.int
-    """A value with event_time < T - ttl is stale at T, online and offline alike. 0 means never."""
+    """A value with event_time < T - ttl is stale at T, to the microsecond, online and offline alike. 0 means never."""
     boundary: Global___Boundary.ValueType
     """The same online and offline."""
     description: builtins.str
@@ -184,7 +184,7 @@ class FeatureField(google.protobuf.message.Message):
     SENSITIVE_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """Name, unique within the view."""
+    """Name, ^[A-Za-z0-9_.-]{1,64}$, unique within the view and other than its entity's keys, event_time and created_time."""
     dtype: setpoint.common.v1.column_pb2.DataType.ValueType
     """Type."""
     sensitive: builtins.bool
@@ -193,7 +193,9 @@ class FeatureField(google.protobuf.message.Message):
     """For people."""
     @property
     def default_value(self) -> setpoint.common.v1.value_pb2.Value:
-        """Served when no value is known or the value is expired; absent: null is served."""
+        """Served when no value is known or the value is stale; absent: null is served. A stored null is a value: it is served as
+        null. Not null, NaN or infinite itself.
+        """
 
     def __init__(
         self,
@@ -285,7 +287,7 @@ class FeatureReference(google.protobuf.message.Message):
     field: builtins.str
     """Name of the field."""
     alias: builtins.str
-    """Name of the column in the set; empty means the field's name. Unique within the set."""
+    """Name of the column in the set; empty means the field's name. Unique within the set, request fields included."""
     view_version: builtins.str
     """Version of the view that the set is bound to; set by the service."""
     dtype: setpoint.common.v1.column_pb2.DataType.ValueType

@@ -481,9 +481,11 @@ class WriteFeaturesResponse(google.protobuf.message.Message):
     rows_written: builtins.int
     """Rows stored in history."""
     online_updated: builtins.int
-    """Keys whose online copy this batch replaced; the others have a greater row already."""
+    """Keys whose online copy this batch replaced; the others have a greater row already. 0 in a replay."""
     online_applied: builtins.bool
-    """False while the online store is down; it catches up by itself."""
+    """Whether the online copies are up to date with this batch. False while the online store is down; it catches up by
+    itself.
+    """
     replayed: builtins.bool
     """The batch_id was seen before."""
     def __init__(
@@ -513,11 +515,15 @@ class GetOnlineFeaturesRequest(google.protobuf.message.Message):
 
     @property
     def entities(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """Key columns of the set, one row for each entity; other columns are ignored. At most 10,000 rows."""
+        """Key columns of the set, one row for each entity; other columns are ignored. At most 10,000 rows, and fewer for wide
+        sets, whose answer must fit a message.
+        """
 
     @property
     def as_of_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """The time at which TTL is judged, for each row; a single value stands for all, none means the service's clock."""
+        """The time at which TTL, boundary and arrival are judged, for each row; a single value stands for all, none means the
+        service's clock.
+        """
 
     def __init__(
         self,
@@ -617,13 +623,19 @@ class GetHistoricalFeaturesResponse(google.protobuf.message.Message):
     FEATURES_FIELD_NUMBER: builtins.int
     STATUSES_FIELD_NUMBER: builtins.int
     EVENT_TIMES_FIELD_NUMBER: builtins.int
+    PIECE_FIELD_NUMBER: builtins.int
+    PIECE_COMPLETE_FIELD_NUMBER: builtins.int
+    piece: builtins.int
+    """Which piece of the spine this answers, counted from 0."""
+    piece_complete: builtins.bool
+    """No further reply answers this piece."""
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """The exact version that was read."""
 
     @property
     def features(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """One column for each feature of the set, rows as in the spine's piece."""
+        """One column for each feature of the set, rows as in the spine's piece or in the part of it that this reply answers."""
 
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
@@ -640,9 +652,11 @@ class GetHistoricalFeaturesResponse(google.protobuf.message.Message):
         features: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
         statuses: collections.abc.Iterable[builtins.bytes] | None = ...,
         event_times: collections.abc.Iterable[builtins.bytes] | None = ...,
+        piece: builtins.int = ...,
+        piece_complete: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_times", b"event_times", "feature_set", b"feature_set", "features", b"features", "statuses", b"statuses"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_times", b"event_times", "feature_set", b"feature_set", "features", b"features", "piece", b"piece", "piece_complete", b"piece_complete", "statuses", b"statuses"]) -> None: ...
 
 Global___GetHistoricalFeaturesResponse: typing_extensions.TypeAlias = GetHistoricalFeaturesResponse
 
@@ -658,10 +672,10 @@ class ReadFeatureViewRequest(google.protobuf.message.Message):
     view: builtins.str
     """Name of the view; its latest version is read."""
     known_at_time: builtins.int
-    """Only rows that had arrived by then; 0 means all."""
+    """Only rows known at that time; 0 means all."""
     @property
     def range(self) -> setpoint.common.v1.reference_pb2.TimeRange:
-        """Which event times."""
+        """Which event times; absent means all."""
 
     def __init__(
         self,
@@ -811,12 +825,14 @@ class LeakageFinding(google.protobuf.message.Message):
     values: builtins.int
     """Non-null values judged."""
     leaked: builtins.int
-    """Values that equal a stored one which was not known at the row's time, and differ from what was known."""
+    """Values that equal a stored one of the same entity which became known only after the row's time, and differ from the
+    one known at it.
+    """
     message: builtins.str
     """What happened, for people."""
     @property
     def rows(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """The first few leaking rows."""
+        """The first few leaking rows, counted from 0."""
 
     def __init__(
         self,

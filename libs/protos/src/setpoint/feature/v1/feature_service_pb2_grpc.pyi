@@ -252,8 +252,10 @@ _FeatureServiceCheckLeakageType = typing_extensions.TypeVar(
 class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _FeatureServiceGetEntityType, _FeatureServiceListEntitiesType, _FeatureServiceRegisterFeatureViewType, _FeatureServiceGetFeatureViewType, _FeatureServiceListFeatureViewsType, _FeatureServiceRegisterFeatureSetType, _FeatureServiceGetFeatureSetType, _FeatureServiceListFeatureSetsType, _FeatureServiceWriteFeaturesType, _FeatureServiceGetOnlineFeaturesType, _FeatureServiceGetHistoricalFeaturesType, _FeatureServiceReadFeatureViewType, _FeatureServiceCheckLeakageType]):
     """FeatureService answers what was known about an entity at a time, online and offline by the same rules.
 
-    Values of one entity and view are ordered by (event_time, created_time, sequence); the greatest that is visible at T wins.
-    "Known at T" means event_time and created_time are both not after T. Every mutating request carries a request_id; the
+    Values of one entity and view are ordered by (event_time, created_time, sequence); the greatest that is known at T wins.
+    "Known at T" means that created_time is not after T and event_time is not after T (before T where the view's boundary is
+    exclusive). Whether the winner is stale is judged afterwards; an older value never stands in for it, and neither for a
+    null. Every mutating request carries a request_id; the
     same id with the same content is answered with replayed = true and changes nothing, with other content ALREADY_EXISTS
     (REQUEST_ID_REUSED). Any method may answer UNAVAILABLE (DATABASE_UNAVAILABLE).
     """
@@ -413,34 +415,48 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
 
     WriteFeatures: _FeatureServiceWriteFeaturesType
     """Writes rows of one view: entity key columns, event_time, optionally created_time (the arrival time; the service's
-    clock where the column is absent or null), and the fields (an absent field column is null). History is durable in one
-    transaction before the answer; the online copy keeps the greatest row by (event_time, created_time, sequence). The
-    same batch_id with the same rows is a replay. A bad batch is refused whole with INVALID_ARGUMENT, naming column and
-    row. When the online store is down the write is durable, online_applied is false, and the online copy catches up by
-    itself. Callers: pipelines.
+    clock where the column is absent or null), and the fields (an absent field column is null). A replay of the past must
+    give created_time: what arrives without it is known from now on only. Numbers of another width are taken where each
+    keeps its meaning. History is durable in one transaction before the answer; the online copy keeps the greatest row by
+    (event_time, created_time, sequence), so late rows never replace newer ones and a correction at the same event time
+    does. The same batch_id with the same rows is a replay, with other rows ALREADY_EXISTS (REQUEST_ID_REUSED). A bad
+    batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
+    have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
+    EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), TOO_LARGE. NOT_FOUND
+    (FEATURE_VIEW_NOT_FOUND). When the online store is down the write is durable, online_applied is false, and the online
+    copy catches up by itself. Callers: pipelines.
     """
 
     GetOnlineFeatures: _FeatureServiceGetOnlineFeaturesType
-    """Reads the features of many entities as the online store knows them now, in one round trip. The reply's rows are the
-    request's rows, in order. TTL is judged at each row's as_of_time. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT
-    (ENTITY_KEY_MISSING, WRONG_TYPE). An unknown entity is no error: its values are MISSING or DEFAULT. With the online
-    store down: UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router, clients. Default deadline 150 ms from the router.
+    """Reads the features of many entities in one round trip to the online store. The reply's rows are the request's rows, in
+    order. Answers equal those of GetHistoricalFeatures for a time at which the greatest row of each entity is known: TTL,
+    boundary and arrival are judged at each row's as_of_time. The online store keeps that greatest row alone; where it is
+    not known yet at as_of_time (a time before the last write, or a clock behind the writer's) the value is MISSING or
+    DEFAULT, never one from the future, and older values are GetHistoricalFeatures' to tell. NOT_FOUND
+    (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
+    is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
+    rebuilt: UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router, clients. Default deadline 150 ms from the router.
     """
 
     GetHistoricalFeatures: _FeatureServiceGetHistoricalFeaturesType
     """Point-in-time join: for each spine row the features as known at that row's time. The first message carries the header,
-    every message a piece of the spine; for each piece one reply piece with the same rows in the same order, duplicates
-    kept. INVALID_ARGUMENT where the spine lacks its time column or a key. Callers: retraining, people.
+    every message a piece of the spine. Replies hold the features of the spine's rows in the same order, duplicates kept:
+    one reply for each piece, or several where one would be too large for a message. All pieces see the history as it was
+    when the stream began. Sorting the spine by time keeps large joins quick. A null key matches nothing. NOT_FOUND
+    (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT where the spine lacks its time column or a key (MISSING_FIELD,
+    ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED for a null time). Callers: retraining, people.
     """
 
     ReadFeatureView: _FeatureServiceReadFeatureViewType
-    """Streams the stored rows of a view whose event_time lies in the range and that were known at known_at_time, ordered by
-    (event_time, created_time, sequence). Only the winning row of an entity and event_time is sent. Callers: retraining.
+    """Streams the stored rows of a view's latest version whose event_time lies in the range and that were known at
+    known_at_time, ordered by (event_time, created_time, sequence). Only the winning row of an entity and event_time is
+    sent. Rows written after the stream began are not in it. NOT_FOUND (FEATURE_VIEW_NOT_FOUND). Callers: retraining.
     """
 
     CheckLeakage: _FeatureServiceCheckLeakageType
     """Judges a training table: for each column, in how many rows its value was not known at the row's time, by comparing
-    with what the stored history says was known. Callers: retraining, people.
+    with what the stored history says was known. NOT_FOUND (FEATURE_VIEW_NOT_FOUND), INVALID_ARGUMENT names a column, field
+    or key that is missing or of another type. Callers: retraining, people.
     """
 
 FeatureServiceAsyncStub: typing_extensions.TypeAlias = FeatureServiceStub[
@@ -505,8 +521,10 @@ FeatureServiceAsyncStub: typing_extensions.TypeAlias = FeatureServiceStub[
 class FeatureServiceServicer(metaclass=abc.ABCMeta):
     """FeatureService answers what was known about an entity at a time, online and offline by the same rules.
 
-    Values of one entity and view are ordered by (event_time, created_time, sequence); the greatest that is visible at T wins.
-    "Known at T" means event_time and created_time are both not after T. Every mutating request carries a request_id; the
+    Values of one entity and view are ordered by (event_time, created_time, sequence); the greatest that is known at T wins.
+    "Known at T" means that created_time is not after T and event_time is not after T (before T where the view's boundary is
+    exclusive). Whether the winner is stale is judged afterwards; an older value never stands in for it, and neither for a
+    null. Every mutating request carries a request_id; the
     same id with the same content is answered with replayed = true and changes nothing, with other content ALREADY_EXISTS
     (REQUEST_ID_REUSED). Any method may answer UNAVAILABLE (DATABASE_UNAVAILABLE).
     """
@@ -596,11 +614,16 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.feature.v1.feature_service_pb2.WriteFeaturesResponse, collections.abc.Awaitable[setpoint.feature.v1.feature_service_pb2.WriteFeaturesResponse]]:
         """Writes rows of one view: entity key columns, event_time, optionally created_time (the arrival time; the service's
-        clock where the column is absent or null), and the fields (an absent field column is null). History is durable in one
-        transaction before the answer; the online copy keeps the greatest row by (event_time, created_time, sequence). The
-        same batch_id with the same rows is a replay. A bad batch is refused whole with INVALID_ARGUMENT, naming column and
-        row. When the online store is down the write is durable, online_applied is false, and the online copy catches up by
-        itself. Callers: pipelines.
+        clock where the column is absent or null), and the fields (an absent field column is null). A replay of the past must
+        give created_time: what arrives without it is known from now on only. Numbers of another width are taken where each
+        keeps its meaning. History is durable in one transaction before the answer; the online copy keeps the greatest row by
+        (event_time, created_time, sequence), so late rows never replace newer ones and a correction at the same event time
+        does. The same batch_id with the same rows is a replay, with other rows ALREADY_EXISTS (REQUEST_ID_REUSED). A bad
+        batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
+        have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
+        EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), TOO_LARGE. NOT_FOUND
+        (FEATURE_VIEW_NOT_FOUND). When the online store is down the write is durable, online_applied is false, and the online
+        copy catches up by itself. Callers: pipelines.
         """
 
     @abc.abstractmethod
@@ -609,10 +632,14 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.feature.v1.feature_service_pb2.GetOnlineFeaturesRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.feature.v1.feature_service_pb2.GetOnlineFeaturesResponse, collections.abc.Awaitable[setpoint.feature.v1.feature_service_pb2.GetOnlineFeaturesResponse]]:
-        """Reads the features of many entities as the online store knows them now, in one round trip. The reply's rows are the
-        request's rows, in order. TTL is judged at each row's as_of_time. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT
-        (ENTITY_KEY_MISSING, WRONG_TYPE). An unknown entity is no error: its values are MISSING or DEFAULT. With the online
-        store down: UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router, clients. Default deadline 150 ms from the router.
+        """Reads the features of many entities in one round trip to the online store. The reply's rows are the request's rows, in
+        order. Answers equal those of GetHistoricalFeatures for a time at which the greatest row of each entity is known: TTL,
+        boundary and arrival are judged at each row's as_of_time. The online store keeps that greatest row alone; where it is
+        not known yet at as_of_time (a time before the last write, or a clock behind the writer's) the value is MISSING or
+        DEFAULT, never one from the future, and older values are GetHistoricalFeatures' to tell. NOT_FOUND
+        (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
+        is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
+        rebuilt: UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router, clients. Default deadline 150 ms from the router.
         """
 
     @abc.abstractmethod
@@ -622,8 +649,11 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[setpoint.feature.v1.feature_service_pb2.GetHistoricalFeaturesResponse], collections.abc.AsyncIterator[setpoint.feature.v1.feature_service_pb2.GetHistoricalFeaturesResponse]]:
         """Point-in-time join: for each spine row the features as known at that row's time. The first message carries the header,
-        every message a piece of the spine; for each piece one reply piece with the same rows in the same order, duplicates
-        kept. INVALID_ARGUMENT where the spine lacks its time column or a key. Callers: retraining, people.
+        every message a piece of the spine. Replies hold the features of the spine's rows in the same order, duplicates kept:
+        one reply for each piece, or several where one would be too large for a message. All pieces see the history as it was
+        when the stream began. Sorting the spine by time keeps large joins quick. A null key matches nothing. NOT_FOUND
+        (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT where the spine lacks its time column or a key (MISSING_FIELD,
+        ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED for a null time). Callers: retraining, people.
         """
 
     @abc.abstractmethod
@@ -632,8 +662,9 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.feature.v1.feature_service_pb2.ReadFeatureViewRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[setpoint.feature.v1.feature_service_pb2.ReadFeatureViewResponse], collections.abc.AsyncIterator[setpoint.feature.v1.feature_service_pb2.ReadFeatureViewResponse]]:
-        """Streams the stored rows of a view whose event_time lies in the range and that were known at known_at_time, ordered by
-        (event_time, created_time, sequence). Only the winning row of an entity and event_time is sent. Callers: retraining.
+        """Streams the stored rows of a view's latest version whose event_time lies in the range and that were known at
+        known_at_time, ordered by (event_time, created_time, sequence). Only the winning row of an entity and event_time is
+        sent. Rows written after the stream began are not in it. NOT_FOUND (FEATURE_VIEW_NOT_FOUND). Callers: retraining.
         """
 
     @abc.abstractmethod
@@ -643,7 +674,8 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.feature.v1.feature_service_pb2.CheckLeakageResponse, collections.abc.Awaitable[setpoint.feature.v1.feature_service_pb2.CheckLeakageResponse]]:
         """Judges a training table: for each column, in how many rows its value was not known at the row's time, by comparing
-        with what the stored history says was known. Callers: retraining, people.
+        with what the stored history says was known. NOT_FOUND (FEATURE_VIEW_NOT_FOUND), INVALID_ARGUMENT names a column, field
+        or key that is missing or of another type. Callers: retraining, people.
         """
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
