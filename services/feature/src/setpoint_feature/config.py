@@ -1,0 +1,44 @@
+"""Settings of the feature service."""
+
+from pydantic import Field
+
+from setpoint_runtime import settings as service_settings
+
+
+class FeatureSettings(service_settings.ServiceSettings):
+    """What the feature service can be told, as `SETPOINT_FEATURE_<FIELD>`."""
+
+    model_config = service_settings.settings_config("feature")
+
+    port: int = Field(default=7402, ge=0, le=65_535)
+    """gRPC port; 0 lets the system choose one."""
+
+    database_url: str = "postgresql://127.0.0.1:5432/setpoint"
+    """PostgreSQL that holds definitions and history, in the schema `feature`."""
+
+    valkey_url: str = "redis://127.0.0.1:6379/0"
+    """Valkey or Redis that holds the online copies; it must not evict keys (`noeviction`)."""
+
+    future_tolerance_seconds: float = Field(default=300.0, ge=0)
+    """How far ahead of this service's clock written times may lie, since clocks differ."""
+
+    online_read_timeout_seconds: float = Field(default=1.0, gt=0)
+    """Longest wait for an online read; the caller's deadline is usually shorter."""
+
+    online_write_timeout_seconds: float = Field(default=5.0, gt=0)
+    """Longest wait for one piece of an online update; it is caught up later otherwise."""
+
+    online_connections: int = Field(default=16, ge=1)
+    """Most connections to Valkey for reads."""
+
+    poll_seconds: float = Field(default=1.0, gt=0)
+    """How often definitions of other replicas are taken in and online copies are checked."""
+
+    statement_seconds: float = Field(default=30.0, gt=0)
+    """Longest time of one database statement of a batch write or a historical read."""
+
+    whole_view_rows: int = Field(default=1_000_000, ge=0)
+    """A historical join reads views of up to so many rows once per stream and keeps them in memory."""
+
+    answer_bytes: int = Field(default=3_500_000, ge=1, le=4_000_000)
+    """About how large one answer may be; messages end at 4 MiB."""

@@ -1,0 +1,303 @@
+"""Messages to domain values and back."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from setpoint.common.v1 import column_pb2, reference_pb2
+from setpoint.feature.v1 import definition_pb2, feature_service_pb2
+from setpoint_columns import Column, Columns, DataType, proto, value
+from setpoint_feature.domain import assemble, definitions, history, leakage, plan
+from setpoint_feature.service import leakage as leakage_service
+from setpoint_runtime import errors
+
+_BOUNDARIES = {
+    definition_pb2.BOUNDARY_UNSPECIFIED: definitions.Boundary.INCLUSIVE,
+    definition_pb2.BOUNDARY_INCLUSIVE: definitions.Boundary.INCLUSIVE,
+    definition_pb2.BOUNDARY_EXCLUSIVE: definitions.Boundary.EXCLUSIVE,
+}
+_BOUNDARY_NUMBERS = {
+    definitions.Boundary.INCLUSIVE: definition_pb2.BOUNDARY_INCLUSIVE,
+    definitions.Boundary.EXCLUSIVE: definition_pb2.BOUNDARY_EXCLUSIVE,
+}
+_EARLIEST = -(1 << 63)
+_LATEST = (1 << 63) - 1
+
+
+def specs_from_proto(
+    specs: Iterable[reference_pb2.FieldSpec], field: str
+) -> tuple[definitions.FieldSpec, ...]:
+    """Returns named, typed columns.
+
+    Raises:
+        InvalidArgumentError: A type is unknown.
+    """
+    return tuple(
+        definitions.FieldSpec(
+            each.name,
+            proto.data_type_from_proto(each.dtype, f"{field}[{index}].dtype"),
+            each.description,
+        )
+        for index, each in enumerate(specs)
+    )
+
+
+def spec_to_proto(spec: definitions.FieldSpec) -> reference_pb2.FieldSpec:
+    """Returns the message of a named, typed column."""
+    return reference_pb2.FieldSpec(
+        name=spec.name,
+        dtype=proto.data_type_to_proto(spec.dtype),
+        description=spec.description,
+    )
+
+
+def entity_from_proto(entity: definition_pb2.Entity) -> definitions.Entity:
+    """Returns an entity; what the service sets is ignored.
+
+    Raises:
+        InvalidArgumentError: A type is unknown.
+    """
+    keys = specs_from_proto(entity.keys, "entity.keys")
+    return definitions.Entity(entity.name, keys, entity.description)
+
+
+def entity_to_proto(entity: definitions.Entity) -> definition_pb2.Entity:
+    """Returns the message of an entity."""
+    return definition_pb2.Entity(
+        name=entity.name,
+        keys=map(spec_to_proto, entity.keys),
+        description=entity.description,
+        create_time=entity.create_time,
+    )
+
+
+def view_from_proto(view: definition_pb2.FeatureView) -> definitions.FeatureView:
+    """Returns a view; what the service sets is ignored.
+
+    Raises:
+        InvalidArgumentError: A type or the boundary is unknown, or a default has another type.
+    """
+    boundary = _BOUNDARIES.get(view.boundary)
+    if boundary is None:
+        raise errors.invalid("view.boundary", int(view.boundary), "must be a known boundary")
+    return definitions.FeatureView(
+        name=view.name,
+        entity=view.entity,
+        fields=tuple(
+            _field_from_proto(each, f"view.fields[{index}]")
+            for index, each in enumerate(view.fields)
+        ),
+        ttl=view.ttl_microseconds,
+        boundary=boundary,
+        description=view.description,
+        owner=view.owner,
+    )
+
+
+def _field_from_proto(message: definition_pb2.FeatureField, path: str) -> definitions.Field:
+    dtype = proto.data_type_from_proto(message.dtype, f"{path}.dtype")
+    default: definitions.DefaultValue | None = None
+    if message.HasField("default_value"):
+        where = f"{path}.default_value"
+        default = value.from_proto(message.default_value, where, dtype)
+        if default is None:
+            rule = "must be absent instead of null"
+            raise errors.invalid(where, None, rule, errors.Reason.NULL_REFUSED)
+        if dtype in (DataType.FLOAT32, DataType.FLOAT64):
+            default = _float_default(float(default), dtype)
+    return definitions.Field(message.name, dtype, default, message.sensitive, message.description)
+
+
+def _float_default(number: float, dtype: DataType) -> float:
+    """Returns a default as it will be stored; one out of range becomes infinite, which is refused."""
+    if dtype is DataType.FLOAT64 or not math.isfinite(number):
+        return number
+    with np.errstate(over="ignore"):
+        return float(np.float32(number))
+
+
+def view_to_proto(view: definitions.FeatureView) -> definition_pb2.FeatureView:
+    """Returns the message of a view."""
+    message = definition_pb2.FeatureView(
+        name=view.name,
+        version=view.version,
+        entity=view.entity,
+        ttl_microseconds=view.ttl,
+        boundary=_BOUNDARY_NUMBERS[view.boundary],
+        description=view.description,
+        owner=view.owner,
+        create_time=view.create_time,
+    )
+    for each in view.fields:
+        field = message.fields.add(
+            name=each.name,
+            dtype=proto.data_type_to_proto(each.dtype),
+            sensitive=each.sensitive,
+            description=each.description,
+        )
+        if each.default is None:
+            continue
+        if each.dtype is DataType.TIMESTAMP and isinstance(each.default, int):
+            field.default_value.timestamp_value = each.default
+        else:
+            field.default_value.CopyFrom(value.to_proto(each.default))
+    return message
+
+
+def feature_set_from_proto(message: definition_pb2.FeatureSet) -> definitions.FeatureSet:
+    """Returns a feature set; what the service sets is ignored.
+
+    Raises:
+        InvalidArgumentError: A type is unknown.
+    """
+    return definitions.FeatureSet(
+        name=message.name,
+        features=tuple(
+            definitions.FeatureReference(each.view, each.field, each.alias, dict(each.key_columns))
+            for each in message.features
+        ),
+        request_fields=specs_from_proto(message.request_fields, "feature_set.request_fields"),
+        description=message.description,
+    )
+
+
+def feature_set_to_proto(feature_set: definitions.FeatureSet) -> definition_pb2.FeatureSet:
+    """Returns the message of a feature set."""
+    message = definition_pb2.FeatureSet(
+        name=feature_set.name,
+        version=feature_set.version,
+        request_fields=map(spec_to_proto, feature_set.request_fields),
+        description=feature_set.description,
+        create_time=feature_set.create_time,
+    )
+    for each in feature_set.features:
+        message.features.add(
+            view=each.view,
+            field=each.field,
+            alias=each.alias,
+            key_columns=each.key_columns,
+            view_version=each.view_version,
+            dtype=proto.data_type_to_proto(each.dtype) if each.dtype is not None else 0,
+        )
+    return message
+
+
+def reference_to_proto(feature_set: definitions.FeatureSet) -> reference_pb2.FeatureSetReference:
+    """Returns the reference to an exact feature set."""
+    return reference_pb2.FeatureSetReference(name=feature_set.name, version=feature_set.version)
+
+
+def online_to_proto(
+    feature_set: definitions.FeatureSet, served: assemble.Served
+) -> feature_service_pb2.GetOnlineFeaturesResponse:
+    """Returns the answer of an online read."""
+    return feature_service_pb2.GetOnlineFeaturesResponse(
+        feature_set=reference_to_proto(feature_set),
+        features=proto.to_proto(served.features),
+        statuses=served.statuses,
+        event_times=served.event_times,
+    )
+
+
+def historical_to_proto(
+    feature_set: definitions.FeatureSet, served: assemble.Served, piece: int, max_bytes: int
+) -> Iterator[feature_service_pb2.GetHistoricalFeaturesResponse]:
+    """Yields the answer of one piece of a spine, in as many messages as its size asks for."""
+    rows = served.features.rows
+    bounds = _bounds(served.features, len(served.statuses) * 9, max_bytes)
+    for start, stop in bounds:
+        yield feature_service_pb2.GetHistoricalFeaturesResponse(
+            feature_set=reference_to_proto(feature_set),
+            features=proto.to_proto(served.features.slice(start, stop)),
+            statuses=[each[start:stop] for each in served.statuses],
+            event_times=[each[start * 8 : stop * 8] for each in served.event_times],
+            piece=piece,
+            piece_complete=stop == rows,
+        )
+
+
+def rows_to_proto(
+    view: plan.CompiledView, page: history.NamedRows, max_bytes: int
+) -> Iterator[feature_service_pb2.ReadFeatureViewResponse]:
+    """Yields stored rows, in as many messages as their size asks for."""
+    rows = page.rows
+    fields = view.layout.unpack(rows.data, rows.starts, range(len(view.view.fields)))
+    columns = Columns(
+        len(rows),
+        [
+            *view.codec.decode(page.keys),
+            Column(definitions.EVENT_TIME, DataType.TIMESTAMP, rows.event_times),
+            Column(definitions.CREATED_TIME, DataType.TIMESTAMP, rows.created_times),
+            *fields,
+        ],
+    )
+    for start, stop in _bounds(columns, 0, max_bytes):
+        yield feature_service_pb2.ReadFeatureViewResponse(
+            rows=proto.to_proto(columns.slice(start, stop))
+        )
+
+
+def _bounds(columns: Columns, extra: int, max_bytes: int) -> list[tuple[int, int]]:
+    """Cuts rows into parts of about `max_bytes`, by their average size; at least one part."""
+    total = columns.rows * extra
+    for column in columns.columns:
+        if column.offsets is not None:
+            total += len(column.text_bounds()[0]) + 4 * columns.rows
+        else:
+            total += column.values.nbytes
+    parts = max(1, min(columns.rows, -(-total // max_bytes)))
+    size = max(1, -(-columns.rows // parts))
+    return [
+        (start, min(start + size, columns.rows)) for start in range(0, max(1, columns.rows), size)
+    ]
+
+
+def range_from_proto(request: feature_service_pb2.ReadFeatureViewRequest) -> tuple[int, int, int]:
+    """Returns first and last event time (half-open) and the time at which rows must be known.
+
+    Raises:
+        InvalidArgumentError: The range ends before it starts.
+    """
+    known_at = request.known_at_time or _LATEST
+    if not request.HasField("range"):
+        return _EARLIEST, _LATEST, known_at
+    start, end = request.range.start_time, request.range.end_time
+    if end < start:
+        raise errors.invalid("range.end_time", end, f"must not be before start_time {start}")
+    return start, end, known_at
+
+
+def claims_from_proto(
+    columns: Iterable[feature_service_pb2.LeakageColumn],
+) -> list[leakage_service.Claim]:
+    """Returns what the columns of a table claim to hold."""
+    return [
+        leakage_service.Claim(each.column, each.view, each.field, dict(each.key_columns))
+        for each in columns
+    ]
+
+
+def findings_to_proto(
+    claims: Sequence[leakage_service.Claim], findings: Sequence[leakage.Finding]
+) -> feature_service_pb2.CheckLeakageResponse:
+    """Returns the verdicts on the columns of a table."""
+    response = feature_service_pb2.CheckLeakageResponse()
+    for claim, finding in zip(claims, findings, strict=True):
+        response.findings.add(
+            column=claim.column,
+            values=finding.values,
+            leaked=finding.leaked,
+            rows=finding.rows,
+            message=finding.message,
+        )
+    return response
+
+
+def columns_from_proto(message: column_pb2.ColumnBatch, field: str) -> Columns:
+    """Returns the checked columns of a message.
+
+    Raises:
+        InvalidArgumentError: The message breaks the format.
+    """
+    return proto.from_proto(message, field)

@@ -1,0 +1,130 @@
+"""All definitions at one moment, indexed for look-ups."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from setpoint_feature.domain import definitions, plan
+from setpoint_runtime import errors
+
+_T = TypeVar("_T", definitions.FeatureView, definitions.FeatureSet)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A definition as it stands in the store."""
+
+    definition: definitions.Definition
+    revision: int
+    """Grows with every registration that changes something; the greatest of a name is the latest."""
+    number: int = 0
+    """Of a view: its short name inside the history."""
+
+
+class _Versions(Generic[_T]):
+    """Versions of definitions of one kind, by name."""
+
+    def __init__(self) -> None:
+        self.by_version: dict[tuple[str, str], _T] = {}
+        self.latest: dict[str, _T] = {}
+        self._revisions: dict[str, int] = {}
+
+    def put(self, definition: _T, revision: int) -> None:
+        self.by_version[definition.name, definition.version] = definition
+        if revision >= self._revisions.get(definition.name, 0):
+            self._revisions[definition.name] = revision
+            self.latest[definition.name] = definition
+
+    def find(self, name: str, version: str) -> _T | None:
+        return self.by_version.get((name, version)) if version else self.latest.get(name)
+
+
+class Catalog:
+    """Definitions, with everything that is compiled from them.
+
+    It only grows, and what it hands out is immutable, so readers need no lock.
+    """
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self.entities: dict[str, definitions.Entity] = {}
+        self.views: _Versions[definitions.FeatureView] = _Versions()
+        self.feature_sets: _Versions[definitions.FeatureSet] = _Versions()
+        self.revision = 0
+        self._compiled: dict[tuple[str, str], plan.CompiledView] = {}
+        self._plans: dict[tuple[str, str], plan.Plan] = {}
+
+    def update(self, stored: Iterable[Stored]) -> None:
+        """Takes in definitions that are new or changed, entities and views before what names them."""
+        for each in sorted(stored, key=lambda item: item.revision):
+            definition = each.definition
+            self.revision = max(self.revision, each.revision)
+            if isinstance(definition, definitions.Entity):
+                self.entities[definition.name] = definition
+            elif isinstance(definition, definitions.FeatureView):
+                key = definition.name, definition.version
+                self.views.put(definition, each.revision)
+                self._compiled[key] = plan.CompiledView(definition, each.number)
+            else:
+                self.feature_sets.put(definition, each.revision)
+
+    def compiled_views(self) -> list[plan.CompiledView]:
+        """Returns every version of every view."""
+        return list(self._compiled.values())
+
+    def entity(self, name: str) -> definitions.Entity:
+        """Returns an entity.
+
+        Raises:
+            NotFoundError: ENTITY_NOT_FOUND.
+        """
+        found = self.entities.get(name)
+        if found is None:
+            raise _not_found(errors.Reason.ENTITY_NOT_FOUND, "entity", name, "")
+        return found
+
+    def view(self, name: str, version: str = "") -> plan.CompiledView:
+        """Returns a version of a view, compiled; without a version the latest.
+
+        Raises:
+            NotFoundError: FEATURE_VIEW_NOT_FOUND.
+        """
+        found = self.views.find(name, version)
+        if found is None:
+            raise _not_found(errors.Reason.FEATURE_VIEW_NOT_FOUND, "feature view", name, version)
+        return self._compiled[found.name, found.version]
+
+    def feature_set(self, name: str, version: str = "") -> definitions.FeatureSet:
+        """Returns a version of a feature set; without a version the latest.
+
+        Raises:
+            NotFoundError: FEATURE_SET_NOT_FOUND.
+        """
+        found = self.feature_sets.find(name, version)
+        if found is None:
+            raise _not_found(errors.Reason.FEATURE_SET_NOT_FOUND, "feature set", name, version)
+        return found
+
+    def plan(self, name: str, version: str = "") -> plan.Plan:
+        """Returns the plan of a feature set.
+
+        Raises:
+            NotFoundError: FEATURE_SET_NOT_FOUND.
+        """
+        feature_set = self.feature_set(name, version)
+        key = feature_set.name, feature_set.version
+        found = self._plans.get(key)
+        if found is None:
+            found = plan.compile_plan(feature_set, self._compiled)
+            self._plans[key] = found
+        return found
+
+    def key_columns(self, feature_set: definitions.FeatureSet) -> tuple[definitions.FieldSpec, ...]:
+        """Returns the key columns that a request for a set must carry."""
+        return plan.key_columns(feature_set, self.views.by_version)
+
+
+def _not_found(reason: errors.Reason, kind: str, name: str, version: str) -> errors.NotFoundError:
+    asked = f"{name}@{version}" if version else name
+    metadata = {"name": name} | ({"version": version} if version else {})
+    return errors.NotFoundError(reason, f"there is no {kind} {asked[:160]!r}", metadata=metadata)

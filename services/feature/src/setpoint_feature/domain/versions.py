@@ -1,0 +1,59 @@
+"""Versions by content: what changes values is hashed, what people read is not."""
+
+import hashlib
+import json
+from typing import Any
+
+from setpoint_feature.domain import definitions, packing
+
+VERSION_LENGTH = 16
+"""Hexadecimal digits kept of the hash: 64 bits tell apart far more versions than a name ever has."""
+
+
+def view_version(view: definitions.FeatureView) -> str:
+    """Returns the hash of everything in a view that changes which values are seen.
+
+    Field order counts, because rows are packed in it. Integer keys of both widths are one type,
+    because they are the same keys.
+    """
+    return _hash(
+        {
+            "view": view.name,
+            "entity": view.entity,
+            "keys": sorted([key.name, _key_kind(key)] for key in view.keys),
+            "fields": [
+                [each.name, each.dtype.name, packing.default_bytes(each)] for each in view.fields
+            ],
+            "ttl": view.ttl,
+            "boundary": view.boundary.value,
+        }
+    )
+
+
+def feature_set_version(feature_set: definitions.FeatureSet) -> str:
+    """Returns the hash of a feature set whose references are bound to view versions."""
+    return _hash(
+        {
+            "set": feature_set.name,
+            "features": [
+                [
+                    each.column,
+                    each.view,
+                    each.view_version,
+                    each.field,
+                    sorted(each.key_columns.items()),
+                ]
+                for each in feature_set.features
+            ],
+            "request_fields": [[each.name, each.dtype.name] for each in feature_set.request_fields],
+        }
+    )
+
+
+def _key_kind(key: definitions.FieldSpec) -> str:
+    return "integer" if key.dtype in definitions.INTEGER_KEY_TYPES else "string"
+
+
+def _hash(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:VERSION_LENGTH]

@@ -1,0 +1,160 @@
+"""What the service needs from outside, in its own words."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from setpoint_feature.domain import batch, catalog, definitions, history
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A mutating call that may come more than once."""
+
+    request_id: str
+    method: str
+    fingerprint: bytes
+    """Digest of what is asked for; the same id with another one is refused."""
+
+
+Decide = Callable[[catalog.Catalog], definitions.Definition]
+"""Makes of all stored definitions the one to store; raises when it refuses."""
+
+
+class DefinitionStore(Protocol):
+    """Keeps definitions."""
+
+    async def load(self, since: int) -> list[catalog.Stored]:
+        """Returns definitions whose revision is greater, in the order of their revisions."""
+        ...
+
+    async def register(self, wish: Wish, decide: Decide) -> tuple[definitions.Definition, bool]:
+        """Stores what `decide` returns, given all definitions; registrations follow one another.
+
+        Returns:
+            The definition, and whether the call is a replay.
+
+        Raises:
+            AlreadyExistsError: REQUEST_ID_REUSED.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a batch."""
+
+    first: int
+    """Sequence of its first row."""
+    last: int
+    """Sequence of its last row; less than `first` when it has none."""
+    replayed: bool
+    view: int = 0
+    """The view it was written to when it is a replay: since then the name may have got a newer version."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which rows a join over a span of times needs."""
+
+    first: int
+    """Earliest time asked for."""
+    last: int
+    """Latest time asked for."""
+    upto: int
+    """Rows with a greater sequence came after the read began."""
+    exclusive: bool
+    arrival: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Which rows a scan returns: the greatest known of each entity and event time."""
+
+    start: int
+    end: int
+    """First event time that is not wanted."""
+    known_at: int
+    """Only rows that had arrived by then."""
+    upto: int
+    """Rows with a greater sequence came after the read began."""
+
+
+Cursor = tuple[int, int, int]
+"""Event time, created time and sequence of the last row read."""
+
+
+class HistoryStore(Protocol):
+    """Keeps every row ever written. Sequences of a view count from 1, without gaps, in commit order."""
+
+    async def write(self, view: int, batch_id: str, content: bytes, rows: batch.Batch) -> Written:
+        """Stores a batch in one transaction, once.
+
+        Raises:
+            AlreadyExistsError: REQUEST_ID_REUSED, when the batch id came with other content.
+        """
+        ...
+
+    async def last_sequences(self) -> dict[int, int]:
+        """Returns the greatest sequence of every view that has rows."""
+        ...
+
+    async def read_sequences(self, view: int, after: int, upto: int) -> history.NamedRows:
+        """Returns the rows with sequences after one and up to another, in their order."""
+        ...
+
+    async def read_greatest(self, view: int, after: bytes, limit: int) -> history.NamedRows:
+        """Returns the greatest row of each of the next keys, in the order of the keys."""
+        ...
+
+    async def read_window(
+        self, view: int, keys: Sequence[bytes], window: Window
+    ) -> history.NumberedRows:
+        """Returns, for some keys, rows that suffice to answer any time in a window."""
+        ...
+
+    async def read_keys(self, view: int, keys: Sequence[bytes], upto: int) -> history.NumberedRows:
+        """Returns all rows of some keys."""
+        ...
+
+    async def scan(
+        self, view: int, scan: Scan, after: Cursor | None, limit: int
+    ) -> history.NamedRows:
+        """Returns the next rows of a scan in the order of their times, and none at its end."""
+        ...
+
+
+class OnlineStore(Protocol):
+    """Keeps the greatest row of each entity, and how much of each view's history it has seen.
+
+    Every call raises UnavailableError (ONLINE_STORE_UNAVAILABLE) when the store does not answer.
+    """
+
+    async def read(
+        self, versions: Sequence[str], lookups: Sequence[tuple[str, Sequence[bytes]]]
+    ) -> tuple[list[int | None], list[list[bytes | None]]]:
+        """Reads watermarks and values in one round trip.
+
+        Args:
+            versions: View versions whose watermarks are wanted.
+            lookups: For each group the view version and the keys.
+        """
+        ...
+
+    async def apply(
+        self, version: str, values: Mapping[bytes, bytes], after: int, upto: int
+    ) -> int:
+        """Stores the values that are greater than those there and returns how many were.
+
+        When the watermark is `after` it becomes `upto`, atomically with the last of the values.
+        """
+        ...
+
+    async def watermarks(self, versions: Sequence[str]) -> list[int | None]:
+        """Returns up to which sequence each view is complete, None where nothing is known."""
+        ...

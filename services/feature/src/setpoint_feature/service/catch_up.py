@@ -1,0 +1,145 @@
+"""The owned task that keeps this process and the online store current.
+
+The online store says up to which sequence each view is complete. Rows above are applied in order. A
+store that knows nothing of a view was wiped or is new: it is rebuilt from the greatest row of each
+key, and its watermark appears only with the last of them.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+import numpy as np
+
+from setpoint_feature import ports
+from setpoint_feature.domain import batch, history, online, plan
+from setpoint_feature.service import snapshot, writing
+from setpoint_runtime import errors
+
+APPLY_ROWS: Final = 5_000
+"""Rows read and applied at once."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class CatchUp:
+    """Finds views whose online copies lag behind and repairs them."""
+
+    def __init__(
+        self,
+        history_store: ports.HistoryStore,
+        online_store: ports.OnlineStore,
+        known: snapshot.Snapshot,
+        writer: writing.Writer,
+        poll_seconds: float,
+    ) -> None:
+        """Prepares; `run` does the work."""
+        self._history = history_store
+        self._online = online_store
+        self._known = known
+        self._writer = writer
+        self._poll_seconds = poll_seconds
+        self._seen: dict[int, int | None] = {}
+        self._is_failing = False
+        self.lag: dict[str, int] = {}
+        """Rows that the online copy of each view lacks, as of the last look."""
+
+    async def run(self) -> None:
+        """Looks again and again, for as long as the process lives."""
+        while True:
+            await self.tick()
+            await asyncio.sleep(self._poll_seconds)
+
+    async def tick(self) -> None:
+        """Looks once; what is out of reach is tried again at the next look."""
+        try:
+            await self._known.refresh()
+            await self._repair_all(patient=True)
+        except errors.UnavailableError as error:
+            if not self._is_failing:
+                _LOGGER.warning("online copies cannot be checked: %s", error)
+            self._is_failing = True
+        else:
+            if self._is_failing:
+                _LOGGER.info("online copies are checked again")
+            self._is_failing = False
+
+    async def repair(self) -> None:
+        """Brings every online copy up to date now.
+
+        Raises:
+            UnavailableError: The database or the online store cannot be reached.
+        """
+        await self._known.refresh()
+        await self._repair_all(patient=False)
+
+    async def _repair_all(self, *, patient: bool) -> None:
+        views = self._known.catalog.compiled_views()
+        marks = await self._online.watermarks([view.view.version for view in views])
+        for view, mark in zip(views, marks, strict=True):
+            last = self._known.last_sequences.get(view.number, 0)
+            self.lag[f"{view.view.name}@{view.view.version}"] = max(0, last - (mark or 0))
+            if last <= (mark or 0):
+                self._seen.pop(view.number, None)
+                continue
+            # Most lags are writes on their way, here or in another replica; they move by themselves.
+            is_stuck = view.number in self._seen and self._seen[view.number] == mark
+            self._seen[view.number] = mark
+            if patient and (not is_stuck or self._writer.is_writing(view.number)):
+                continue
+            await self._repair(view, mark, last)
+
+    async def _repair(self, view: plan.CompiledView, mark: int | None, last: int) -> None:
+        name = view.view.name
+        _LOGGER.info("online copy of %s lags: it has seen %s of %s rows", name, mark, last)
+        if mark is None:
+            await self._rebuild(view, last)
+        else:
+            await self._follow(view, mark, last)
+        _LOGGER.info("online copy of %s has caught up", name)
+
+    async def _follow(self, view: plan.CompiledView, mark: int, last: int) -> None:
+        while mark < last:
+            upto = min(mark + APPLY_ROWS, last)
+            found = await self._history.read_sequences(view.number, mark, upto)
+            values = await asyncio.to_thread(_greatest_values, found)
+            await self._online.apply(view.view.version, values, mark, upto)
+            mark = upto
+
+    async def _rebuild(self, view: plan.CompiledView, last: int) -> None:
+        after = b""
+        while True:
+            found = await self._history.read_greatest(view.number, after, APPLY_ROWS)
+            if not found.keys:
+                break
+            values = await asyncio.to_thread(_values, found)
+            # No watermark yet: reads must not take a part for the whole.
+            await self._online.apply(view.view.version, values, -1, -1)
+            after = found.keys[-1]
+        await self._online.apply(view.view.version, {}, 0, last)
+
+
+def _values(found: history.NamedRows) -> dict[bytes, bytes]:
+    rows = found.rows
+    return {
+        key: online.pack_value(event, created, sequence, rows.row(index))
+        for index, (key, event, created, sequence) in enumerate(
+            zip(
+                found.keys,
+                rows.event_times.tolist(),
+                rows.created_times.tolist(),
+                rows.sequences.tolist(),
+                strict=True,
+            )
+        )
+    }
+
+
+def _greatest_values(found: history.NamedRows) -> dict[bytes, bytes]:
+    rows = found.rows
+    packed = [rows.row(index) for index in range(len(rows))]
+    taken = batch.Batch(found.keys, rows.event_times, rows.created_times, packed)
+    first = int(rows.sequences[0]) if len(rows) else 0
+    if not np.array_equal(rows.sequences, np.arange(first, first + len(rows))):
+        raise AssertionError("sequences of a view have no gaps")
+    return writing.online_values(taken, first)

@@ -1,0 +1,125 @@
+"""Use cases around definitions: register, read, list."""
+
+import base64
+import binascii
+import functools
+from collections.abc import Callable, Mapping
+from typing import TypeVar, cast
+
+from setpoint_feature import ports
+from setpoint_feature.domain import catalog, definitions, registration
+from setpoint_feature.service import snapshot
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors
+
+DEFAULT_PAGE = 100
+MAX_PAGE = 1000
+
+_D = TypeVar("_D", definitions.Entity, definitions.FeatureView, definitions.FeatureSet)
+
+
+class DefinitionService:
+    """Registers and answers definitions."""
+
+    def __init__(
+        self, store: ports.DefinitionStore, known: snapshot.Snapshot, clock: clocks.Clock
+    ) -> None:
+        """Uses a store for writing and a snapshot for reading."""
+        self._store = store
+        self._known = known
+        self._clock = clock
+
+    async def register_entity(
+        self, wish: ports.Wish, entity: definitions.Entity
+    ) -> tuple[definitions.Entity, bool]:
+        """Registers an entity; returns it as stored, and whether the call is a replay."""
+        return await self._register(wish, registration.entity, entity)
+
+    async def register_view(
+        self, wish: ports.Wish, view: definitions.FeatureView
+    ) -> tuple[definitions.FeatureView, bool]:
+        """Registers a view; returns it as stored, and whether the call is a replay."""
+        return await self._register(wish, registration.view, view)
+
+    async def register_feature_set(
+        self, wish: ports.Wish, feature_set: definitions.FeatureSet
+    ) -> tuple[definitions.FeatureSet, bool]:
+        """Registers a feature set; returns it as stored, and whether the call is a replay."""
+        return await self._register(wish, registration.feature_set, feature_set)
+
+    async def _register(
+        self, wish: ports.Wish, rule: Callable[[catalog.Catalog, _D, int], _D], wanted: _D
+    ) -> tuple[_D, bool]:
+        decide = functools.partial(rule, wanted=wanted, now=self._clock.now_us())  # type: ignore[call-arg]  # each rule names its arguments so.
+        stored, replayed = await self._store.register(wish, decide)
+        await self._known.refresh()
+        return cast(_D, stored), replayed
+
+    async def entity(self, name: str) -> definitions.Entity:
+        """Returns an entity.
+
+        Raises:
+            NotFoundError: ENTITY_NOT_FOUND.
+        """
+        return await self._known.find(lambda found: found.entity(name))
+
+    async def view(self, name: str, version: str) -> definitions.FeatureView:
+        """Returns a version of a view; without a version the latest.
+
+        Raises:
+            NotFoundError: FEATURE_VIEW_NOT_FOUND.
+        """
+        compiled = await self._known.find(lambda found: found.view(name, version))
+        return compiled.view
+
+    async def feature_set(
+        self, name: str, version: str
+    ) -> tuple[definitions.FeatureSet, tuple[definitions.FieldSpec, ...]]:
+        """Returns a version of a feature set and the key columns its requests carry.
+
+        Raises:
+            NotFoundError: FEATURE_SET_NOT_FOUND.
+        """
+        found = await self._known.find(lambda found: found.feature_set(name, version))
+        return found, self._known.catalog.key_columns(found)
+
+    def entities(self, size: int, token: str) -> tuple[list[definitions.Entity], str]:
+        """Returns one page of entities by name, and the token of the next."""
+        return _page("entities", self._known.catalog.entities, size, token)
+
+    def views(self, size: int, token: str) -> tuple[list[definitions.FeatureView], str]:
+        """Returns one page of the latest views by name, and the token of the next."""
+        return _page("views", self._known.catalog.views.latest, size, token)
+
+    def feature_sets(self, size: int, token: str) -> tuple[list[definitions.FeatureSet], str]:
+        """Returns one page of the latest feature sets by name, and the token of the next."""
+        return _page("feature_sets", self._known.catalog.feature_sets.latest, size, token)
+
+
+def _page(kind: str, all_of_them: Mapping[str, _D], size: int, token: str) -> tuple[list[_D], str]:
+    if size < 0:
+        raise errors.invalid("page_size", size, "must be at least 0")
+    size = min(size or DEFAULT_PAGE, MAX_PAGE)
+    after = _after(kind, token) if token else ""
+    names = [name for name in sorted(all_of_them) if name > after]
+    page = [all_of_them[name] for name in names[:size]]
+    if len(names) <= size:
+        return page, ""
+    last = f"{kind}:{page[-1].name}"
+    return page, base64.urlsafe_b64encode(last.encode("utf-8")).decode("ascii")
+
+
+def _after(kind: str, token: str) -> str:
+    try:
+        text = base64.urlsafe_b64decode(token.encode("ascii")).decode("utf-8")
+    except (binascii.Error, ValueError):
+        text = ""
+    issued_for, _, name = text.partition(":")
+    if issued_for != kind or not name:
+        raise errors.invalid(
+            "page_token",
+            token,
+            "must come from the previous page",
+            errors.Reason.INVALID_PAGE_TOKEN,
+        )
+    return name

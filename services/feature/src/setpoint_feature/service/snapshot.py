@@ -1,0 +1,65 @@
+"""The definitions this process knows, kept current, so that reads ask no database."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from setpoint_feature import ports
+from setpoint_feature.domain import catalog
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors
+
+MISS_SECONDS = 0.25
+"""Names that are not found ask the database at most this often."""
+
+_T = TypeVar("_T")
+
+
+class Snapshot:
+    """Definitions and last sequences as of the last refresh."""
+
+    def __init__(
+        self, definitions: ports.DefinitionStore, history: ports.HistoryStore, clock: clocks.Clock
+    ) -> None:
+        """Starts empty; `refresh` fills it."""
+        self.catalog = catalog.Catalog()
+        self.last_sequences: dict[int, int] = {}
+        self._definitions = definitions
+        self._history = history
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._refreshed = float("-inf")
+
+    async def refresh(self) -> None:
+        """Takes in what was registered and written since.
+
+        Raises:
+            UnavailableError: DATABASE_UNAVAILABLE; what is known stays known.
+        """
+        async with self._lock:
+            await self._refresh()
+
+    async def find(self, look_up: Callable[[catalog.Catalog], _T]) -> _T:
+        """Returns what a look-up finds; one that fails is tried again on refreshed definitions.
+
+        Raises:
+            NotFoundError: The look-up's own, when the database does not know better.
+            UnavailableError: The definition is unknown here and the database cannot be asked.
+        """
+        try:
+            return look_up(self.catalog)
+        except errors.NotFoundError:
+            async with self._lock:
+                if self._clock.monotonic() - self._refreshed >= MISS_SECONDS:
+                    await self._refresh()
+            return look_up(self.catalog)
+
+    def wrote(self, view: int, last: int) -> None:
+        """Notes how far a view's history reaches now."""
+        self.last_sequences[view] = max(last, self.last_sequences.get(view, 0))
+
+    async def _refresh(self) -> None:
+        self.catalog.update(await self._definitions.load(self.catalog.revision))
+        for view, last in (await self._history.last_sequences()).items():
+            self.wrote(view, last)
+        self._refreshed = self._clock.monotonic()

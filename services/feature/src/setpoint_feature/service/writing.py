@@ -1,0 +1,170 @@
+"""Writes: durable history first, then the online copy, in one order for each view."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from setpoint_columns import Columns
+from setpoint_feature import ports
+from setpoint_feature.domain import batch, online, plan
+from setpoint_feature.service import snapshot
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors, ids
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of a batch."""
+
+    rows_written: int
+    online_updated: int
+    online_applied: bool
+    replayed: bool
+
+
+class _Lane:
+    """Two stages that batches of one view pass one after the other, in the same order."""
+
+    def __init__(self) -> None:
+        self.history = asyncio.Lock()
+        self.online = asyncio.Lock()
+
+
+class Writer:
+    """Takes batches of rows."""
+
+    def __init__(
+        self,
+        history: ports.HistoryStore,
+        online_store: ports.OnlineStore,
+        known: snapshot.Snapshot,
+        clock: clocks.Clock,
+        future_tolerance: int,
+    ) -> None:
+        """Prepares; `future_tolerance` in microseconds bounds how far clocks may differ."""
+        self._history = history
+        self._online = online_store
+        self._known = known
+        self._clock = clock
+        self._tolerance = future_tolerance
+        self._lanes: dict[int, _Lane] = {}
+
+    def is_writing(self, view: int) -> bool:
+        """Tells whether this process is about to bring the online copy of a view up to date."""
+        lane = self._lanes.get(view)
+        return lane is not None and (lane.history.locked() or lane.online.locked())
+
+    async def write(self, batch_id: str, view_name: str, columns: Columns) -> WriteResult:
+        """Writes rows of the latest version of a view, once per batch id.
+
+        Raises:
+            InvalidArgumentError: A row or column is wrong; nothing was written.
+            NotFoundError: FEATURE_VIEW_NOT_FOUND.
+            AlreadyExistsError: REQUEST_ID_REUSED.
+        """
+        batch_id = _checked_id(batch_id)
+        view = await self._known.find(lambda found: found.view(view_name))
+        # Packing a large batch takes long enough to be felt by the calls beside it.
+        content, rows = await asyncio.to_thread(
+            _prepare, view, columns, self._clock.now_us(), self._tolerance
+        )
+        lane = self._lanes.setdefault(view.number, _Lane())
+        async with contextlib.AsyncExitStack() as stack:
+            async with lane.history:
+                written = await self._history.write(view.number, batch_id, content, rows)
+                # Taken before the first stage is left, so that no batch overtakes another.
+                await stack.enter_async_context(_held(lane.online))
+            if written.replayed:
+                return await self._replay(view, written)
+            return await self._apply(view, rows, written)
+
+    async def _apply(
+        self, view: plan.CompiledView, rows: batch.Batch, written: ports.Written
+    ) -> WriteResult:
+        """Brings the online copy up to date; what fails here is caught up later."""
+        values = await asyncio.to_thread(online_values, rows, written.first)
+        updated, applied = 0, True
+        try:
+            updated = await self._online.apply(
+                view.view.version, values, written.first - 1, written.last
+            )
+        except errors.UnavailableError as error:
+            applied = False
+            _LOGGER.warning("online copy of %s not updated: %s", view.view.name, error)
+        self._known.wrote(view.number, written.last)
+        return WriteResult(written.rows, updated, applied, replayed=False)
+
+    async def _replay(self, view: plan.CompiledView, written: ports.Written) -> WriteResult:
+        """Answers a batch that was written before; says whether its online copies are there."""
+        try:
+            version = self._version_of(written.view) or view.view.version
+            (mark,) = await self._online.watermarks([version])
+        except errors.UnavailableError:
+            mark = None
+        applied = written.rows == 0 or (mark is not None and mark >= written.last)
+        return WriteResult(written.rows, 0, applied, replayed=True)
+
+    def _version_of(self, number: int) -> str | None:
+        for each in self._known.catalog.compiled_views():
+            if each.number == number:
+                return each.view.version
+        return None
+
+
+@contextlib.asynccontextmanager
+async def _held(lock: asyncio.Lock) -> AsyncIterator[None]:
+    async with lock:
+        yield
+
+
+def _checked_id(batch_id: str) -> str:
+    canonical = batch_id.lower()
+    if not ids.is_uuid(canonical):
+        raise errors.invalid("batch_id", batch_id, "must be a UUID chosen by the caller")
+    return canonical
+
+
+def _prepare(
+    view: plan.CompiledView, columns: Columns, now: int, tolerance: int
+) -> tuple[bytes, batch.Batch]:
+    rows = batch.prepare(view, columns, now, tolerance)
+    return content_hash(view.view.name, columns), rows
+
+
+def content_hash(view: str, columns: Columns) -> bytes:
+    """Returns a digest of what a batch says, whatever the order of its columns."""
+    digest = xxhash.xxh3_128(view.encode("utf-8") + b"\0" + str(columns.rows).encode("ascii"))
+    for name in sorted(columns):
+        column = columns[name]
+        digest.update(f"\0{name}\0{column.dtype}\0".encode())
+        values = column.values
+        if column.offsets is not None:
+            values, offsets = column.text_bounds()
+            digest.update(np.ascontiguousarray(offsets).data)
+        elif column.validity is not None:
+            # What lies below a null means nothing and may differ from one try to the next.
+            values = np.where(column.validity, values, values.dtype.type(0))
+        digest.update(np.ascontiguousarray(values).data)
+        if column.validity is not None:
+            digest.update(np.ascontiguousarray(column.validity).data)
+    return digest.digest()
+
+
+def online_values(rows: batch.Batch, first: int) -> dict[bytes, bytes]:
+    """Returns for each key the online value of its greatest row; sequences count from `first`."""
+    greatest = rows.greatest().tolist()
+    events = rows.event_times.tolist()
+    created = rows.created_times.tolist()
+    return {
+        rows.keys[index]: online.pack_value(
+            events[index], created[index], first + index, rows.rows[index]
+        )
+        for index in greatest
+    }

@@ -1,0 +1,1 @@
+"""Everything about PostgreSQL: tables, migrations, SQL."""

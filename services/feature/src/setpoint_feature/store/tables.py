@@ -1,0 +1,74 @@
+"""The tables of the schema `feature`."""
+
+import sqlalchemy
+
+from setpoint_db import idempotency
+
+SCHEMA = "feature"
+
+metadata = sqlalchemy.MetaData()
+requests = idempotency.requests_table(metadata)
+
+identity = sqlalchemy.Table(
+    "identity",
+    metadata,
+    sqlalchemy.Column("store_id", sqlalchemy.Text, primary_key=True),
+)
+"""One row: the name of this history, under which the online store keeps its copies."""
+
+definitions = sqlalchemy.Table(
+    "definitions",
+    metadata,
+    sqlalchemy.Column("kind", sqlalchemy.Text, primary_key=True),
+    sqlalchemy.Column("name", sqlalchemy.Text, primary_key=True),
+    # Empty for entities, which have no versions.
+    sqlalchemy.Column("version", sqlalchemy.Text, primary_key=True),
+    # The short name of a view's version inside the history.
+    sqlalchemy.Column(
+        "number", sqlalchemy.Integer, sqlalchemy.Identity(always=True), nullable=False, unique=True
+    ),
+    # Grows with every change; registrations hold a lock, so it grows in commit order.
+    sqlalchemy.Column("revision", sqlalchemy.BigInteger, nullable=False, unique=True),
+    # JSON rather than JSONB, which would change numbers and refuse some texts.
+    sqlalchemy.Column("content", sqlalchemy.JSON, nullable=False),
+)
+
+streams = sqlalchemy.Table(
+    "streams",
+    metadata,
+    sqlalchemy.Column("view", sqlalchemy.Integer, primary_key=True),
+    # The row lock on this counter serialises the writes of a view, so sequences have no gaps and
+    # become visible in their order.
+    sqlalchemy.Column("last_sequence", sqlalchemy.BigInteger, nullable=False),
+)
+
+batches = sqlalchemy.Table(
+    "batches",
+    metadata,
+    sqlalchemy.Column("batch_id", sqlalchemy.Uuid(as_uuid=False), primary_key=True),
+    sqlalchemy.Column("view", sqlalchemy.Integer, nullable=False),
+    sqlalchemy.Column("content", sqlalchemy.LargeBinary, nullable=False),
+    sqlalchemy.Column("first_sequence", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("last_sequence", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column(
+        "create_time",
+        sqlalchemy.DateTime(timezone=True),
+        nullable=False,
+        server_default=sqlalchemy.func.now(),
+    ),
+)
+
+history = sqlalchemy.Table(
+    "history",
+    metadata,
+    sqlalchemy.Column("view", sqlalchemy.Integer, primary_key=True),
+    sqlalchemy.Column("sequence", sqlalchemy.BigInteger, primary_key=True, autoincrement=False),
+    sqlalchemy.Column("event_time", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("created_time", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("entity_key", sqlalchemy.LargeBinary, nullable=False),
+    sqlalchemy.Column("packed", sqlalchemy.LargeBinary, nullable=False),
+    # Three short indexes rather than complete ones: they decide how fast rows can be written.
+    sqlalchemy.Index("history_entity", "view", "entity_key", "event_time"),
+    sqlalchemy.Index("history_event_time", "view", "event_time"),
+)
+HISTORY_COLUMNS = ("view", "sequence", "event_time", "created_time", "entity_key", "packed")

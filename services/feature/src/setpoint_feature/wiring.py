@@ -1,0 +1,113 @@
+"""Builds the service from its settings; the end takes it apart in the opposite order."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from setpoint.feature.v1 import feature_service_pb2_grpc
+from setpoint_db import engine as engines
+from setpoint_db import migrate
+from setpoint_feature import config, servicer
+from setpoint_feature.adapters import valkey_store
+from setpoint_feature.service import (
+    catch_up,
+    definitions,
+    joining,
+    leakage,
+    serving,
+    snapshot,
+    writing,
+)
+from setpoint_feature.store import definition_store, history_store, tables
+from setpoint_rpc import server as servers
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import tasks
+
+APPLICATION_NAME = "setpoint-feature"
+PACKAGE = "setpoint_feature"
+_MICROSECONDS = 1_000_000
+_WRITE_CONNECTIONS = 4
+
+
+@contextlib.asynccontextmanager
+async def build(
+    settings: config.FeatureSettings, server: servers.Server, clock: clocks.Clock
+) -> AsyncIterator[None]:
+    """Builds everything, registers the servicer, and keeps the background work going."""
+    await migrate.upgrade(settings.database_url, schema=tables.SCHEMA, package=PACKAGE)
+    async with contextlib.AsyncExitStack() as stack:
+        stores = await _stores(settings, stack)
+        known = snapshot.Snapshot(stores.definitions, stores.history, clock)
+        await known.refresh()
+        tolerance = int(settings.future_tolerance_seconds * _MICROSECONDS)
+        writer = writing.Writer(stores.history, stores.online_writes, known, clock, tolerance)
+        follower = catch_up.CatchUp(
+            stores.history, stores.online_writes, known, writer, settings.poll_seconds
+        )
+        handler = servicer.FeatureServicer(
+            definitions.DefinitionService(stores.definitions, known, clock),
+            writer,
+            serving.OnlineReader(stores.online_reads, known, clock, settings.answer_bytes),
+            joining.HistoricalReader(stores.history, known, settings.whole_view_rows),
+            leakage.LeakageChecker(stores.history, known),
+            settings.answer_bytes,
+        )
+        server.add(
+            feature_service_pb2_grpc.add_FeatureServiceServicer_to_server,
+            handler,
+            servicer.SERVICE_NAME,
+        )
+        owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
+        _ = owner.start("online-catch-up", follower.run())
+        yield
+
+
+class _Stores:
+    """The ports' implementations."""
+
+    def __init__(
+        self,
+        definitions: definition_store.SQLDefinitionStore,
+        history: history_store.SQLHistoryStore,
+        online_reads: valkey_store.ValkeyStore,
+        online_writes: valkey_store.ValkeyStore,
+    ) -> None:
+        self.definitions = definitions
+        self.history = history
+        self.online_reads = online_reads
+        self.online_writes = online_writes
+
+
+async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitStack) -> _Stores:
+    short = engines.create_engine(
+        settings.database_url, application_name=APPLICATION_NAME, schema=tables.SCHEMA
+    )
+    stack.push_async_callback(short.dispose)
+    long = engines.create_engine(
+        settings.database_url,
+        application_name=f"{APPLICATION_NAME}-bulk",
+        schema=tables.SCHEMA,
+        statement_seconds=settings.statement_seconds,
+    )
+    stack.push_async_callback(long.dispose)
+    definition = definition_store.SQLDefinitionStore(short)
+    store_id = await definition.store_id()
+    # Two pools, so that reads never wait behind a large update.
+    reads = valkey_store.ValkeyStore(
+        valkey_store.connect(
+            settings.valkey_url,
+            timeout_seconds=settings.online_read_timeout_seconds,
+            connections=settings.online_connections,
+        ),
+        store_id,
+    )
+    stack.push_async_callback(reads.close)
+    writes = valkey_store.ValkeyStore(
+        valkey_store.connect(
+            settings.valkey_url,
+            timeout_seconds=settings.online_write_timeout_seconds,
+            connections=_WRITE_CONNECTIONS,
+        ),
+        store_id,
+    )
+    stack.push_async_callback(writes.close)
+    return _Stores(definition, history_store.SQLHistoryStore(short, long), reads, writes)
