@@ -292,6 +292,14 @@ def test_keep_state_on_claims(service: str, rendered: tuple[manifests.Manifest, 
     assert len(workload["spec"]["volumeClaimTemplates"]) == 1
 
 
+def test_leave_room_beside_spool(rendered: tuple[manifests.Manifest, ...]) -> None:
+    """The router's claim is larger than the spool may grow, so its own policy comes first."""
+    [claim] = manifests.workload(rendered, "router")["spec"]["volumeClaimTemplates"]
+    storage = claim["spec"]["resources"]["requests"]["storage"]
+    cap = services.settings_of("router").model_fields["spool_cap_bytes"].default
+    assert int(storage.removesuffix("Gi")) * 2**30 > cap
+
+
 def test_use_one_namespace(dev: tuple[manifests.Manifest, ...]) -> None:
     """The overlay makes its namespace, enforces `restricted` there and puts everything into it."""
     namespace = manifests.named(dev, "setpoint-dev", "Namespace")
