@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import io
 import json
+import os
 import pathlib
 
 import rich.console
@@ -96,3 +98,15 @@ def test_colours_where_they_can_be_seen() -> None:
     console = rich.console.Console(file=output, force_terminal=True, highlight=False)
     logs.LogPrinter(console).print("router", "error", "boom")
     assert "\x1b[" in output.getvalue()
+
+
+def test_goes_on_when_nobody_reads_any_more() -> None:
+    """A closed pipe at the other end is no error, and is not written to again."""
+    read, write = os.pipe()
+    os.close(read)
+    pipe = io.TextIOWrapper(io.FileIO(write, "w"), line_buffering=True)
+    printer = logs.LogPrinter(logs.console_for(pipe))
+    printer.print("router", "info", "nobody reads this")
+    printer.print("router", "info", "nor this")
+    with contextlib.suppress(BrokenPipeError):
+        pipe.close()

@@ -280,6 +280,25 @@ async def test_waits_for_a_service_to_be_ready(
     assert router - feature >= 1
 
 
+async def test_leaves_nothing_when_its_start_is_cancelled(
+    tmp_path: pathlib.Path, stand_in: MakeService
+) -> None:
+    """At whatever moment a start is given up, no process and no lock is left."""
+    service = stand_in("feature", database=True, valkey=True)
+    me = psutil.Process()
+    before = {child.pid for child in me.children(recursive=True)}
+    for tenths in range(12):
+        begun = _stack(tmp_path / str(tenths), service)
+        starting = asyncio.create_task(begun.start())
+        await asyncio.sleep(tenths / 10)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        if not starting.cancelled():
+            await begun.stop()
+        assert {child.pid for child in me.children(recursive=True)} <= before
+        assert not lock.is_held(tmp_path / str(tenths))
+
+
 _PARENT = """
 import asyncio, json, pathlib, sys
 from setpoint_devstack import catalogue, stack

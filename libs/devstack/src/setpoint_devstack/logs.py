@@ -95,9 +95,19 @@ class LogPrinter:
     def __init__(self, console: rich.console.Console, width: int = 10) -> None:
         self._console = console
         self._width = width
+        self._is_closed = False
 
     def print(self, name: str, level: str, text: str) -> None:
         """Prints one entry; further lines of it are indented below."""
+        if self._is_closed:
+            return
+        try:
+            self._print(name, level, text)
+        except OSError:
+            # The terminal or the reader of a pipe is gone; stopping in order matters more.
+            self._is_closed = True
+
+    def _print(self, name: str, level: str, text: str) -> None:
         colour = COLOURS[zlib.crc32(name.encode()) % len(COLOURS)]
         for number, line in enumerate(text.split("\n")):
             label = name if number == 0 else ""
@@ -129,6 +139,13 @@ def _print_new(sources: Mapping[str, LogFile], printer: LogPrinter) -> None:
             printer.print(name, *readable(line))
 
 
+class _Console(rich.console.Console):
+    """A console that tells its user when nobody reads any more, instead of ending the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console_for(stream: IO[str]) -> rich.console.Console:
     """Returns a console that leaves the text itself alone: no markup, no highlighting."""
-    return rich.console.Console(file=stream, highlight=False, markup=False, emoji=False)
+    return _Console(file=stream, highlight=False, markup=False, emoji=False)

@@ -259,7 +259,7 @@ class PostgresServer:
         Raises:
             DevstackError: if it ends or is not ready in time.
         """
-        await asyncio.to_thread(self.launch)
+        await process.in_thread(self.launch)
         deadline = time.monotonic() + timeout_seconds
         while not self.is_ready():
             self._check_time(deadline)

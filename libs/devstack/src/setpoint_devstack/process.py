@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from setpoint_devstack import errors, guard
 
@@ -50,6 +50,19 @@ def tail(path: pathlib.Path, lines: int = TAIL_LINES) -> list[str]:
     except FileNotFoundError:
         return []
     return text.splitlines()[-lines:]
+
+
+async def in_thread(function: Callable[[], None]) -> None:
+    """Runs something that blocks in a thread; a cancellation waits until it has ended.
+
+    Otherwise the thread would go on by itself, and start what its canceller has just cleaned up.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 class GuardedProcess:

@@ -210,7 +210,7 @@ class Stack:
     async def _start_child(self, name: str) -> None:
         child = self._children[name]
         begin = time.monotonic()
-        await asyncio.to_thread(child.start)
+        await process.in_thread(child.start)
         self._started[name] = begin
         while not await health.is_serving(self.addresses[name]):
             if child.poll() is not None:
@@ -349,13 +349,15 @@ class Stack:
         if self._lock is None:
             return
         (self.directory / ADDRESSES).unlink(missing_ok=True)
-        await self._stop_services()
-        if self._stores is not None:
-            await self._stores.stop()
-        while self._reserved:
-            ports.release(self._reserved.pop())
-        self._lock.release()
-        self._lock = None
+        try:
+            await self._stop_services()
+        finally:
+            if self._stores is not None:
+                await self._stores.stop()
+            while self._reserved:
+                ports.release(self._reserved.pop())
+            self._lock.release()
+            self._lock = None
 
     async def _stop_services(self) -> None:
         """Stops each service as soon as those that call it have ended."""

@@ -128,7 +128,7 @@ class ValkeyServer:
         Raises:
             DevstackError: if it ends or is not ready in time.
         """
-        self.launch()
+        await process.in_thread(self.launch)
         deadline = time.monotonic() + timeout_seconds
         while not self.is_ready():
             self._check_time(deadline)

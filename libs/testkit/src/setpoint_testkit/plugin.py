@@ -1,17 +1,22 @@
-"""The fixtures; pytest loads this module by its entry point."""
+"""The fixtures; pytest loads this module by its entry point.
+
+It is loaded for every run of every member, so what a fixture needs is imported when the fixture is
+used: tests that touch no database do not wait for its libraries, nor break with them.
+"""
 
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-import redis
 
-from setpoint_db import migrate
-from setpoint_devstack import ports
-from setpoint_devstack import postgres as postgres_server
-from setpoint_devstack import valkey as valkey_server
-from setpoint_testkit import databases as database_pool
-from setpoint_testkit import network, serving, stacks, workspace
+from setpoint_testkit import network, workspace
+
+if TYPE_CHECKING:
+    from setpoint_devstack import postgres as postgres_server
+    from setpoint_devstack import valkey as valkey_server
+    from setpoint_testkit import databases as database_pool
+    from setpoint_testkit import serving, stacks
 
 _GUARD = network.NetworkGuard()
 MAX_CONNECTIONS = 200
@@ -37,12 +42,14 @@ def run_folder(pytestconfig: pytest.Config) -> Iterator[pathlib.Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres(run_folder: pathlib.Path) -> Iterator[postgres_server.PostgresServer]:
+def postgres(run_folder: pathlib.Path) -> "Iterator[postgres_server.PostgresServer]":
     """A real PostgreSQL server, started at its first use in the run."""
-    options = postgres_server.PostgresOptions(
+    from setpoint_devstack import ports, postgres
+
+    options = postgres.PostgresOptions(
         durable=False, with_password=False, max_connections=MAX_CONNECTIONS
     )
-    server = postgres_server.PostgresServer(run_folder / "postgres", ports.free_port(), options)
+    server = postgres.PostgresServer(run_folder / "postgres", ports.free_port(), options)
     try:
         server.start_blocking()
         yield server
@@ -51,64 +58,29 @@ def postgres(run_folder: pathlib.Path) -> Iterator[postgres_server.PostgresServe
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: postgres_server.PostgresServer) -> database_pool.Databases:
+def databases(postgres: "postgres_server.PostgresServer") -> "database_pool.Databases":
     """Makes databases on the run's server; for tests that need more than one."""
-    return database_pool.Databases(postgres)
+    from setpoint_testkit import databases
+
+    return databases.Databases(postgres)
 
 
 @pytest.fixture
-def database_url(databases: database_pool.Databases) -> Iterator[str]:
+def database_url(databases: "database_pool.Databases") -> Iterator[str]:
     """The address of an empty database of this test alone."""
     name = databases.create()
     yield databases.url(name)
     databases.drop(name)
 
 
-@pytest.fixture(scope="session")
-def valkey(run_folder: pathlib.Path) -> Iterator[valkey_server.ValkeyServer]:
-    """A real Valkey server, started at its first use in the run."""
-    server = valkey_server.ValkeyServer(
-        run_folder / "valkey", ports.free_port(), durable=False, with_password=False
-    )
-    try:
-        server.start_blocking()
-        yield server
-    finally:
-        server.stop_blocking()
-
-
 @pytest.fixture
-def valkey_url(valkey: valkey_server.ValkeyServer) -> str:
-    """The address of a Valkey database that is empty when the test begins."""
-    with redis.Redis.from_url(valkey.url()) as client:
-        client.flushall()
-    return valkey.url()
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """A function that returns another free port at each call."""
-    return ports.free_port
-
-
-@pytest.fixture
-def serve() -> serving.Serve:
-    """Runs a service in this process, for the length of an `async with` block."""
-    return serving.serve
-
-
-@pytest.fixture(scope="session")
-def make_stack(run_folder: pathlib.Path) -> stacks.MakeStack:
-    """Makes whole stacks of child processes, each for the length of an `async with` block."""
-    return stacks.Stacks(run_folder)
-
-
-@pytest.fixture
-def migrated_url(databases: database_pool.Databases) -> Iterator[Callable[[str], str]]:
+def migrated_url(databases: "database_pool.Databases") -> Iterator[Callable[[str], str]]:
     """Gives, for the name of a service, a database with its schema at the newest version.
 
     The migrations run once per test run; each call copies the result, which is much quicker.
     """
+    from setpoint_db import migrate
+
     made: list[str] = []
 
     def make(service: str) -> str:
@@ -121,3 +93,52 @@ def migrated_url(databases: database_pool.Databases) -> Iterator[Callable[[str],
     yield make
     for name in made:
         databases.drop(name)
+
+
+@pytest.fixture(scope="session")
+def valkey(run_folder: pathlib.Path) -> "Iterator[valkey_server.ValkeyServer]":
+    """A real Valkey server, started at its first use in the run."""
+    from setpoint_devstack import ports, valkey
+
+    server = valkey.ValkeyServer(
+        run_folder / "valkey", ports.free_port(), durable=False, with_password=False
+    )
+    try:
+        server.start_blocking()
+        yield server
+    finally:
+        server.stop_blocking()
+
+
+@pytest.fixture
+def valkey_url(valkey: "valkey_server.ValkeyServer") -> str:
+    """The address of a Valkey database that is empty when the test begins."""
+    import redis
+
+    with redis.Redis.from_url(valkey.url()) as client:
+        client.flushall()
+    return valkey.url()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that returns another free port at each call."""
+    from setpoint_devstack import ports
+
+    return ports.free_port
+
+
+@pytest.fixture
+def serve() -> "serving.Serve":
+    """Runs a service in this process, for the length of an `async with` block."""
+    from setpoint_testkit import serving
+
+    return serving.serve
+
+
+@pytest.fixture(scope="session")
+def make_stack(run_folder: pathlib.Path) -> "stacks.MakeStack":
+    """Makes whole stacks of child processes, each for the length of an `async with` block."""
+    from setpoint_testkit import stacks
+
+    return stacks.Stacks(run_folder)
