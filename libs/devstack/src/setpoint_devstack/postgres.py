@@ -20,6 +20,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 INIT_SECONDS = 120.0
 POLL_SECONDS = 0.02
+PROC = pathlib.Path("/proc/self")
 STATUS_LINE = 7
 READY = "ready"
 
@@ -223,13 +224,13 @@ class PostgresServer:
             time.sleep(POLL_SECONDS)
 
     def _is_our_server(self, pid: int) -> bool:
-        finished = subprocess.run(
-            ["ps", "-ww", "-o", "command=", "-p", str(pid)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return str(self.data) in finished.stdout
+        """Says whether a process is a server on our data, by its command line."""
+        try:
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            # No such process, or a system without /proc.
+            command = "" if PROC.is_dir() else _command_line(pid)
+        return str(self.data) in command
 
     def is_ready(self) -> bool:
         """Says whether the server takes connections, by the state it writes for pg_ctl.
@@ -286,3 +287,11 @@ class PostgresServer:
         """Does what `stop` does, for callers without an event loop."""
         if self._process is not None:
             self._process.stop_blocking()
+
+
+def _command_line(pid: int) -> str:
+    """Returns a process's command line where there is no /proc."""
+    finished = subprocess.run(
+        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return finished.stdout
