@@ -261,7 +261,7 @@ def _from_pandas_series(name: str, series: Any, nan_as_null: bool) -> Column:
         ]
         return Column.from_numpy(
             name,
-            _objects(values),
+            np.fromiter(values, object, len(values)),
             dtype=DataType.STRING if isinstance(dtype, pd.StringDtype) else None,
         )
     if isinstance(dtype, np.dtype):
@@ -269,9 +269,3 @@ def _from_pandas_series(name: str, series: Any, nan_as_null: bool) -> Column:
         return Column.from_numpy(name, series.to_numpy(), mask)
     filled = series.to_numpy(dtype=dtype.numpy_dtype, na_value=dtype.numpy_dtype.type(0))
     return Column.from_numpy(name, filled, missing)
-
-
-def _objects(values: list[Any]) -> npt.NDArray[np.object_]:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
