@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # Metrics and probes listen this far above the gRPC port unless told otherwise.
@@ -67,6 +67,11 @@ class ServiceSettings(BaseSettings):
 
     grace_seconds: float = Field(default=20.0, ge=0)
     """Time that calls in flight get to end once new ones are refused."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _to_upper_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_metrics_port(self) -> Self:
