@@ -3,13 +3,13 @@
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -43,6 +43,8 @@ class SpanRecord:
     kind: SpanKind = SpanKind.INTERNAL
     error: str | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    links: Sequence[tuple[int, int]] = ()
+    """Trace and span ids of spans that this one shares work with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ def emit(records: Iterable[SpanRecord], *, scope: str = "setpoint") -> int:
                 parent=parent,
                 resource=pipeline.provider.resource,
                 attributes=_bounded(record.attributes),
+                links=[Link(SpanContext(*link, True, sampled)) for link in record.links],
                 kind=record.kind,
                 status=Status(StatusCode.ERROR, record.error) if record.error else Status(),
                 start_time=record.start_us * _NANOSECONDS_PER_MICROSECOND,

@@ -1,0 +1,1 @@
+"""Other services, and what the machine offers, behind the router's ports."""

@@ -1,0 +1,72 @@
+"""Settings of the router, from `SETPOINT_ROUTER_*`."""
+
+from pydantic import Field
+
+from setpoint_runtime import settings
+
+_MEBIBYTE = 1024 * 1024
+
+
+class RouterSettings(settings.ServiceSettings):
+    """What the router can be told."""
+
+    model_config = settings.settings_config("router")
+
+    port: int = Field(default=7400, ge=0, le=65_535)
+    """gRPC port."""
+
+    database_url: str = "postgresql://127.0.0.1:5432/setpoint"
+    """PostgreSQL database; the router keeps to the schema `router` in it."""
+
+    inference_address: str = "127.0.0.1:7401"
+    """Where models run."""
+
+    feature_address: str = "127.0.0.1:7402"
+    """Where features come from."""
+
+    validation_address: str = "127.0.0.1:7403"
+    """Where rules come from; empty for none, and then nothing is flagged as unchecked."""
+
+    monitoring_address: str = "127.0.0.1:7404"
+    """Where records go."""
+
+    registry_address: str = "127.0.0.1:7406"
+    """Who knows the versions; asked when a route changes, never for a prediction."""
+
+    spool_directory: str = "var/router/spool"
+    """Folder of the records that monitoring has not confirmed yet, on a local disk that outlives
+    the process; one for each router."""
+
+    spool_cap_bytes: int = Field(default=4096 * _MEBIBYTE, ge=1 * _MEBIBYTE)
+    """Most bytes of the spool; what happens beyond is the policy of each route."""
+
+    commit_interval_seconds: float = Field(default=0.0, ge=0, le=0.010)
+    """Least time between two syncs of the spool: a larger one spares the disk under load. A record
+    that comes after a pause is synced at once."""
+
+    ship_interval_seconds: float = Field(default=0.1, ge=0)
+    """Least time between two calls to monitoring."""
+
+    features_seconds: float = Field(default=0.15, gt=0)
+    """Longest time for a call for features."""
+
+    inference_seconds: float = Field(default=5.0, gt=0)
+    """Longest time for a call of a model; the callers' deadlines are mostly shorter."""
+
+    calls_at_once: int = Field(default=2, ge=1)
+    """Shared calls in flight for each version, and for each feature set."""
+
+    batch_rows: int = Field(default=256, ge=1)
+    """Most predictions that share a call."""
+
+    queued_rows: int = Field(default=4096, ge=1)
+    """Most predictions that wait for a call of one version; further ones are refused."""
+
+    waiting_predictions: int = Field(default=4096, ge=1)
+    """Most predictions on their way in the whole process; further ones are refused."""
+
+    poll_seconds: float = Field(default=1.0, gt=0)
+    """How often routes changed by other replicas are looked for."""
+
+    flush_seconds: float = Field(default=2.0, ge=0)
+    """How long records are still shipped when the router stops; the rest stays in the spool."""

@@ -1,0 +1,277 @@
+"""Turns finished works into records and replies; implements the port `Recorder`."""
+
+import struct
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from setpoint.common.v1 import column_pb2
+from setpoint.monitoring.v1 import prediction_pb2
+from setpoint.router.v1 import router_service_pb2
+from setpoint_columns import Column, DataType
+from setpoint_columns import proto as columns_proto
+from setpoint_router.domain import degradation
+from setpoint_router.domain.plan import Plan
+from setpoint_router.domain.work import Work
+from setpoint_rpc import status
+from setpoint_runtime import errors
+
+CANCELLED = 1
+"""google.rpc.Code of a prediction whose caller has left."""
+
+MAX_ERROR_LENGTH = 500
+"""Characters of an error in a record."""
+
+
+class WorkRecorder:
+    """Makes records and replies."""
+
+    def __init__(self, producer: str) -> None:
+        """Make records in the name of `producer`, this process."""
+        self._producer = producer
+
+    def record(self, work: Work) -> bytes:
+        """Return the serialised PredictionRecords of a work."""
+        message = prediction_pb2.PredictionRecords()
+        # Copying the parts that are the same for every work of a plan is quicker than setting them.
+        message.CopyFrom(self._template(work.plan))
+        if not work.is_given and (feature_set := work.plan.feature_set) is not None:
+            message.feature_set.name = feature_set.name
+            message.feature_set.version = feature_set.version
+        _add_predictions(message.predictions, work)
+        _add_columns(message, work)
+        return message.SerializeToString()
+
+    def _template(self, plan: Plan) -> prediction_pb2.PredictionRecords:
+        found = plan.cache.get("record")
+        if found is None:
+            content = plan.route.content
+            found = prediction_pb2.PredictionRecords(
+                route=content.name,
+                route_revision=plan.route.revision,
+                producer=self._producer,
+                sensitive_inputs=plan.version.sensitive_inputs,
+            )
+            found.model_version.model = content.model
+            found.model_version.version = plan.version.version
+            plan.cache["record"] = found
+        template: prediction_pb2.PredictionRecords = found
+        return template
+
+    def error_text(self, error: errors.SetpointError) -> str:
+        """Return reason and message as records and columns hold them."""
+        return error_text(error)
+
+    def code_of(self, error: errors.SetpointError) -> int:
+        """Return the google.rpc.Code of an error."""
+        return code_of(error)
+
+    def replies(self, work: Work) -> Sequence[router_service_pb2.PredictResponse | None]:
+        """Return the reply of each row, None for rows that failed."""
+        template = _reply_template(work)
+        outputs = [] if work.outputs is None else [_setter(each) for each in work.outputs.columns]
+        replies: list[router_service_pb2.PredictResponse | None] = []
+        failed, reasons, slots = work.errors, work.reasons, work.slots
+        is_degraded = bool(work.common or work.degradations)
+        make = router_service_pb2.PredictResponse
+        for row, prediction_id in enumerate(work.prediction_ids):
+            if failed and row in failed:
+                replies.append(None)
+                continue
+            reply = make()
+            reply.CopyFrom(template)
+            reply.prediction_id = prediction_id
+            assignment = reply.assignment
+            assignment.slot = slots[row]
+            assignment.reason = reasons[row]  # type: ignore[assignment]  # equal numbers
+            for name, attribute, values in outputs:
+                value = values[row]
+                if value is None:
+                    reply.outputs[name].null_value = 0
+                else:
+                    setattr(reply.outputs[name], attribute, value)
+            if is_degraded:
+                for kind, subject in work.degradations_of(row):
+                    reply.degradations.add(kind=int(kind), subject=subject)  # type: ignore[arg-type]  # equal numbers
+            replies.append(reply)
+        return replies
+
+
+def _reply_template(work: Work) -> router_service_pb2.PredictResponse:
+    name = "given_reply" if work.is_given else "reply"
+    found = work.plan.cache.get(name)
+    if found is None:
+        plan = work.plan
+        found = router_service_pb2.PredictResponse()
+        found.assignment.route = plan.route.name
+        found.assignment.route_revision = plan.route.revision
+        found.assignment.model_version.model = plan.route.content.model
+        found.assignment.model_version.version = plan.version.version
+        if not work.is_given and plan.feature_set is not None:
+            found.feature_set.name = plan.feature_set.name
+            found.feature_set.version = plan.feature_set.version
+        work.plan.cache[name] = found
+    template: router_service_pb2.PredictResponse = found
+    return template
+
+
+_VALUE_OF = {
+    DataType.BOOL: "bool_value",
+    DataType.INT32: "int_value",
+    DataType.INT64: "int_value",
+    DataType.FLOAT32: "double_value",
+    DataType.FLOAT64: "double_value",
+    DataType.STRING: "string_value",
+    DataType.TIMESTAMP: "timestamp_value",
+}
+
+
+def _setter(column: Column) -> tuple[str, str, list[Any]]:
+    """Returns a column's name, the field of a value that holds its type, and its values."""
+    return column.name, _VALUE_OF[column.dtype], column.to_list()
+
+
+def code_of(error: errors.SetpointError) -> int:
+    """Returns the google.rpc.Code that a record holds for an error."""
+    if getattr(error, "is_cancelled", False):
+        return CANCELLED
+    code: int = status.code_of(error).value[0]
+    return code
+
+
+def error_text(error: errors.SetpointError) -> str:
+    """Returns reason and message of an error as a record holds them."""
+    return f"{error.reason.value}: {error.message}"[:MAX_ERROR_LENGTH]
+
+
+def _add_predictions(batch: column_pb2.ColumnBatch, work: Work) -> None:
+    rows = work.rows
+    batch.rows = rows
+    _add_text(batch, "prediction_id", work.prediction_ids)
+    _add_numbers(batch, "event_time", DataType.TIMESTAMP, _int64(work.event_times))
+    _add_numbers(batch, "arrival_time", DataType.TIMESTAMP, _int64(work.arrival_times))
+    _add_numbers(batch, "reply_time", DataType.TIMESTAMP, struct.pack("<q", work.reply_time) * rows)
+    _add_text(batch, "assignment_key", work.keys)
+    _add_numbers(batch, "slot", DataType.INT32, _int32(work.slots))
+    _add_numbers(batch, "reason", DataType.INT32, _int32(work.reasons))
+    _add_traces(batch, work)
+    _add_text(batch, "caller", work.callers)
+    _add_outcomes(batch, work)
+    for name, value in (
+        ("features_microseconds", work.features_us),
+        ("checks_microseconds", work.checks_us),
+    ):
+        _add_constant(batch, name, value, rows)
+    _add_numbers(batch, "queue_microseconds", DataType.INT64, _queue_times(work))
+    _add_constant(batch, "inference_microseconds", work.inference_us, rows)
+
+
+def _add_traces(batch: column_pb2.ColumnBatch, work: Work) -> None:
+    traces = work.traces
+    if traces is None:
+        _add_absent_text(batch, "trace_id", work.rows)
+        _add_absent_text(batch, "span_id", work.rows)
+        return
+    ids = [None if each is None else f"{each.trace_id:032x}" for each in traces]
+    _add_text(batch, "trace_id", ids)
+    ids = [None if each is None else f"{each.span_id:016x}" for each in traces]
+    _add_text(batch, "span_id", ids)
+
+
+def _add_outcomes(batch: column_pb2.ColumnBatch, work: Work) -> None:
+    rows, failed = work.rows, work.errors
+    if failed:
+        listed = [failed.get(row) for row in range(rows)]
+        codes = [0 if each is None else code_of(each) for each in listed]
+        _add_numbers(batch, "status", DataType.INT32, _int32(codes))
+        _add_text(batch, "error", [None if each is None else error_text(each) for each in listed])
+    else:
+        _add_numbers(batch, "status", DataType.INT32, bytes(4 * rows))
+        _add_absent_text(batch, "error", rows)
+    if work.degradations or work.common:
+        texts = [degradation.to_text(work.degradations_of(row)) or None for row in range(rows)]
+        _add_text(batch, "degradations", texts)
+    else:
+        _add_absent_text(batch, "degradations", rows)
+
+
+def _queue_times(work: Work) -> bytes:
+    arrived = np.asarray(work.arrival_times, np.int64)
+    if not work.started_us:
+        return bytes(8 * work.rows)
+    queued = np.maximum(work.started_us - arrived, 0) + work.waited_us
+    return queued.astype("<i8").tobytes()
+
+
+def _add_columns(message: prediction_pb2.PredictionRecords, work: Work) -> None:
+    rows = work.rows
+    if work.entities is not None:
+        message.entities.CopyFrom(columns_proto.to_proto(work.entities))
+    message.entities.rows = rows
+    if work.inputs is not None:
+        if work.encoded_inputs is None:
+            work.encoded_inputs = columns_proto.to_proto(work.inputs)
+        message.inputs.CopyFrom(work.encoded_inputs)
+        message.input_statuses.extend(work.statuses)
+        message.input_event_times.extend(work.value_times)
+    message.inputs.rows = rows
+    if work.outputs is not None:
+        message.outputs.CopyFrom(columns_proto.to_proto(work.outputs))
+    message.outputs.rows = rows
+
+
+# Columns are written straight into their message; going through arrays first would double the
+# price of a record, which every prediction pays.
+
+
+def _add_text(batch: column_pb2.ColumnBatch, name: str, texts: Sequence[str | None]) -> None:
+    column = batch.columns.add()
+    column.name = name
+    column.dtype = DataType.STRING.value  # type: ignore[assignment]  # equal numbers
+    if None in texts:
+        column.validity = np.packbits(
+            [text is not None for text in texts], bitorder="little"
+        ).tobytes()
+        present = [text or "" for text in texts]
+    else:
+        present = texts  # type: ignore[assignment]  # there is no None among them
+    parts = [text.encode() for text in present]
+    column.values = b"".join(parts)
+    column.offsets = array("i", accumulate(map(len, parts), initial=0)).tobytes()
+
+
+def _add_absent_text(batch: column_pb2.ColumnBatch, name: str, rows: int) -> None:
+    column = batch.columns.add()
+    column.name = name
+    column.dtype = DataType.STRING.value  # type: ignore[assignment]  # equal numbers
+    column.offsets = bytes(4 * (rows + 1))
+    column.validity = bytes((rows + 7) >> 3)
+
+
+def _add_numbers(batch: column_pb2.ColumnBatch, name: str, dtype: DataType, data: bytes) -> None:
+    column = batch.columns.add()
+    column.name = name
+    column.dtype = dtype.value  # type: ignore[assignment]  # equal numbers
+    column.values = data
+
+
+def _add_constant(batch: column_pb2.ColumnBatch, name: str, value: int | None, rows: int) -> None:
+    _add_numbers(batch, name, DataType.INT64, struct.pack("<q", value or 0) * rows)
+    if value is None:
+        batch.columns[-1].validity = bytes((rows + 7) >> 3)
+
+
+def _int64(values: Sequence[int] | npt.NDArray[Any]) -> bytes:
+    if isinstance(values, np.ndarray):
+        return values.astype("<i8", copy=False).tobytes()
+    return array("q", values).tobytes()
+
+
+def _int32(values: Sequence[int] | npt.NDArray[Any]) -> bytes:
+    if isinstance(values, np.ndarray):
+        return values.astype("<i4", copy=False).tobytes()
+    return array("i", values).tobytes()

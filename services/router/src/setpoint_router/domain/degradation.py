@@ -1,0 +1,47 @@
+"""What was not as it should be with an answered prediction."""
+
+import enum
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class DegradationKind(enum.IntEnum):
+    """Kinds of degradation; the numbers are the contract's."""
+
+    FEATURE_STALE = 1
+    FEATURE_MISSING = 2
+    FEATURE_DEFAULT = 3
+    FEATURES_UNAVAILABLE = 4
+    RULE_FLAGGED = 5
+    CHECKS_SKIPPED = 6
+    FALLBACK_VERSION = 7
+    UNRECORDED = 8
+
+
+class Degradation(NamedTuple):
+    """One of them and where: the feature, the rule, the version."""
+
+    kind: DegradationKind
+    subject: str
+
+
+class FeatureStatus(enum.IntEnum):
+    """Where one input's value comes from; the numbers are those of the feature service's contract."""
+
+    FRESH = 1
+    STALE = 2
+    MISSING = 3
+    DEFAULT = 4
+    GIVEN = 5
+
+
+KIND_OF_STATUS = {
+    FeatureStatus.STALE: DegradationKind.FEATURE_STALE,
+    FeatureStatus.MISSING: DegradationKind.FEATURE_MISSING,
+    FeatureStatus.DEFAULT: DegradationKind.FEATURE_DEFAULT,
+}
+
+
+def to_text(degradations: Iterable[Degradation]) -> str:
+    """Returns the form that records and columns hold, `KIND:subject` pieces joined by commas."""
+    return ",".join([f"{each.kind.name}:{each.subject}" for each in degradations])

@@ -1,0 +1,102 @@
+"""A route made ready for the data plane: everything a prediction needs, looked up once a revision."""
+
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from setpoint_columns import DataType
+from setpoint_router.domain import assignment
+from setpoint_router.domain.route import (
+    AssignmentReason,
+    FeatureSet,
+    Field,
+    Route,
+    ServedVersion,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """Names that the versions of a route ask for, together: a request may serve any of them."""
+
+    given: frozenset[str]
+    """Inputs of a request without entities."""
+    entities: frozenset[str]
+    """Entity keys."""
+    requested: frozenset[str]
+    """Inputs of a request with entities."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """How one version of one revision is served."""
+
+    route: Route
+    version: ServedVersion
+    names: Names
+    input_types: Mapping[str, DataType]
+    """The model's inputs by name."""
+    index: int
+    """Position among the plans of its route."""
+    cache: dict[str, Any] = field(default_factory=dict)
+    """What other layers have worked out from this plan, once."""
+
+    @property
+    def feature_set(self) -> FeatureSet | None:
+        """The feature set that the version was trained on."""
+        return self.version.feature_set
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServingRoute:
+    """The current revision of a route as the data plane uses it."""
+
+    route: Route
+    plans: tuple[Plan, ...]
+    by_slot: "array[int]"
+    """Position in `plans` by slot."""
+    overrides: Mapping[str, Plan]
+    fallback: Plan | None
+    salt_prefix: str
+
+    def assign(self, key: str) -> tuple[Plan, int, AssignmentReason]:
+        """Returns plan, slot and reason for a key."""
+        slot = assignment.xxh3((self.salt_prefix + key).encode()) % assignment.SLOTS
+        if self.overrides and (plan := self.overrides.get(key)) is not None:
+            return plan, slot, AssignmentReason.OVERRIDE
+        return self.plans[self.by_slot[slot]], slot, AssignmentReason.SLOT
+
+
+def serving_route(route: Route) -> ServingRoute:
+    """Returns a revision made ready for the data plane."""
+    names = Names(
+        given=_names(version.inputs for version in route.served),
+        entities=_names(version.key_columns for version in route.served),
+        requested=_names(version.request_fields for version in route.served),
+    )
+    plans = tuple(
+        Plan(
+            route=route,
+            version=version,
+            names=names,
+            input_types={each.name: each.dtype for each in version.inputs},
+            index=index,
+        )
+        for index, version in enumerate(route.served)
+    )
+    by_version = {plan.version.version: plan for plan in plans}
+    positions = {version: plan.index for version, plan in by_version.items()}
+    content = route.content
+    return ServingRoute(
+        route=route,
+        plans=plans,
+        by_slot=array("H", [positions[version] for version in route.slots.tolist()]),
+        overrides={key: by_version[version] for key, version in content.overrides.items()},
+        fallback=by_version.get(content.fallback_version),
+        salt_prefix=f"{content.salt}\0",
+    )
+
+
+def _names(fields: Iterable[tuple[Field, ...]]) -> frozenset[str]:
+    return frozenset(each.name for group in fields for each in group)

@@ -1,0 +1,1 @@
+"""What the router does: answer predictions, and keep routes."""

@@ -1,0 +1,361 @@
+"""Many predictions of one caller, in columns from end to end."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from setpoint_columns import Column, Columns, DataType
+from setpoint_router import ports
+from setpoint_router.domain import assignment, degradation, identity, table, values
+from setpoint_router.domain.degradation import Degradation, DegradationKind
+from setpoint_router.domain.plan import Plan, ServingRoute
+from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason
+from setpoint_router.domain.work import Work
+from setpoint_router.service.predictor import Origin
+from setpoint_router.service.stages import Stages, VersionUnavailable, inference_error
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors
+
+MAX_ROWS = 10_000
+PIECE_BYTES = 1_500_000
+"""Of one call or record, so that none comes near the 4 MiB of a message."""
+
+_KEY_SEPARATOR = "\x1f"
+_RECORD_BYTES = 250
+"""Of a row in a record beside its inputs."""
+
+_COLUMN_BYTES = 9
+"""Of status and event time beside each input."""
+
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAsk:
+    """What a caller asks about many rows."""
+
+    route: str
+    rows: Columns
+    assignment_key_column: str = ""
+    event_time_column: str = ""
+    event_time: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """What is answered, rows as asked."""
+
+    results: Columns
+    outputs: Columns
+    route_revision: int
+
+
+class _Batch:
+    """One caller's rows with what each of them got."""
+
+    def __init__(self, ask: BatchAsk, origin: Origin, route: ServingRoute, now_us: int) -> None:
+        count = ask.rows.rows
+        self.ask = ask
+        self.origin = origin
+        self.route = route
+        self.arrival_time = now_us
+        self.is_given = _is_given(ask.rows, route)
+        self.ids = np.array(identity.prediction_ids(count, now_us), object)
+        self.event_times = _event_times(ask, now_us)
+        self.bad: table.RowErrors = {}
+        self.keys = self._keys()
+        slots, indices, reasons = _assigned(route, self.keys.tolist())
+        self.slots, self.plans, self.reasons = slots, indices, reasons
+        self.versions = np.array([plan.version.version for plan in route.plans], np.int64)[indices]
+        self.degradations: list[str | None] = [None] * count
+        self.errors: list[errors.SetpointError | None] = [None] * count
+        self.outputs: dict[str, list[tuple[Rows, Column]]] = {}
+
+    def _keys(self) -> npt.NDArray[np.object_]:
+        """Return the assignment key of each row; rows without a usable one are bad."""
+        rows, name = self.ask.rows, self.ask.assignment_key_column
+        if name:
+            return self._key_texts(_key_column(rows, name))
+        if self.is_given:
+            return self.ids
+        names = sorted(each for each in rows.names if each in self.route.plans[0].names.entities)
+        columns = [self._key_texts(_key_column(rows, each)).tolist() for each in names]
+        joined = np.empty(rows.rows, object)
+        joined[:] = [_KEY_SEPARATOR.join(parts) for parts in zip(*columns, strict=True)]
+        return joined
+
+    def _key_texts(self, column: Column) -> npt.NDArray[np.object_]:
+        listed = column.to_list()
+        for row, each in enumerate(listed):
+            if each is None:
+                self.bad.setdefault(row, values.null_refused(f'rows["{column.name}"][{row}]'))
+                listed[row] = ""
+            elif column.dtype is DataType.STRING and len(each) > MAX_KEY_LENGTH:
+                path, rule = (
+                    f'rows["{column.name}"][{row}]',
+                    f"must have at most {MAX_KEY_LENGTH} characters",
+                )
+                self.bad.setdefault(row, errors.invalid(path, each, rule, errors.Reason.TOO_LARGE))
+                listed[row] = each[:MAX_KEY_LENGTH]
+        texts = np.empty(len(listed), object)
+        texts[:] = [each if each.__class__ is str else str(each) for each in listed]
+        return texts
+
+    def work(self, plan: Plan, rows: Rows) -> Work:
+        """Return a work of some rows that a plan serves."""
+        made = Work(plan, len(rows), is_given=self.is_given)
+        made.prediction_ids = self.ids[rows].tolist()
+        made.keys = self.keys[rows].tolist()
+        made.slots = self.slots[rows]
+        made.reasons = self.reasons[rows]
+        made.event_times = self.event_times[rows]
+        made.arrival_times = np.full(len(rows), self.arrival_time, np.int64)
+        made.callers = [self.origin.caller] * len(rows)
+        made.deadline = self.origin.deadline
+        made.started_us = made.prepared_us = self.arrival_time
+        if self.origin.trace is not None:
+            made.traces = [self.origin.trace] * len(rows)
+        return made
+
+    def keep(self, work: Work, rows: Rows) -> None:
+        """Take over what became of a work."""
+        listed = rows.tolist()
+        for at, error in work.errors.items():
+            self.errors[listed[at]] = error
+        if work.common or work.degradations:
+            for at, row in enumerate(listed):
+                found = work.degradations_of(at)
+                self.degradations[row] = degradation.to_text(found) or None
+        self.versions[rows] = work.plan.version.version
+        self.reasons[rows] = work.reasons
+        if work.outputs is not None:
+            for column in work.outputs.columns:
+                self.outputs.setdefault(column.name, []).append((rows, column))
+
+
+class BatchPredictor:
+    """Answers batches."""
+
+    def __init__(
+        self,
+        *,
+        routes: Callable[[str], ServingRoute],
+        stages: Stages,
+        recorder: ports.Recorder,
+        clock: clocks.Clock,
+        calls_at_once: int,
+    ) -> None:
+        self._routes = routes
+        self._stages = stages
+        self._recorder = recorder
+        self._clock = clock
+        self._calls_at_once = calls_at_once
+
+    async def predict(self, ask: BatchAsk, origin: Origin) -> BatchAnswer:
+        """Answer many predictions.
+
+        Raises:
+            SetpointError: The batch as a whole is wrong or cannot be answered.
+        """
+        route = self._routes(ask.route)
+        self._stages.admit(route.route.content.spool_full_policy)
+        if ask.rows.rows > MAX_ROWS:
+            raise errors.invalid(
+                "rows", ask.rows.rows, f"must be at most {MAX_ROWS}", errors.Reason.TOO_LARGE
+            )
+        batch = _Batch(ask, origin, route, self._clock.now_us())
+        _check_names(batch)
+        pieces = self._pieces(batch)
+        turns = asyncio.Semaphore(self._calls_at_once)
+
+        async def run(plan: Plan, rows: Rows) -> None:
+            async with turns:
+                await self._run(batch, plan, rows, is_fallback=False)
+
+        await asyncio.gather(*(run(plan, rows) for plan, rows in pieces))
+        return self._answer(batch)
+
+    def _pieces(self, batch: _Batch) -> list[tuple[Plan, Rows]]:
+        """Divide the rows by plan, and into pieces that fit into messages."""
+        pieces = []
+        for plan in batch.route.plans:
+            rows = np.flatnonzero(batch.plans == plan.index)
+            version = plan.version
+            columns = len(version.features) + len(version.request_fields) + len(version.inputs)
+            # Features come back as wide as they are wide in the record.
+            size = table.row_bytes(batch.ask.rows) + _RECORD_BYTES
+            size += columns * (_COLUMN_BYTES + (0 if batch.is_given else 8))
+            step = max(1, PIECE_BYTES // size)
+            pieces += [(plan, rows[at : at + step]) for at in range(0, len(rows), step)]
+        return pieces
+
+    async def _run(self, batch: _Batch, plan: Plan, rows: Rows, *, is_fallback: bool) -> None:
+        """Take some rows through all stages."""
+        good, bad = _parted(batch, plan, rows)
+        if len(bad[0]):
+            work = batch.work(plan, bad[0])
+            work.errors = dict(enumerate(bad[1]))
+            await self._finish(batch, work, bad[0])
+        if not len(good):
+            return
+        work = batch.work(plan, good)
+        if is_fallback:
+            work.reasons = np.full(len(good), AssignmentReason.FALLBACK)
+            work.common = (_fallen_back(batch, good),)
+        await self._fill(batch, work, good)
+        self._stages.check(work)
+        try:
+            await self._stages.run(work)
+        except VersionUnavailable as gone:
+            fallback = batch.route.fallback
+            if fallback is not None and not is_fallback and fallback is not plan:
+                await self._run(batch, fallback, rows[np.isin(rows, good)], is_fallback=True)
+                return
+            work.fail_rest(inference_error(gone.error))
+        await self._finish(batch, work, good)
+
+    async def _fill(self, batch: _Batch, work: Work, rows: Rows) -> None:
+        """Give a work its inputs."""
+        version, sent = work.plan.version, batch.ask.rows.take(rows)
+        if batch.is_given:
+            inputs = table.fitted(sent, version.inputs, may_be_null=True, bad={})
+            self._stages.take_given(work, inputs)
+            return
+        if version.feature_set is None:
+            raise errors.invalid(
+                "rows",
+                ", ".join(sent.names)[:80],
+                f"must hold every input, since version {version.version} has no feature set",
+                errors.Reason.MISSING_FIELD,
+            )
+        entities = table.fitted(sent, version.key_columns, may_be_null=False, bad={})
+        requested = table.fitted(sent, version.request_fields, may_be_null=True, bad={})
+        work.entities = entities
+        work.started_us = self._clock.now_us()
+        fetched = await self._stages.fetch(
+            version.feature_set, entities, work.event_times, work.deadline, work.lead
+        )
+        self._stages.take_features(work, fetched, requested, None)
+
+    async def _finish(self, batch: _Batch, work: Work, rows: Rows) -> None:
+        await self._stages.finish(work)
+        batch.keep(work, rows)
+
+    def _answer(self, batch: _Batch) -> BatchAnswer:
+        count = batch.ask.rows.rows
+        found = batch.errors
+        texts = [None if each is None else self._recorder.error_text(each) for each in found]
+        codes = [0 if each is None else self._recorder.code_of(each) for each in found]
+        results = Columns.from_dict(
+            {
+                "prediction_id": (DataType.STRING, batch.ids.tolist()),
+                "version": (DataType.INT64, batch.versions.tolist()),
+                "slot": (DataType.INT32, batch.slots.tolist()),
+                "reason": (DataType.INT32, batch.reasons.tolist()),
+                "status": (DataType.INT32, codes),
+                "error": (DataType.STRING, texts),
+                "degradations": (DataType.STRING, batch.degradations),
+            }
+        )
+        outputs = [table.spread(pieces, count) for pieces in batch.outputs.values()]
+        return BatchAnswer(results, Columns(count, outputs), batch.route.route.revision)
+
+
+def _fallen_back(batch: _Batch, rows: Rows) -> Degradation:
+    return Degradation(DegradationKind.FALLBACK_VERSION, str(batch.versions[rows[0]]))
+
+
+def _parted(
+    batch: _Batch, plan: Plan, rows: Rows
+) -> tuple[Rows, tuple[Rows, Sequence[errors.SetpointError]]]:
+    """Return the rows that can go on, and the others with what is wrong with them.
+
+    Raises:
+        InvalidArgumentError: A column is absent or of another type.
+    """
+    version, sent = plan.version, batch.ask.rows.take(rows)
+    found: table.RowErrors = {}
+    if batch.is_given:
+        table.fitted(sent, version.inputs, may_be_null=True, bad=found)
+    else:
+        table.fitted(sent, version.key_columns, may_be_null=False, bad=found)
+        table.fitted(sent, version.request_fields, may_be_null=True, bad=found)
+    wrong = {int(rows[at]): error for at, error in found.items()}
+    if batch.bad:
+        wrong = {row: batch.bad[row] for row in rows.tolist() if row in batch.bad} | wrong
+    if not wrong:
+        return rows, (rows[:0], ())
+    is_bad = np.isin(rows, list(wrong))
+    bad = rows[is_bad]
+    return rows[~is_bad], (bad, [wrong[row] for row in bad.tolist()])
+
+
+def _is_given(rows: Columns, route: ServingRoute) -> bool:
+    """Say whether the rows hold the models' inputs rather than keys to look features up by."""
+    names = route.plans[0].names
+    if not any(name in names.entities for name in rows.names):
+        return True
+    return names.given <= set(rows.names) and any(plan.version.features for plan in route.plans)
+
+
+def _check_names(batch: _Batch) -> None:
+    names, ask = batch.route.plans[0].names, batch.ask
+    allowed = names.given if batch.is_given else names.requested
+    extra = {ask.assignment_key_column, ask.event_time_column}
+    table.refuse_unknown(ask.rows, allowed | names.entities | extra)
+
+
+def _key_column(rows: Columns, name: str) -> Column:
+    column = rows.by_name.get(name)
+    if column is None:
+        raise values.missing(f'rows["{name}"]')
+    if column.dtype not in (DataType.STRING, DataType.INT32, DataType.INT64):
+        raise errors.invalid(
+            f'rows["{name}"]',
+            column.dtype.name,
+            "must be STRING, INT32 or INT64",
+            errors.Reason.WRONG_TYPE,
+        )
+    return column
+
+
+def _event_times(ask: BatchAsk, now_us: int) -> npt.NDArray[np.int64]:
+    if not ask.event_time_column:
+        if ask.event_time < 0:
+            raise errors.invalid("event_time", ask.event_time, "must not be negative")
+        return np.full(ask.rows.rows, ask.event_time or now_us, np.int64)
+    name = ask.event_time_column
+    column = ask.rows.by_name.get(name)
+    if column is None:
+        raise values.missing(f'rows["{name}"]')
+    if column.dtype is not DataType.TIMESTAMP or column.validity is not None:
+        raise errors.invalid(
+            f'rows["{name}"]',
+            column.dtype.name,
+            "must be TIMESTAMP without nulls",
+            errors.Reason.WRONG_TYPE,
+        )
+    times: npt.NDArray[np.int64] = column.values
+    if len(times) and times.min() < 0:
+        row = int(times.argmin())
+        raise errors.invalid(f'rows["{name}"][{row}]', int(times[row]), "must not be negative")
+    return times
+
+
+def _assigned(
+    route: ServingRoute, keys: Sequence[str]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+    """Return slots, positions of plans, and reasons for keys."""
+    slots = assignment.slots_of(route.route.content.salt, keys)
+    plans = np.frombuffer(route.by_slot, np.uint16).astype(np.intp)[slots]
+    reasons = np.full(len(keys), int(AssignmentReason.SLOT), np.int32)
+    if route.overrides:
+        for row, key in enumerate(keys):
+            override = route.overrides.get(key)
+            if override is not None:
+                plans[row] = override.index
+                reasons[row] = AssignmentReason.OVERRIDE
+    return slots, plans, reasons

@@ -1,0 +1,474 @@
+"""One prediction at a time for each caller, many at a time for everything behind the router."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from setpoint_router import ports
+from setpoint_router.domain import refusal, values
+from setpoint_router.domain.degradation import Degradation, DegradationKind
+from setpoint_router.domain.plan import Plan, ServingRoute
+from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason, FeatureSet
+from setpoint_router.domain.work import Job, Trace, Work, joined
+from setpoint_router.service.coalescer import Bounds, Coalescer, Slot
+from setpoint_router.service.stages import Fetched, Stages, VersionUnavailable, inference_error
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors, ids
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Ask(Protocol):
+    """What a caller asks."""
+
+    @property
+    def route(self) -> str:
+        """Name of the route."""
+        ...
+
+    @property
+    def assignment_key(self) -> str:
+        """What the version is assigned by; may be empty."""
+        ...
+
+    @property
+    def event_time(self) -> int:
+        """When the question is asked; 0 means now."""
+        ...
+
+    @property
+    def entities(self) -> Mapping[str, Any]:
+        """Entity keys by name; empty when all inputs are given."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request comes from."""
+
+    caller: str
+    trace: Trace | None
+    deadline: float
+    """In seconds of `time.monotonic`."""
+
+
+class Lane:
+    """The queues of one plan."""
+
+    __slots__ = ("features", "given", "prepared")
+
+    def __init__(
+        self,
+        features: "Coalescer[Job] | None",
+        given: "Coalescer[Job]",
+        prepared: "Coalescer[Work]",
+    ) -> None:
+        self.features = features
+        """Requests that need features; shared by all plans of one feature set."""
+        self.given = given
+        """Requests that bring all inputs."""
+        self.prepared = prepared
+        """Works that have their features."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way here."""
+        return self.given.is_idle and self.prepared.is_idle
+
+
+class Predictor:
+    """Answers predictions."""
+
+    def __init__(
+        self,
+        *,
+        routes: Callable[[str], ServingRoute],
+        stages: Stages,
+        codec: ports.Codec,
+        observer: ports.Observer,
+        clock: clocks.Clock,
+        bounds: Bounds,
+        maximum_waiting: int,
+    ) -> None:
+        """Prepare a predictor.
+
+        Args:
+            routes: Returns the current revision of a route by name.
+            stages: What happens to a work.
+            codec: Reads requests.
+            observer: Counts.
+            clock: Time.
+            bounds: How much each queue carries.
+            maximum_waiting: Predictions on their way; further ones are turned away.
+        """
+        self._routes = routes
+        self._stages = stages
+        self._codec = codec
+        self._observer = observer
+        self._clock = clock
+        self._bounds = bounds
+        self._maximum_waiting = maximum_waiting
+        self._waiting = 0
+        self._loop = asyncio.get_running_loop()
+        self._lanes: dict[Plan, Lane] = {}
+        self._feature_lanes: dict[FeatureSet, Coalescer[Job]] = {}
+        self._failures: Coalescer[_Failed] = Coalescer(self._record_failures, bounds)
+
+    async def predict(self, ask: Ask, origin: Origin) -> Any:
+        """Answer one prediction.
+
+        Raises:
+            SetpointError: There is no answer; its kind and reason say why.
+        """
+        route = self._routes(ask.route)
+        self._admit(route)
+        job = self._job(ask, origin, route)
+        self._waiting += 1
+        try:
+            try:
+                self._begin(job)
+            except errors.SetpointError as error:
+                # Turned away at the door is no prediction; anything else is recorded.
+                if error.reason is errors.Reason.OVERLOADED:
+                    self._observer.refused(error.reason)
+                    raise
+                self._failures.submit(_Failed(job, error))
+            return await job.future
+        finally:
+            self._waiting -= 1
+
+    def purge(self, current: Iterable[ServingRoute]) -> None:
+        """Forget the queues of plans that no route uses any more."""
+        used = {plan for route in current for plan in route.plans}
+        for plan in [each for each in self._lanes if each not in used]:
+            if self._lanes[plan].is_idle:
+                del self._lanes[plan]
+        sets = {plan.feature_set for plan in used}
+        for name in [each for each in self._feature_lanes if each not in sets]:
+            if self._feature_lanes[name].is_idle:
+                del self._feature_lanes[name]
+
+    async def drain(self) -> None:
+        """Wait until everything on its way has been recorded."""
+        for lane in list(self._feature_lanes.values()):
+            await lane.drain()
+        for each in list(self._lanes.values()):
+            await each.given.drain()
+            await each.prepared.drain()
+        await self._failures.drain()
+
+    def _admit(self, route: ServingRoute) -> None:
+        if self._waiting >= self._maximum_waiting:
+            self._observer.refused(errors.Reason.OVERLOADED)
+            raise refusal.overloaded()
+        try:
+            self._stages.admit(route.route.content.spool_full_policy)
+        except errors.ResourceExhaustedError as error:
+            self._observer.refused(error.reason)
+            raise
+
+    def _job(self, ask: Ask, origin: Origin, route: ServingRoute) -> Job:
+        job = Job()
+        job.source = ask
+        job.route = route
+        job.arrival_time = self._clock.now_us()
+        job.event_time = ask.event_time or job.arrival_time
+        job.prediction_id = prediction_id = ids.uuid7()
+        job.is_given = is_given = not ask.entities
+        key = ask.assignment_key
+        if not key:
+            key = prediction_id if is_given else self._codec.entity_key(ask)
+        job.key = key
+        job.plan, job.slot, job.reason = route.assign(key)
+        job.caller = origin.caller
+        job.trace = origin.trace
+        job.deadline = origin.deadline
+        job.degradations = ()
+        job.future = self._loop.create_future()
+        return job
+
+    def _begin(self, job: Job) -> None:
+        """Check what a request holds by itself and queue it.
+
+        Raises:
+            SetpointError: The request is wrong, or the queue is full.
+        """
+        if len(job.key) > MAX_KEY_LENGTH:
+            key, job.key = job.key, job.key[:MAX_KEY_LENGTH]
+            rule = f"must have at most {MAX_KEY_LENGTH} characters"
+            raise errors.invalid("assignment_key", key, rule, errors.Reason.TOO_LARGE)
+        if job.event_time < 0:
+            raise errors.invalid("event_time", job.event_time, "must not be negative")
+        plan = job.plan
+        lane = self._lanes.get(plan) or self._make_lane(plan)
+        if job.is_given:
+            job.row = self._codec.given_row(job.source, plan)
+            lane.given.submit(job)
+            return
+        job.entity = self._codec.entity_row(job.source, plan)
+        job.row = self._codec.requested_row(job.source, plan)
+        if lane.features is None:
+            raise AssertionError("entities were accepted for a version without features")
+        lane.features.submit(job)
+
+    def _make_lane(self, plan: Plan) -> Lane:
+        features = None
+        if plan.feature_set is not None:
+            features = self._feature_lanes.get(plan.feature_set)
+            if features is None:
+                features = Coalescer(self._fetch, self._bounds)
+                self._feature_lanes[plan.feature_set] = features
+        lane = Lane(
+            features,
+            Coalescer(self._run_given, self._bounds),
+            Coalescer(self._run_prepared, self._bounds),
+        )
+        self._lanes[plan] = lane
+        return lane
+
+    # Batches. Each of them answers for all of its jobs, whatever happens.
+
+    async def _fetch(self, jobs: list[Job], slot: Slot) -> None:
+        jobs = self._still_wanted(jobs)
+        if not jobs:
+            return
+        try:
+            plan = jobs[0].plan
+            entities, _ = values.tabulate(
+                plan.version.key_columns, [job.entity for job in jobs], "entities"
+            )
+            deadline = max([job.deadline for job in jobs])
+            sent_us = self._clock.now_us()
+            fetched = await self._stages.fetch(
+                _feature_set(plan),
+                entities,
+                [job.event_time for job in jobs],
+                deadline,
+                _lead(jobs),
+            )
+            slot.release()
+            for work, rows in _by_plan(jobs):
+                work.entities = entities if rows is None else entities.take(rows)
+                work.started_us = sent_us
+                self._prepare(work, fetched, rows)
+        except Exception as error:
+            self._fail_unexpectedly(jobs, error)
+
+    def _prepare(self, work: Work, fetched: Fetched, rows: Any) -> None:
+        """Give a work its inputs, check them, and queue it for inference."""
+        jobs = work.jobs or ()
+        requested, bad = values.tabulate(
+            work.plan.version.request_fields, [job.row for job in jobs], "inputs"
+        )
+        for row, error in bad:
+            work.fail(row, error)
+        self._stages.take_features(work, fetched, requested, rows)
+        self._stages.check(work)
+        lane = self._lanes.get(work.plan) or self._make_lane(work.plan)
+        try:
+            lane.prepared.submit(work)
+        except errors.ResourceExhaustedError as error:
+            self._fail_jobs(jobs, error)
+
+    async def _run_given(self, jobs: list[Job], slot: Slot) -> None:
+        jobs = self._still_wanted(jobs)
+        if not jobs:
+            return
+        try:
+            plan = jobs[0].plan
+            work = Work.of_jobs(plan, jobs)
+            work.started_us = self._clock.now_us()
+            inputs, bad = values.tabulate(plan.version.inputs, [job.row for job in jobs], "inputs")
+            for row, error in bad:
+                work.fail(row, error)
+            self._stages.take_given(work, inputs)
+            self._stages.check(work)
+            await self._answer(work, slot)
+        except Exception as error:
+            self._fail_unexpectedly(jobs, error)
+
+    async def _run_prepared(self, works: list[Work], slot: Slot) -> None:
+        try:
+            await self._answer(joined(works), slot)
+        except Exception as error:
+            for work in works:
+                self._fail_unexpectedly(work.jobs or (), error)
+
+    async def _answer(self, work: Work, slot: Slot) -> None:
+        jobs = work.jobs or ()
+        try:
+            await self._stages.run(work)
+        except VersionUnavailable as gone:
+            work = self._fall_back(work, gone.error)
+        finally:
+            slot.release()
+        if not work.rows:
+            return
+        jobs = work.jobs or ()
+        _fail_left(work)
+        replies = await self._stages.finish(work)
+        _resolve(work, jobs, replies)
+
+    # The fallback version.
+
+    def _fall_back(self, work: Work, error: errors.SetpointError) -> Work:
+        """Send the rows that may still be answered to the fallback; return the others."""
+        stay = []
+        for row, job in enumerate(work.jobs or ()):
+            if row in work.errors or job.is_left or not self._moved(job, error):
+                stay.append(row)
+        shown = inference_error(error)
+        for row in stay:
+            work.fail(row, shown)
+        if len(stay) == work.rows:
+            return work
+        return work.take(stay)
+
+    def _moved(self, job: Job, error: errors.SetpointError) -> bool:
+        """Queue a job for the fallback of its route; say whether that was possible."""
+        fallback = job.route.fallback
+        if fallback is None or job.plan is fallback:
+            return False
+        chosen = job.plan, job.reason, job.degradations
+        job.degradations = (
+            Degradation(DegradationKind.FALLBACK_VERSION, str(job.plan.version.version)),
+        )
+        job.plan, job.reason = fallback, AssignmentReason.FALLBACK
+        try:
+            self._begin(job)
+        except errors.SetpointError as refused:
+            # The chosen version's failure is what the caller should hear of.
+            _LOGGER.debug("no fallback for %s: %s after %s", job.prediction_id, refused, error)
+            job.plan, job.reason, job.degradations = chosen
+            return False
+        return True
+
+    # Failures.
+
+    def _still_wanted(self, jobs: list[Job]) -> list[Job]:
+        """Return the jobs somebody waits for; the others are recorded and dropped."""
+        wanted = [job for job in jobs if not job.is_left]
+        if len(wanted) < len(jobs):
+            for job in jobs:
+                if job.is_left:
+                    self._note_failure(job, left_error(job))
+        return wanted
+
+    def _fail_jobs(self, jobs: Sequence[Job], error: errors.SetpointError) -> None:
+        for job in jobs:
+            self._note_failure(job, error)
+
+    def _note_failure(self, job: Job, error: errors.SetpointError) -> None:
+        try:
+            self._failures.submit(_Failed(job, error))
+        except errors.ResourceExhaustedError:
+            self._observer.unrecorded(1)
+            _settle(job, None, error)
+
+    async def _record_failures(self, failed: list["_Failed"], slot: Slot) -> None:
+        """Record predictions that never reached inference, and tell their callers."""
+        for plan in {each.job.plan: None for each in failed}:
+            ours = [each for each in failed if each.job.plan is plan]
+            work = Work.of_jobs(plan, [each.job for each in ours])
+            for row, each in enumerate(ours):
+                work.fail(row, each.error)
+            try:
+                await self._stages.finish(work)
+            except Exception as error:
+                self._fail_unexpectedly(work.jobs or (), error)
+            else:
+                _resolve(work, work.jobs or (), [None] * work.rows)
+        slot.release()
+
+    def _fail_unexpectedly(self, jobs: Sequence[Job], error: Exception) -> None:
+        _LOGGER.error("a batch of %d predictions failed", len(jobs), exc_info=error)
+        for job in jobs:
+            _settle(job, None, error)
+
+
+class _Failed:
+    """A prediction that is over before it ran."""
+
+    __slots__ = ("error", "job")
+    rows = 1
+
+    def __init__(self, job: Job, error: errors.SetpointError) -> None:
+        self.job = job
+        self.error = error
+
+
+def left_error(job: Job) -> errors.SetpointError:
+    """Return what is recorded of a prediction whose caller has left."""
+    if time.monotonic() >= job.deadline:
+        return errors.DeadlineExceededError(
+            errors.Reason.DEADLINE_EXCEEDED, "the deadline passed before the answer"
+        )
+    return CancelledByCaller()
+
+
+class CancelledByCaller(errors.SetpointError):
+    """Nobody waits for the answer any more."""
+
+    is_cancelled = True
+
+    def __init__(self) -> None:
+        super().__init__(errors.Reason.DEADLINE_EXCEEDED, "the caller left before the answer")
+
+
+def _fail_left(work: Work) -> None:
+    """Record as failed what nobody waits for any more."""
+    for row, job in enumerate(work.jobs or ()):
+        if job.is_left:
+            work.fail(row, left_error(job))
+
+
+def _resolve(work: Work, jobs: Sequence[Job], replies: Sequence[Any]) -> None:
+    failed = work.errors
+    if failed:
+        for row, job in enumerate(jobs):
+            _settle(job, replies[row], failed.get(row))
+        return
+    for job, reply in zip(jobs, replies, strict=True):
+        future = job.future
+        if not future.done():
+            future.set_result(reply)
+
+
+def _settle(job: Job, reply: Any, error: Exception | None) -> None:
+    future = job.future
+    if future.done():
+        return
+    if error is None:
+        future.set_result(reply)
+    else:
+        future.set_exception(error)
+        # The caller may leave in this very moment; then nobody looks, which is no defect.
+        future.exception()
+
+
+def _feature_set(plan: Plan) -> FeatureSet:
+    if plan.feature_set is None:
+        raise AssertionError("only versions with a feature set are asked for features")
+    return plan.feature_set
+
+
+def _lead(jobs: Sequence[Job]) -> Trace | None:
+    return next((job.trace for job in jobs if job.trace is not None and job.trace.is_sampled), None)
+
+
+def _by_plan(jobs: Sequence[Job]) -> list[tuple[Work, Any]]:
+    """Return a work for each plan, with its rows among the jobs, None when it has all."""
+    plans = {job.plan: None for job in jobs}
+    if len(plans) == 1:
+        return [(Work.of_jobs(jobs[0].plan, jobs), None)]
+    works = []
+    for plan in plans:
+        rows = [row for row, job in enumerate(jobs) if job.plan is plan]
+        work = Work.of_jobs(plan, [jobs[row] for row in rows])
+        works.append((work, np.array(rows, np.intp)))
+    return works

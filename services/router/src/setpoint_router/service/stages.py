@@ -1,0 +1,459 @@
+"""What happens to a work, stage by stage: features, checks, inference, record.
+
+The stages know nothing of queues. A stage that fails for some rows marks them and goes on with the
+others; a stage that fails for all says so to its caller, who may know a way out.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import getrandbits
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from setpoint_columns import Column, Columns
+from setpoint_router import ports
+from setpoint_router.domain import refusal, values
+from setpoint_router.domain.degradation import (
+    KIND_OF_STATUS,
+    Degradation,
+    DegradationKind,
+    FeatureStatus,
+)
+from setpoint_router.domain.route import FeatureFailurePolicy, FeatureSet, Field, SpoolFullPolicy
+from setpoint_router.domain.work import NO_TIME, Mark, Trace, Work, assembled
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors
+
+MINIMUM_SECONDS = 0.001
+"""A call with less time than this is not made."""
+
+ANSWER_SECONDS = 0.02
+"""Kept back from the callers' time when inference is called, to record and answer in."""
+
+MAX_FAILURES_ALONE = 8
+"""After so many single rows have failed and none went well, the model is broken, not the rows."""
+
+_FRESH = bytes([FeatureStatus.FRESH])
+_GIVEN = bytes([FeatureStatus.GIVEN])
+_MISSING = bytes([FeatureStatus.MISSING])
+_NO_TIME = np.int64(NO_TIME).tobytes()
+_SKIPPED = Degradation(DegradationKind.CHECKS_SKIPPED, "")
+_UNRECORDED = Degradation(DegradationKind.UNRECORDED, "")
+_GONE = (errors.NotFoundError, errors.FailedPreconditionError, errors.UnavailableError)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the calls behind the router may take."""
+
+    features_seconds: float = 0.15
+    inference_seconds: float = 5.0
+
+
+class VersionUnavailable(Exception):
+    """The version of a work cannot answer now, though its rows are fine; another one might."""
+
+    def __init__(self, error: errors.SetpointError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How a call for features went."""
+
+    answer: ports.FeatureAnswer | None
+    error: errors.SetpointError | None
+    microseconds: int
+    mark: Mark | None
+
+
+class Stages:
+    """The stages with what they need."""
+
+    def __init__(
+        self,
+        *,
+        features: ports.Features,
+        inference: ports.Inference,
+        checks: ports.Checks,
+        codec: ports.Codec,
+        recorder: ports.Recorder,
+        spool: ports.Spool,
+        observer: ports.Observer,
+        clock: clocks.Clock,
+        limits: Limits,
+    ) -> None:
+        self._features = features
+        self._inference = inference
+        self._checks = checks
+        self._codec = codec
+        self._recorder = recorder
+        self._spool = spool
+        self._observer = observer
+        self._clock = clock
+        self._limits = limits
+
+    # Features.
+
+    async def fetch(
+        self,
+        feature_set: FeatureSet,
+        entities: Columns,
+        times: Sequence[int] | npt.NDArray[Any],
+        deadline: float,
+        lead: Trace | None,
+    ) -> Fetched:
+        """Ask for features; an error is part of the answer, since a route may go on without."""
+        started_us = self._clock.now_us()
+        started = time.perf_counter()
+        seconds = min(self._limits.features_seconds, deadline - time.monotonic())
+        header, span_id = _call_of(lead)
+        answer, error = None, None
+        try:
+            if seconds < MINIMUM_SECONDS:
+                raise errors.DeadlineExceededError(
+                    errors.Reason.DEADLINE_EXCEEDED, "no time was left to ask for features"
+                )
+            answer = await self._features.fetch(
+                feature_set, entities, _compact(times), seconds, header
+            )
+        except errors.SetpointError as failure:
+            error = failure
+        microseconds = int((time.perf_counter() - started) * 1e6)
+        mark = None
+        if lead is not None:
+            mark = Mark(
+                "features",
+                lead.trace_id,
+                span_id,
+                lead.span_id,
+                started_us,
+                started_us + microseconds,
+                entities.rows,
+            )
+        return Fetched(answer, error, microseconds, mark)
+
+    def take_features(self, work: Work, fetched: Fetched, requested: Columns, rows: Any) -> None:
+        """Give a work its inputs: features, then what the request gave.
+
+        Args:
+            work: The work.
+            fetched: How the call went.
+            requested: The request fields of the work's rows.
+            rows: Rows of the call that are the work's, None when all are.
+        """
+        work.features_us = fetched.microseconds
+        if fetched.mark is not None:
+            work.marks.append(fetched.mark)
+        plan, answer, error = work.plan, fetched.answer, fetched.error
+        if answer is not None and not _fits(answer, plan.version.features):
+            error = _strange_features(answer)
+            answer = None
+        if answer is None:
+            answer = self._without_features(work, error)
+        else:
+            if rows is not None:
+                answer = _taken(answer, rows)
+            _flag_statuses(work, answer, plan.version.features)
+        work.inputs = Columns(work.rows, [*answer.features.columns, *requested.columns])
+        given = len(requested)
+        work.statuses = [*answer.statuses, *[_GIVEN * work.rows] * given]
+        work.value_times = [*answer.value_times, *[_NO_TIME * work.rows] * given]
+
+    def _without_features(
+        self, work: Work, error: errors.SetpointError | None
+    ) -> ports.FeatureAnswer:
+        """Return nulls, and fail or flag the rows as the route says."""
+        plan = work.plan
+        features = plan.version.features
+        policy = plan.route.content.feature_failure_policy
+        can_be_null = all(
+            plan.input_types.get(each.name) in values.FLOATS
+            for each in features
+            if each.name in plan.input_types
+        )
+        if policy is FeatureFailurePolicy.ANSWER_WITH_NULLS and can_be_null:
+            name = plan.feature_set.name if plan.feature_set else ""
+            flag = Degradation(DegradationKind.FEATURES_UNAVAILABLE, name)
+            work.common = (*work.common, flag)
+        else:
+            work.fail_rest(_features_error(error))
+        return ports.FeatureAnswer(
+            Columns(work.rows, [values.null_column(each, work.rows) for each in features]),
+            [_MISSING * work.rows] * len(features),
+            [_NO_TIME * work.rows] * len(features),
+        )
+
+    def take_given(self, work: Work, inputs: Columns) -> None:
+        """Give a work the inputs that its callers gave."""
+        work.inputs = inputs
+        work.statuses = [_GIVEN * work.rows] * len(inputs)
+        work.value_times = [_NO_TIME * work.rows] * len(inputs)
+
+    # Checks.
+
+    def check(self, work: Work) -> None:
+        """Judge the inputs of a work; rows that must not go on fail, others are flagged."""
+        inputs, feature_set = work.inputs, work.plan.feature_set
+        if inputs is None:
+            return
+        started = time.perf_counter()
+        _refuse_nulls(work, inputs)
+        if feature_set is not None:
+            if self._checks.is_expected:
+                work.common = (*work.common, _SKIPPED)
+            else:
+                self._judge(work, feature_set.name, inputs)
+        work.checks_us = int((time.perf_counter() - started) * 1e6)
+        work.prepared_us = self._clock.now_us()
+
+    def _judge(self, work: Work, feature_set: str, inputs: Columns) -> None:
+        verdict = self._checks.judge(feature_set, inputs)
+        if verdict is None:
+            return
+        for row, error in verdict.rejected:
+            work.fail(row, error)
+        for row, rule_id in verdict.flagged:
+            work.flag(row, Degradation(DegradationKind.RULE_FLAGGED, rule_id))
+
+    # Inference.
+
+    async def run(self, work: Work) -> None:
+        """Run the version on the rows that may go on.
+
+        Raises:
+            VersionUnavailable: It cannot answer for reasons of its own.
+        """
+        rows = work.open_rows()
+        if not len(rows) or work.inputs is None:
+            return
+        lead = work.lead
+        header, span_id = _call_of(lead)
+        started_us = self._clock.now_us()
+        work.waited_us = max(0, started_us - work.prepared_us)
+        started = time.perf_counter()
+        attempt = _Attempt(self, work, header)
+        try:
+            await attempt.run(rows)
+        finally:
+            microseconds = int((time.perf_counter() - started) * 1e6)
+            work.inference_us = microseconds
+            if lead is not None:
+                work.marks.append(
+                    Mark(
+                        "inference",
+                        lead.trace_id,
+                        span_id,
+                        lead.span_id,
+                        started_us,
+                        started_us + microseconds,
+                        len(rows),
+                    )
+                )
+        work.outputs = assembled(attempt.parts, work.rows)
+
+    async def predict(self, work: Work, rows: npt.NDArray[np.intp], header: str | None) -> Columns:
+        """Run the version on some rows of a work.
+
+        Raises:
+            SetpointError: It did not answer.
+        """
+        seconds = min(
+            self._limits.inference_seconds, work.deadline - time.monotonic() - ANSWER_SECONDS
+        )
+        if seconds < MINIMUM_SECONDS:
+            raise errors.DeadlineExceededError(
+                errors.Reason.DEADLINE_EXCEEDED, "no time was left to ask for the answer"
+            )
+        inputs = _inputs(work)
+        if len(rows) == work.rows:
+            if work.encoded_inputs is None:
+                work.encoded_inputs = self._codec.encode(inputs)
+            encoded = work.encoded_inputs
+        else:
+            encoded = self._codec.encode(inputs.take(rows))
+        outputs = await self._inference.predict(work.plan, encoded, seconds, header)
+        if outputs.rows != len(rows):
+            raise errors.InternalError(
+                errors.Reason.INFERENCE_FAILED,
+                f"inference answered {outputs.rows} rows when {len(rows)} were asked",
+            )
+        return outputs
+
+    # Record and reply.
+
+    async def finish(self, work: Work) -> Sequence[Any]:
+        """Record a work, on disk, and return the replies of its rows.
+
+        Rows that failed have no reply. Where the record cannot be kept, the route's policy decides.
+        """
+        work.reply_time = self._clock.now_us()
+        try:
+            kept = self._spool.append(self._recorder.record(work))
+            replies = self._replies(work)
+            await kept
+        except errors.ResourceExhaustedError as error:
+            replies = self._unrecorded(work, error)
+        self._observer.answered(work)
+        return replies
+
+    def _unrecorded(self, work: Work, error: errors.SetpointError) -> Sequence[Any]:
+        self._observer.unrecorded(work.rows)
+        if work.plan.route.content.spool_full_policy is SpoolFullPolicy.REJECT:
+            work.errors = {}
+            work.fail_rest(error)
+        else:
+            work.common = (*work.common, _UNRECORDED)
+        return self._replies(work)
+
+    def _replies(self, work: Work) -> Sequence[Any]:
+        """Return replies for jobs; a caller's own batch is answered in columns."""
+        return () if work.jobs is None else self._recorder.replies(work)
+
+    def admit(self, plan_policy: SpoolFullPolicy) -> None:
+        """Turn a request away before any work when its record could not be kept.
+
+        Raises:
+            ResourceExhaustedError: The spool is full and the route does not answer without records.
+        """
+        if self._spool.is_full and plan_policy is SpoolFullPolicy.REJECT:
+            raise refusal.spool_full()
+
+
+class _Attempt:
+    """One work's way through inference: a bad row is found and fails alone."""
+
+    def __init__(self, stages: Stages, work: Work, header: str | None) -> None:
+        self._stages = stages
+        self._work = work
+        self._header = header
+        self._failed_alone = 0
+        self.parts: list[tuple[npt.NDArray[np.intp], Columns]] = []
+
+    async def run(self, rows: npt.NDArray[np.intp], *, is_whole: bool = True) -> None:
+        """Run rows together; when they fail and may fail alone, each half by itself."""
+        try:
+            outputs = await self._stages.predict(self._work, rows, self._header)
+        except errors.SetpointError as error:
+            if is_whole and isinstance(error, _GONE):
+                raise VersionUnavailable(error) from error
+            if len(rows) > 1 and _may_be_one_row(error) and not self._is_broken:
+                middle = len(rows) // 2
+                await self.run(rows[:middle], is_whole=False)
+                await self.run(rows[middle:], is_whole=False)
+                return
+            self._failed_alone += 1
+            shown = inference_error(error)
+            for row in rows.tolist():
+                self._work.fail(row, shown)
+            return
+        self.parts.append((rows, outputs))
+
+    @property
+    def _is_broken(self) -> bool:
+        return not self.parts and self._failed_alone >= MAX_FAILURES_ALONE
+
+
+def _may_be_one_row(error: errors.SetpointError) -> bool:
+    """Say whether fewer rows might go well."""
+    if isinstance(error, (errors.InvalidArgumentError, errors.InternalError)):
+        return True
+    too_much = isinstance(error, errors.ResourceExhaustedError)
+    return too_much and error.reason is not errors.Reason.OVERLOADED
+
+
+def inference_error(error: errors.SetpointError) -> errors.SetpointError:
+    """Return what callers are told when inference did not answer."""
+    if isinstance(error, (errors.InvalidArgumentError, errors.ResourceExhaustedError)):
+        return error
+    if isinstance(error, (*_GONE, errors.DeadlineExceededError)):
+        return errors.UnavailableError(
+            errors.Reason.INFERENCE_UNAVAILABLE,
+            f"inference does not answer: {error.message}",
+            metadata={"cause": error.reason.value},
+        )
+    return errors.InternalError(
+        errors.Reason.INFERENCE_FAILED, f"the model failed: {error.message}"
+    )
+
+
+def _features_error(error: errors.SetpointError | None) -> errors.SetpointError:
+    cause = "" if error is None else f": {error.message}"
+    return errors.UnavailableError(
+        errors.Reason.FEATURES_UNAVAILABLE,
+        f"the feature service did not answer in time{cause}",
+        metadata={} if error is None else {"cause": error.reason.value},
+    )
+
+
+def _fits(answer: ports.FeatureAnswer, features: Sequence[Field]) -> bool:
+    return answer.features.names == tuple([each.name for each in features])
+
+
+def _strange_features(answer: ports.FeatureAnswer) -> errors.SetpointError:
+    return errors.InternalError(
+        errors.Reason.INTERNAL,
+        f"the feature service answered other columns: {', '.join(answer.features.names)[:200]}",
+    )
+
+
+def _inputs(work: Work) -> Columns:
+    if work.inputs is None:
+        raise AssertionError("a work without inputs is not run")
+    return work.inputs
+
+
+def _call_of(lead: Trace | None) -> tuple[str | None, int]:
+    """Return trace header and span id of a shared call; it belongs to the first sampled trace."""
+    if lead is None:
+        return None, 0
+    span_id = getrandbits(64) or 1
+    return f"00-{lead.trace_id:032x}-{span_id:016x}-01", span_id
+
+
+def _compact(times: Sequence[int] | npt.NDArray[Any]) -> Sequence[int]:
+    """Return one time when it stands for all."""
+    listed: list[int] = times.tolist() if isinstance(times, np.ndarray) else list(times)
+    return listed[:1] if listed.count(listed[0]) == len(listed) else listed
+
+
+def _taken(answer: ports.FeatureAnswer, rows: npt.NDArray[np.intp]) -> ports.FeatureAnswer:
+    return ports.FeatureAnswer(
+        answer.features.take(rows),
+        [np.frombuffer(each, np.uint8)[rows].tobytes() for each in answer.statuses],
+        [np.frombuffer(each, "<i8")[rows].tobytes() for each in answer.value_times],
+    )
+
+
+def _flag_statuses(work: Work, answer: ports.FeatureAnswer, features: Sequence[Field]) -> None:
+    for field, statuses in zip(features, answer.statuses, strict=True):
+        if statuses.count(_FRESH) == work.rows:
+            continue
+        for row, status in enumerate(statuses):
+            kind = KIND_OF_STATUS.get(status)  # type: ignore[call-overload]  # IntEnum keys.
+            if kind is not None:
+                work.flag(row, Degradation(kind, field.name))
+
+
+def _refuse_nulls(work: Work, inputs: Columns) -> None:
+    """Fail rows with a null that the model has no form for."""
+    types = work.plan.input_types
+    for column in inputs.columns:
+        if column.validity is None:
+            continue
+        dtype = types.get(column.name)
+        if dtype is not None and dtype not in values.FLOATS:
+            _refuse(work, column)
+
+
+def _refuse(work: Work, column: Column) -> None:
+    mask = column.null_mask()
+    if mask is None:
+        return
+    error = values.null_refused(f'inputs["{column.name}"]')
+    for row in np.flatnonzero(mask).tolist():
+        work.fail(row, error)

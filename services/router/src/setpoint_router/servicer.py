@@ -1,0 +1,187 @@
+"""The contract's methods: convert, call, convert."""
+
+import base64
+import binascii
+import time
+from random import getrandbits
+from typing import Any
+
+import grpc.aio
+
+import setpoint_telemetry
+from setpoint.router.v1 import router_service_pb2, router_service_pb2_grpc
+from setpoint_columns import proto as columns_proto
+from setpoint_db import idempotency
+from setpoint_router.convert import routes
+from setpoint_router.domain.route import Route
+from setpoint_router.domain.work import Trace
+from setpoint_router.service import batch_predictor, predictor, route_service
+from setpoint_rpc import context
+from setpoint_runtime import errors
+
+Context = grpc.aio.ServicerContext[Any, Any]
+DEFAULT_SECONDS = 30.0
+
+
+class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
+    """Serves `setpoint.router.v1.RouterService`."""
+
+    def __init__(
+        self,
+        predictions: predictor.Predictor,
+        batches: batch_predictor.BatchPredictor,
+        kept_routes: route_service.RouteService,
+    ) -> None:
+        self._predictor = predictions
+        self._batches = batches
+        self._routes = kept_routes
+
+    async def Predict(
+        self, request: router_service_pb2.PredictRequest, context: Context
+    ) -> router_service_pb2.PredictResponse:
+        """Answer one prediction."""
+        answer: router_service_pb2.PredictResponse = await self._predictor.predict(
+            request, origin(context)
+        )
+        return answer
+
+    async def PredictBatch(
+        self, request: router_service_pb2.PredictBatchRequest, context: Context
+    ) -> router_service_pb2.PredictBatchResponse:
+        """Answer many predictions."""
+        answer = await self._batches.predict(
+            batch_predictor.BatchAsk(
+                route=request.route,
+                rows=columns_proto.from_proto(request.rows, "rows"),
+                assignment_key_column=request.assignment_key_column,
+                event_time_column=request.event_time_column,
+                event_time=request.event_time,
+            ),
+            origin(context),
+        )
+        return router_service_pb2.PredictBatchResponse(
+            results=columns_proto.to_proto(answer.results),
+            outputs=columns_proto.to_proto(answer.outputs),
+            route_revision=answer.route_revision,
+        )
+
+    async def ExplainAssignment(
+        self, request: router_service_pb2.ExplainAssignmentRequest, context: Context
+    ) -> router_service_pb2.ExplainAssignmentResponse:
+        """Say which version a key gets and why."""
+        found = await self._routes.explain(request.route, request.assignment_key, request.time)
+        return router_service_pb2.ExplainAssignmentResponse(
+            assignment=routes.assignment_to_proto(
+                found.route, found.version, found.slot, found.reason
+            ),
+            salt=found.route.content.salt,
+            valid_from=found.route.valid_from,
+            explanation=found.text,
+        )
+
+    async def CreateRoute(
+        self, request: router_service_pb2.CreateRouteRequest, context: Context
+    ) -> router_service_pb2.CreateRouteResponse:
+        """Create a route."""
+        stored = await self._routes.create(
+            request.request_id,
+            idempotency.fingerprint(request.route.SerializeToString(deterministic=True)),
+            routes.content_from_proto(request.route),
+        )
+        return router_service_pb2.CreateRouteResponse(
+            route=routes.route_to_proto(stored.route), replayed=stored.is_replay
+        )
+
+    async def UpdateRoute(
+        self, request: router_service_pb2.UpdateRouteRequest, context: Context
+    ) -> router_service_pb2.UpdateRouteResponse:
+        """Make a new revision of a route."""
+        stored = await self._routes.update(
+            request.request_id,
+            idempotency.fingerprint(
+                request.route.SerializeToString(deterministic=True), str(request.expected_revision)
+            ),
+            routes.content_from_proto(request.route),
+            request.expected_revision,
+        )
+        return router_service_pb2.UpdateRouteResponse(
+            route=routes.route_to_proto(stored.route), replayed=stored.is_replay
+        )
+
+    async def GetRoute(
+        self, request: router_service_pb2.GetRouteRequest, context: Context
+    ) -> router_service_pb2.GetRouteResponse:
+        """Read a revision."""
+        found = await self._routes.get(request.name, request.revision)
+        return router_service_pb2.GetRouteResponse(route=routes.route_to_proto(found))
+
+    async def ListRoutes(
+        self, request: router_service_pb2.ListRoutesRequest, context: Context
+    ) -> router_service_pb2.ListRoutesResponse:
+        """List current revisions by name."""
+        after = _from_token(request.page_token, "routes")
+        found = await self._routes.list(after, request.page_size)
+        limit = route_service.page_limit(request.page_size)
+        return router_service_pb2.ListRoutesResponse(
+            routes=[routes.route_to_proto(each) for each in found[:limit]],
+            next_page_token=_token("routes", found, limit),
+        )
+
+    async def ListRouteRevisions(
+        self, request: router_service_pb2.ListRouteRevisionsRequest, context: Context
+    ) -> router_service_pb2.ListRouteRevisionsResponse:
+        """List the revisions of a route, newest first."""
+        kind = f"revisions {request.name}"
+        before = _from_token(request.page_token, kind)
+        found = await self._routes.list_revisions(request.name, int(before or 0), request.page_size)
+        limit = route_service.page_limit(request.page_size)
+        return router_service_pb2.ListRouteRevisionsResponse(
+            routes=[routes.route_to_proto(each) for each in found[:limit]],
+            next_page_token=_token(kind, found, limit),
+        )
+
+
+def origin(servicer_context: Context) -> predictor.Origin:
+    """Returns where a call comes from: its caller, its trace, its deadline."""
+    caller, header = "", None
+    for name, value in servicer_context.invocation_metadata() or ():
+        if name == context.CALLER_KEY:
+            caller = str(value)[:64]
+        elif name == context.TRACEPARENT_KEY:
+            header = str(value)
+    remaining = servicer_context.time_remaining()
+    deadline = time.monotonic() + (DEFAULT_SECONDS if remaining is None else remaining)
+    return predictor.Origin(caller, _trace(header), deadline)
+
+
+def _trace(header: str | None) -> Trace | None:
+    """Returns the prediction's place in a trace, its caller's where there is one."""
+    if header is not None and context.traceparent() == header:
+        _, trace_id, span_id, flags = header.split("-")
+        is_sampled = bool(int(flags, 16) & 1) and setpoint_telemetry.enabled()
+        return Trace(int(trace_id, 16), getrandbits(64) or 1, int(span_id, 16), is_sampled)
+    if not setpoint_telemetry.enabled():
+        return None
+    return Trace(getrandbits(128) or 1, getrandbits(64) or 1, 0, True)
+
+
+def _token(kind: str, found: Any, limit: int) -> str:
+    if len(found) <= limit:
+        return ""
+    last: Route = found[limit - 1]
+    position = last.name if kind == "routes" else str(last.revision)
+    return base64.urlsafe_b64encode(f"{kind}\0{position}".encode()).decode()
+
+
+def _from_token(token: str, kind: str) -> str:
+    if not token:
+        return ""
+    try:
+        found, _, position = base64.urlsafe_b64decode(token.encode()).decode().partition("\0")
+    except (binascii.Error, ValueError):
+        found, position = "", ""
+    if found != kind or not position:
+        raise errors.invalid(
+            "page_token", token, "was not issued by this method", errors.Reason.INVALID_PAGE_TOKEN
+        )
+    return position

@@ -1,0 +1,1 @@
+"""Routes and their history in PostgreSQL, and the last good copy of them in a file."""

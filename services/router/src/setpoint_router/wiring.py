@@ -1,0 +1,257 @@
+"""Puts the router together."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+import tenacity
+
+from setpoint.router.v1 import router_service_pb2_grpc
+from setpoint_db import engine as engines
+from setpoint_db import migrate
+from setpoint_router import config, ports, servicer
+from setpoint_router.adapters import metrics, peers, rules, traces
+from setpoint_router.adapters.spool import folder, shipper, writer
+from setpoint_router.convert import records, requests
+from setpoint_router.service import batch_predictor, predictor, route_service, stages
+from setpoint_router.service.book import RouteBook
+from setpoint_router.service.coalescer import Bounds
+from setpoint_router.store import route_file, sql_store, tables
+from setpoint_rpc import channel
+from setpoint_rpc import server as servers
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors, ids, tasks
+
+SERVICE = "setpoint.router.v1.RouterService"
+_LOGGER = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def build(
+    settings: config.RouterSettings, server: servers.Server, clock: clocks.Clock
+) -> AsyncIterator[None]:
+    """Open spool, channels and store, bring the routes into force, and register the servicer."""
+    async with contextlib.AsyncExitStack() as stack:
+        owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
+        counted = metrics.Metrics(server.metrics_registry)
+        spool_folder = folder.Folder(Path(settings.spool_directory))
+        spool = await _open_spool(settings, spool_folder, counted, stack)
+        to = _Channels(stack)
+        _start_shipping(settings, spool_folder, spool, counted, owner, to, stack)
+        rule_book = _watch_rules(settings, spool_folder, owner, to)
+        features = peers.FeatureClient(to(settings.feature_address))
+        inference = peers.InferenceClient(to(settings.inference_address))
+        engine = engines.create_engine(
+            settings.database_url, application_name="setpoint-router", schema=tables.SCHEMA
+        )
+        stack.push_async_callback(engine.dispose)
+        store = sql_store.SqlStore(engine)
+        book = RouteBook()
+        recorder = records.WorkRecorder(_producer())
+        codec = requests.RequestCodec()
+        spans = traces.SpanBuilder()
+        way = stages.Stages(
+            features=features,
+            inference=inference,
+            checks=rule_book,
+            codec=codec,
+            recorder=recorder,
+            spool=spool,
+            observer=metrics.Both(counted, spans),
+            clock=clock,
+            limits=stages.Limits(settings.features_seconds, settings.inference_seconds),
+        )
+        predictions = predictor.Predictor(
+            routes=book.serving,
+            stages=way,
+            codec=codec,
+            observer=counted,
+            clock=clock,
+            bounds=Bounds(settings.calls_at_once, settings.batch_rows, settings.queued_rows),
+            maximum_waiting=settings.waiting_predictions,
+        )
+        book.on_change(lambda: predictions.purge(book.serving_routes()))
+        stack.push_async_callback(predictions.drain)
+        batches = batch_predictor.BatchPredictor(
+            routes=book.serving,
+            stages=way,
+            recorder=recorder,
+            clock=clock,
+            calls_at_once=settings.calls_at_once,
+        )
+        kept_routes = route_service.RouteService(
+            store=store,
+            registry=peers.RegistryClient(to(settings.registry_address)),
+            definitions=features,
+            inference=inference,
+            book=book,
+            clock=clock,
+        )
+        _ = owner.start("spans", spans.run())
+        await _load_routes(settings, spool_folder, book, store, owner)
+        server.add(
+            router_service_pb2_grpc.add_RouterServiceServicer_to_server,
+            servicer.RouterServicer(predictions, batches, kept_routes),
+            SERVICE,
+            untraced_methods=frozenset({"Predict", "PredictBatch"}),
+        )
+        yield
+
+
+def _producer() -> str:
+    """Returns a name for this process that no other one ever has."""
+    return f"{socket.gethostname()}/{os.getpid()}/{ids.uuid7()}"
+
+
+class _Channels:
+    """Makes channels that are closed at the end."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+        self._stack = stack
+
+    def __call__(self, address: str) -> grpc.aio.Channel:
+        made = channel.connect(address, client="router")
+        self._stack.push_async_callback(made.close)
+        return made
+
+
+async def _open_spool(
+    settings: config.RouterSettings,
+    spool_folder: folder.Folder,
+    counted: metrics.Metrics,
+    stack: contextlib.AsyncExitStack,
+) -> writer.Writer:
+    spool = writer.Writer(
+        spool_folder,
+        cap_bytes=settings.spool_cap_bytes,
+        commit_seconds=settings.commit_interval_seconds,
+        on_failure=counted.write_failed,
+    )
+    await asyncio.to_thread(spool.open)
+    stack.push_async_callback(spool.close)
+    counted.watch_spool(lambda: spool.bytes_used)
+    return spool
+
+
+def _start_shipping(
+    settings: config.RouterSettings,
+    spool_folder: folder.Folder,
+    spool: writer.Writer,
+    counted: metrics.Metrics,
+    owner: tasks.TaskOwner,
+    to: _Channels,
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    sink = peers.MonitoringClient(to(settings.monitoring_address))
+    ships = shipper.Shipper(
+        spool_folder, spool, sink.send, counted, interval_seconds=settings.ship_interval_seconds
+    )
+    task = owner.start("shipper", ships.run())
+
+    async def flush() -> None:
+        """Ship what the last calls left; what monitoring does not take stays on disk."""
+        task.cancel()
+        await asyncio.wait([task])
+        await ships.flush(settings.flush_seconds)
+
+    stack.push_async_callback(flush)
+
+
+def _watch_rules(
+    settings: config.RouterSettings,
+    spool_folder: folder.Folder,
+    owner: tasks.TaskOwner,
+    to: _Channels,
+) -> rules.RuleBook:
+    if not settings.validation_address:
+        return rules.RuleBook(is_wanted=False)
+    book = rules.RuleBook(is_wanted=True, path=spool_folder.path / "rules.snapshot")
+    watch = rules.RuleWatch(to(settings.validation_address), book)
+    _ = owner.start("rules", watch.run())
+    return book
+
+
+async def _load_routes(
+    settings: config.RouterSettings,
+    spool_folder: folder.Folder,
+    book: RouteBook,
+    store: sql_store.SqlStore,
+    owner: tasks.TaskOwner,
+) -> None:
+    """Bring routes into force, the last good ones at once, and keep them up to date."""
+    copy = route_file.RouteFile(spool_folder.path / "routes.snapshot")
+    last_good = await asyncio.to_thread(copy.read)
+    if last_good is not None:
+        book.put(last_good)
+        _LOGGER.info("%d routes in force as last known", len(last_good))
+    follower = _Follower(settings, book, store, copy)
+    _ = owner.start("routes", follower.run())
+    await book.loaded.wait()
+
+
+class _Follower:
+    """Keeps the book equal to the database, and the file equal to the book."""
+
+    def __init__(
+        self,
+        settings: config.RouterSettings,
+        book: RouteBook,
+        store: ports.RouteStore,
+        copy: route_file.RouteFile,
+    ) -> None:
+        self._settings = settings
+        self._book = book
+        self._store = store
+        self._copy = copy
+        self._changed = asyncio.Event()
+        # The file is written once at the start, also when nothing has changed.
+        self._changed.set()
+        book.on_change(self._changed.set)
+
+    async def run(self) -> None:
+        """Migrate the schema, then follow it until cancelled."""
+        await self._migrate()
+        is_away = False
+        while True:
+            try:
+                await self._catch_up()
+                is_away = False
+            except errors.UnavailableError as error:
+                if not is_away:
+                    _LOGGER.warning("routes cannot be read, going on with the last ones: %s", error)
+                is_away = True
+            if self._changed.is_set():
+                self._changed.clear()
+                await self._keep()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.poll_seconds):
+                    await self._changed.wait()
+
+    async def _migrate(self) -> None:
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(errors.UnavailableError),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
+            stop=tenacity.stop_never,
+            reraise=True,
+        ):
+            with attempt:
+                await migrate.upgrade(
+                    self._settings.database_url, schema=tables.SCHEMA, package="setpoint_router"
+                )
+
+    async def _catch_up(self) -> None:
+        known = self._book.revisions()
+        current = await self._store.current_revisions()
+        newer = [name for name, revision in current.items() if known.get(name, 0) < revision]
+        self._book.put([await self._store.get(name) for name in newer])
+
+    async def _keep(self) -> None:
+        try:
+            await asyncio.to_thread(self._copy.write, self._book.all())
+        except OSError:
+            _LOGGER.warning("the routes could not be kept in a file", exc_info=True)
