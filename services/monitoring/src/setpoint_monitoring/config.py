@@ -28,8 +28,8 @@ class MonitoringSettings(settings.ServiceSettings):
     loss_tolerance: float = Field(default=0.05, ge=0)
     """Realised loss may exceed that at registration by this share of it."""
 
-    evaluate_seconds: float = Field(default=60.0, gt=0)
-    """How often alerts are judged by the service's clock."""
+    evaluate_seconds: float = Field(default=60.0, ge=0)
+    """How often alerts are judged by the service's clock; 0 leaves them to EvaluateAlerts."""
 
     count_seconds: float = Field(default=0.5, gt=0)
     """Least time between two rounds of counting what arrived into profiles."""

@@ -66,5 +66,6 @@ async def build(settings: MonitoringSettings, server: Server, clock: Clock) -> A
         tasks = await opened.enter_async_context(TaskOwner(server.task_failed))
         ingest.arrived.set()
         _ = tasks.start("profiles", ingest.run(settings.count_seconds))
-        _ = tasks.start("alerts", watch.run(store.models, settings.evaluate_seconds))
+        if settings.evaluate_seconds:
+            _ = tasks.start("alerts", watch.run(store.models, settings.evaluate_seconds))
         yield

@@ -1,0 +1,1 @@
+"""Retraining's ports over other services and processes."""

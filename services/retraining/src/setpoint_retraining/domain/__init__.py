@@ -1,0 +1,1 @@
+"""Policies, runs, splits and gates: pure."""

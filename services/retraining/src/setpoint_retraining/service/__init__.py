@@ -1,0 +1,1 @@
+"""What retraining does: runs, their steps, and rollouts."""

@@ -1,0 +1,1 @@
+"""Retraining's tables in PostgreSQL; all SQL of the service is here."""
