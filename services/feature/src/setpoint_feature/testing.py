@@ -1,14 +1,19 @@
 """Short ways to talk to a feature service, for tests."""
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc.aio
 from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import definition_pb2
 from setpoint.feature.v1 import feature_service_pb2 as pb
 from setpoint_columns import Columns, DataType, proto, value
+from setpoint_rpc import channel as channels
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors
 
 if TYPE_CHECKING:
     from setpoint.feature.v1 import feature_service_pb2_grpc
@@ -39,6 +44,24 @@ def view_message(
         if len(each) > 2:
             field.default_value.CopyFrom(value.to_proto(each[2]))
     return message
+
+
+def reference(view: str, field: str, alias: str = "", **key_columns: str) -> definition_pb2.FeatureReference:
+    """Returns the message of a reference to a field; keyword arguments rename keys."""
+    return definition_pb2.FeatureReference(view=view, field=field, alias=alias, key_columns=key_columns)
+
+
+async def error_of(call: Awaitable[Any]) -> errors.SetpointError:
+    """Returns the typed error that a call ends with.
+
+    Raises:
+        AssertionError: The call succeeds.
+    """
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        return channels.from_rpc_error(error)
+    raise AssertionError(f"answered {answer}")
 
 
 @dataclass
@@ -136,3 +159,15 @@ class Client:
                 yield request
 
         return [decode(each) async for each in self.stub.GetHistoricalFeatures(requests())]
+
+
+@dataclass
+class Running:
+    """A service that runs, and its clock."""
+
+    client: Client
+    clock: clocks.ManualClock
+
+
+Start = Callable[..., AbstractAsyncContextManager[Running]]
+"""Starts a service with some settings changed, for the length of a block."""

@@ -36,7 +36,7 @@ async def build(
     await migrate.upgrade(settings.database_url, schema=tables.SCHEMA, package=PACKAGE)
     async with contextlib.AsyncExitStack() as stack:
         stores = await _stores(settings, stack)
-        known = snapshot.Snapshot(stores.definitions, stores.history, clock)
+        known = snapshot.Snapshot(stores.definitions, stores.history)
         await known.refresh()
         tolerance = int(settings.future_tolerance_seconds * _MICROSECONDS)
         writer = writing.Writer(stores.history, stores.online_writes, known, clock, tolerance)

@@ -90,7 +90,7 @@ class ValkeyStore:
         for version, group in lookups:
             prefix = self._values(version)
             keys.extend([prefix + key for key in group])
-        found = await self._call("MGET", *keys)
+        found = await self._call("MGET", *keys) if keys else []
         marks = [None if mark is None else int(mark) for mark in found[: len(versions)]]
         values = []
         position = len(versions)

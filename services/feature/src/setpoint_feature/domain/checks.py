@@ -26,8 +26,8 @@ def check_entity(entity: definitions.Entity) -> None:
     """
     names.check_name("entity.name", entity.name)
     _check_description("entity.description", entity.description)
-    if not 1 <= len(entity.keys) <= keys.MAX_KEY_COLUMNS:
-        rule = f"must hold 1 to {keys.MAX_KEY_COLUMNS} key columns"
+    if len(entity.keys) > keys.MAX_KEY_COLUMNS:
+        rule = f"must hold at most {keys.MAX_KEY_COLUMNS} key columns"
         raise errors.invalid("entity.keys", f"{len(entity.keys)} keys", rule)
     _check_distinct("entity.keys", [key.name for key in entity.keys])
     for index, key in enumerate(entity.keys):

@@ -2,7 +2,8 @@
 
 Version byte, number of keys, then for each key column in the order of its name: length and name, kind,
 length and value. Integers of both widths are one kind, stored as int64, and every part is
-prefixed by its length, so ("1", "23") and ("12", "3") differ. A key with a null part matches nothing.
+prefixed by its length, so ("1", "23") and ("12", "3") differ. A key with a null part matches nothing. An
+entity without key columns is global: one thing, with a constant key.
 """
 
 import itertools
@@ -36,8 +37,8 @@ class KeyCodec:
         """Prepares for keys in any order; the bytes follow the order of their names."""
         self.keys = tuple(sorted(keys, key=lambda key: key.name))
         self._heads = tuple(_head(key) for key in self.keys)
-        first = bytes((FORMAT, len(self.keys)))
-        self._starts = (first + self._heads[0], *self._heads[1:])
+        self._first = bytes((FORMAT, len(self.keys)))
+        self._starts = (self._first + self._heads[0], *self._heads[1:]) if self.keys else ()
 
     def encode(
         self, columns: Columns, key_columns: Mapping[str, str], field: str
@@ -60,7 +61,10 @@ class KeyCodec:
             for start, column in zip(self._starts, found, strict=True)
         ]
         joined: list[bytes | None]
-        if len(parts) == 1:
+        if not parts:
+            # There is only one such thing, and every row means it.
+            joined = [self._first] * columns.rows
+        elif len(parts) == 1:
             joined = list(parts[0])
         else:
             joined = list(map(b"".join, zip(*parts, strict=True)))

@@ -6,11 +6,7 @@ from typing import TypeVar
 
 from setpoint_feature import ports
 from setpoint_feature.domain import catalog
-from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
-
-MISS_SECONDS = 0.25
-"""Names that are not found ask the database at most this often."""
 
 _T = TypeVar("_T")
 
@@ -18,17 +14,14 @@ _T = TypeVar("_T")
 class Snapshot:
     """Definitions and last sequences as of the last refresh."""
 
-    def __init__(
-        self, definitions: ports.DefinitionStore, history: ports.HistoryStore, clock: clocks.Clock
-    ) -> None:
+    def __init__(self, definitions: ports.DefinitionStore, history: ports.HistoryStore) -> None:
         """Starts empty; `refresh` fills it."""
         self.catalog = catalog.Catalog()
         self.last_sequences: dict[int, int] = {}
         self._definitions = definitions
         self._history = history
-        self._clock = clock
         self._lock = asyncio.Lock()
-        self._refreshed = float("-inf")
+        self._begun = 0
 
     async def refresh(self) -> None:
         """Takes in what was registered and written since.
@@ -49,8 +42,10 @@ class Snapshot:
         try:
             return look_up(self.catalog)
         except errors.NotFoundError:
+            begun = self._begun
             async with self._lock:
-                if self._clock.monotonic() - self._refreshed >= MISS_SECONDS:
+                # All who miss at the same time share one refresh that begins after their miss.
+                if self._begun == begun:
                     await self._refresh()
             return look_up(self.catalog)
 
@@ -59,7 +54,7 @@ class Snapshot:
         self.last_sequences[view] = max(last, self.last_sequences.get(view, 0))
 
     async def _refresh(self) -> None:
+        self._begun += 1
         self.catalog.update(await self._definitions.load(self.catalog.revision))
         for view, last in (await self._history.last_sequences()).items():
             self.wrote(view, last)
-        self._refreshed = self._clock.monotonic()
