@@ -140,6 +140,20 @@ def test_write_features_makes_stable_batch_ids(client: Any, server: Any) -> None
         client.write_features("delays", frame, batch_id="mine")
 
 
+def test_integers_are_microseconds_where_times_are_wanted(client: Any, server: Any) -> None:
+    """A time may be given as the contract has it, whatever the frame."""
+    rows = [{"carrier": "UA", "event_time": _NOON_US, "created_time": _NOON_US}]
+    client.write_features("delays", rows)
+    sent = columns_proto.from_proto(server.requests[0].rows)
+    assert sent["event_time"].dtype is sent["created_time"].dtype is DataType.TIMESTAMP
+    client.predict_batch("r", rows, event_time_column="event_time")
+    sent = columns_proto.from_proto(server.requests[1].rows)
+    assert sent["event_time"].dtype is DataType.TIMESTAMP
+    client.get_historical_features("flights", rows)
+    sent = columns_proto.from_proto(server.requests[3].spine)
+    assert sent["event_time"].to_list() == [_NOON_US]
+
+
 def test_write_features_refuses_local_times(client: Any) -> None:
     """A time without a zone is refused by name, whatever the frame."""
     naive = pl.DataFrame({"event_time": [_NOON.replace(tzinfo=None)]})

@@ -36,7 +36,8 @@ def test_first_invalid_row_agrees_with_row_by_row(case: tuple[bytes, list[int]])
 def test_encode_round_trips(texts: list[str]) -> None:
     """Texts of any Unicode come back row by row."""
     values, offsets = utf8.encode(texts)
-    assert utf8.decode(values, offsets.astype(np.int32)) == texts
+    assert offsets is not None
+    assert utf8.decode(values, offsets) == texts
 
 
 @given(st.lists(testing.texts, min_size=1, max_size=20), st.data())
@@ -44,6 +45,7 @@ def test_gather_takes_rows(texts: list[str], data: st.DataObject) -> None:
     """Rows may be taken in any order and more than once."""
     indices = data.draw(st.lists(st.integers(0, len(texts) - 1), max_size=20))
     values, offsets = utf8.encode(texts)
+    assert offsets is not None
     taken, bounds = utf8.gather(values, offsets.astype(np.int32), np.array(indices, np.intp))
     assert utf8.decode(taken, bounds.astype(np.int32)) == [texts[index] for index in indices]
 

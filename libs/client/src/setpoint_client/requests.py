@@ -74,6 +74,7 @@ def predict_batches(
     event_time: Time | None,
 ) -> list[router_service_pb2.PredictBatchRequest]:
     """Returns the requests for the pieces of a frame of questions."""
+    columns = _with_times(frames.to_columns(rows), (event_time_column,))
     return [
         router_service_pb2.PredictBatchRequest(
             route=route,
@@ -82,7 +83,7 @@ def predict_batches(
             event_time_column=event_time_column or "",
             event_time=microseconds("event_time", event_time),
         )
-        for piece in frames.pieces(frames.to_columns(rows), PREDICT_ROWS)
+        for piece in frames.pieces(columns, PREDICT_ROWS)
     ]
 
 
@@ -95,13 +96,14 @@ def write_features(
     under the same id is a replay piece by piece.
     """
     _check_uuid("batch_id", batch_id)
+    columns = _with_times(frames.to_columns(rows), ("event_time", "created_time"))
     return [
         feature_service_pb2.WriteFeaturesRequest(
             batch_id=str(uuid.uuid5(uuid.UUID(batch_id), str(index))) if index else batch_id,
             view=view,
             rows=columns_proto.to_proto(piece),
         )
-        for index, piece in enumerate(frames.pieces(frames.to_columns(rows), WRITE_ROWS))
+        for index, piece in enumerate(frames.pieces(columns, WRITE_ROWS))
     ]
 
 
@@ -156,6 +158,7 @@ def historical_features(
     """
     keys = [each.name for each in definition.key_columns]
     columns = frames.select(spine, dict.fromkeys([*keys, time_column]))
+    columns = _with_times(columns, (time_column,))
     made = [
         feature_service_pb2.GetHistoricalFeaturesRequest(spine=columns_proto.to_proto(piece))
         for piece in frames.pieces(columns, SPINE_ROWS)
@@ -204,6 +207,15 @@ def single_outcome(
         arrival = microseconds("arrival_time", arrival_time)
         columns["arrival_time"] = (DataType.TIMESTAMP, [arrival])
     return Columns.from_dict({name: (dtype, list(each)) for name, (dtype, each) in columns.items()})
+
+
+def _with_times(columns: Columns, names: Iterable[str | None]) -> Columns:
+    """Returns the columns with integers where times are wanted read as microseconds."""
+    for name in names:
+        column = columns.get(name) if name else None
+        if column is not None and column.dtype is DataType.INT64:
+            columns = columns.with_column(column.cast(DataType.TIMESTAMP))
+    return columns
 
 
 def _feature_set(name: str, version: str) -> reference_pb2.FeatureSetReference:

@@ -98,7 +98,9 @@ def _from_texts(
         data, offsets = utf8.encode(values)
     except UnicodeEncodeError:
         raise _refused(name, values, DataType.STRING) from None
-    return data, narrow_offsets(name, offsets)
+    if offsets is None:
+        raise _too_much_text(name, len(data))
+    return data, offsets
 
 
 def narrow_offsets(name: str, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
@@ -108,8 +110,12 @@ def narrow_offsets(name: str, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.
         InvalidArgumentError: The text is too long for int32 offsets.
     """
     if offsets[-1] > MAX_TEXT_BYTES:
-        raise malformed(name, f"{offsets[-1]} bytes of text", f"must have at most {MAX_TEXT_BYTES}")
+        raise _too_much_text(name, int(offsets[-1]))
     return offsets.astype(np.int32)
+
+
+def _too_much_text(name: str, length: int) -> errors.InvalidArgumentError:
+    return malformed(name, f"{length} bytes of text", f"must have at most {MAX_TEXT_BYTES}")
 
 
 def _convert_values(name: str, values: Sequence[Any], dtype: DataType) -> list[Any]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from setpoint_columns.dtypes import MAX_TEXT_BYTES
+
 _SMALL = 64
 """Up to this many offsets a plain list is quicker than numpy's call overhead."""
 
@@ -72,8 +74,8 @@ def decode(values: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int32]) -> lis
     return [data[first:last].decode("utf-8") for first, last in itertools.pairwise(bounds)]
 
 
-def encode(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Returns the joined UTF-8 bytes of texts and int64 offsets (the caller checks the int32 limit).
+def encode(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32] | None]:
+    """Returns the joined UTF-8 bytes of texts and offsets, None when int32 cannot hold them.
 
     Raises:
         UnicodeEncodeError: A text holds a lone surrogate.
@@ -86,10 +88,14 @@ def encode(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
         parts = [text.encode("utf-8") for text in texts]
         data = b"".join(parts)
         lengths = list(map(len, parts))
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    if lengths:
-        np.cumsum(lengths, out=offsets[1:])
-    return np.frombuffer(data, np.uint8), offsets
+    values = np.frombuffer(data, np.uint8)
+    if len(data) > MAX_TEXT_BYTES:
+        return values, None
+    if len(lengths) <= _SMALL:
+        return values, np.array(list(itertools.accumulate(lengths, initial=0)), np.int32)
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return values, offsets
 
 
 def gather(

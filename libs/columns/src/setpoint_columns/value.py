@@ -64,8 +64,7 @@ def from_proto(value: value_pb2.Value, field: str = "value", dtype: DataType | N
     """
     kind = value.WhichOneof("kind")
     if kind is None:
-        reason = errors.Reason.MISSING_FIELD
-        raise errors.invalid(field, None, "must have a kind, if only null", reason)
+        raise _no_kind(field)
     if kind == "null_value":
         return None
     found = getattr(value, kind)
@@ -89,7 +88,13 @@ def map_from_proto(values: Mapping[str, value_pb2.Value], field: str = "values")
     Raises:
         InvalidArgumentError: A message has no kind; names it.
     """
-    return {name: from_proto(value, f"{field}.{name}") for name, value in values.items()}
+    found = {}
+    for name, value in values.items():
+        kind = value.WhichOneof("kind")
+        if kind is None:
+            raise _no_kind(f"{field}.{name}")
+        found[name] = None if kind == "null_value" else getattr(value, kind)
+    return found
 
 
 def _text(value: str, field: str) -> value_pb2.Value:
@@ -97,6 +102,11 @@ def _text(value: str, field: str) -> value_pb2.Value:
         return value_pb2.Value(string_value=value)
     except ValueError:
         raise build.wrong_type(field, value, "must be text of valid Unicode") from None
+
+
+def _no_kind(field: str) -> errors.InvalidArgumentError:
+    reason = errors.Reason.MISSING_FIELD
+    return errors.invalid(field, None, "must have a kind, if only null", reason)
 
 
 def _check_type(found: Any, kind: str, field: str, dtype: DataType) -> None:
