@@ -104,8 +104,9 @@ class Entity(google.protobuf.message.Message):
     """When it was registered; set by the service."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
-        """The key columns that together identify one such thing, 1 to 8; INT32, INT64 or STRING of at most 1024 bytes. int32 and
-        int64 keys of one number are the same key. Names match ^[A-Za-z0-9_.-]{1,64}$. The keys of an entity never change.
+        """The key columns that together identify one such thing, at most 8, INT32, INT64 or STRING of at most 1024 bytes; none
+        for a global entity, of which there is one thing. int32 and int64 keys of one number are the same key. Names match
+        ^[A-Za-z0-9_.-]{1,64}$. The keys of an entity never change.
         """
 
     def __init__(
