@@ -3,9 +3,10 @@
 Pure: neither ONNX nor protobuf is needed to compare the two.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Self
 
 from setpoint_artifacts import refusal
 from setpoint_columns.dtypes import DataType
@@ -40,6 +41,26 @@ class Signature:
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Return what `to_json` was called on."""
+        return cls(_tensors(content["inputs"]), _tensors(content["outputs"]))
+
+
+def _tensors(listed: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(
+            each["name"],
+            each["element"],
+            None if each["shape"] is None else tuple(each["shape"]),
+        )
+        for each in listed
+    )
 
 
 @dataclass(frozen=True, slots=True)

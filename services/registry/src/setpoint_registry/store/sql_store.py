@@ -1,6 +1,5 @@
 """The store over SQLAlchemy Core; every statement of the registry is here."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from setpoint_artifacts.signature import Signature, Tensor
+from setpoint_artifacts.signature import Signature
 from setpoint_db import engine as engines
 from setpoint_db import idempotency
 from setpoint_registry import domain, ports
@@ -94,7 +93,7 @@ class SqlStore:
             digest=artifact.digest,
             size=artifact.size,
             format=int(artifact.format),
-            signature=dataclasses.asdict(artifact.signature),
+            signature=artifact.signature.to_json(),
             create_time=artifact.create_time,
         )
         statement = insert.on_conflict_do_nothing().returning(artifacts.c.digest)
@@ -112,7 +111,7 @@ class SqlStore:
             row.digest,
             row.size,
             domain.ArtifactFormat(row.format),
-            _to_signature(row.signature),
+            Signature.from_json(row.signature),
             row.create_time,
         )
 
@@ -335,20 +334,6 @@ def _to_model(row: _Row) -> domain.Model:
     return domain.Model(
         row.name, domain.Task(row.task), row.description, row.owner, row.create_time
     )
-
-
-def _to_signature(stored: dict[str, Any]) -> Signature:
-    def tensors(side: str) -> tuple[Tensor, ...]:
-        return tuple(
-            Tensor(
-                each["name"],
-                each["element"],
-                None if each["shape"] is None else tuple(each["shape"]),
-            )
-            for each in stored[side]
-        )
-
-    return Signature(tensors("inputs"), tensors("outputs"))
 
 
 def _to_version(row: _Row) -> domain.ModelVersion:

@@ -1,0 +1,1 @@
+"""onnxruntime, threads, the disk, and the registry."""

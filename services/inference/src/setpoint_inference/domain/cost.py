@@ -1,0 +1,61 @@
+"""What running a version costs, so that a call can be placed before it runs."""
+
+from collections.abc import Callable
+
+_BATCH = 64
+_REPEATS = 5
+_LONG_SECONDS = 0.02
+"""A run this long is measured once: such a version never runs on the event loop anyway."""
+_GROWTH = 0.25
+_DECAY = 0.01
+
+
+class Cost:
+    """Estimates the time of a call from its rows: measured at load, corrected by what happens.
+
+    The line through one row and 64 rows is what a model costs at best. `scale` follows the calls
+    themselves: it grows quickly when they take longer, as data or a busy machine may have it, and
+    shrinks slowly back.
+    """
+
+    __slots__ = ("_base", "_per_row", "_scale")
+
+    def __init__(self, one_row_us: float, batch_us: float) -> None:
+        """Fit the line through the times of one row and of 64 rows."""
+        self._per_row = max(0.0, (batch_us - one_row_us) / (_BATCH - 1))
+        self._base = max(0.0, one_row_us - self._per_row)
+        self._scale = 1.0
+
+    def estimate_us(self, rows: int) -> float:
+        """Return how long a call of so many rows is likely to take, in microseconds."""
+        return (self._base + self._per_row * rows) * self._scale
+
+    def observe(self, rows: int, took_us: float) -> None:
+        """Learn from a call."""
+        expected = self._base + self._per_row * rows
+        if expected <= 0:
+            return
+        gap = took_us / expected - self._scale
+        self._scale = max(1.0, self._scale + gap * (_GROWTH if gap > 0 else _DECAY))
+
+
+def measure(run: Callable[[int], None], now: Callable[[], float]) -> Cost:
+    """Return the cost of a version.
+
+    Args:
+        run: Runs so many rows.
+        now: Monotonic seconds.
+    """
+    return Cost(_best_us(run, 1, now), _best_us(run, _BATCH, now))
+
+
+def _best_us(run: Callable[[int], None], rows: int, now: Callable[[], float]) -> float:
+    """Return the shortest of several runs: what disturbs a run only ever adds to it."""
+    best = float("inf")
+    for _ in range(1 + _REPEATS):
+        started = now()
+        run(rows)
+        best = min(best, now() - started)
+        if best > _LONG_SECONDS:
+            break
+    return best * 1e6

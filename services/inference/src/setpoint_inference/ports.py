@@ -1,0 +1,83 @@
+"""What inference needs from outside."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from setpoint_artifacts.signature import Signature
+from setpoint_inference.domain.packing import AnyArray, Feeds
+from setpoint_inference.domain.version import Manifest, VersionKey
+
+T = TypeVar("T")
+
+
+class Versions(Protocol):
+    """Where versions come from."""
+
+    async def manifest(self, key: VersionKey) -> Manifest:
+        """Return what a version is made of. Raises NotFoundError, UnavailableError."""
+
+    async def artifact(self, manifest: Manifest) -> bytes:
+        """Return the bytes that have the manifest's digest and size.
+
+        Raises FailedPreconditionError (DIGEST_MISMATCH, ARTIFACT_NOT_FOUND), UnavailableError.
+        """
+
+
+class Inspector(Protocol):
+    """A look into an artifact before it is opened."""
+
+    async def inspect(self, data: bytes, digest: str) -> Signature:
+        """Return what a model takes and gives. Raises setpoint_artifacts' RefusedError."""
+
+
+class Stop(Protocol):
+    """Ends a run from another thread, at its next operator."""
+
+    def set(self) -> None:
+        """End the run."""
+
+
+class Runner(Protocol):
+    """An opened model. `run` may be called by several threads at once."""
+
+    def stop(self) -> Stop:
+        """Return a handle that can end one run."""
+
+    def run(self, feeds: Feeds, stop: Stop | None = None) -> Sequence[AnyArray]:
+        """Return the served outputs, in order. Raises InternalError (INFERENCE_FAILED)."""
+
+
+class Engine(Protocol):
+    """Opens models."""
+
+    def open(self, data: bytes, signature: Signature, outputs: Sequence[str]) -> Runner:
+        """Open an inspected model; blocks. Raises setpoint_artifacts' RefusedError."""
+
+
+class Workers(Protocol):
+    """Threads: several that run models, and one that opens them."""
+
+    async def run(
+        self,
+        job: Callable[[], T],
+        estimate_us: float,
+        remaining_seconds: float | None,
+        stop: Stop,
+        ended: Callable[[], None],
+    ) -> T:
+        """Run a job off the event loop.
+
+        Args:
+            job: The work.
+            estimate_us: How long it is likely to take, microseconds.
+            remaining_seconds: Time its caller has left.
+            stop: Set when the caller goes away while the job runs.
+            ended: Called on the event loop when the job can no longer run, however it ended,
+                also when its caller has long gone.
+
+        Raises:
+            ResourceExhaustedError: OVERLOADED, if the queue is full or too long for the caller.
+        """
+
+    async def load(self, job: Callable[[], T]) -> T:
+        """Run a job on the thread that opens models, after those before it."""

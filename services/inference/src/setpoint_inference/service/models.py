@@ -1,0 +1,279 @@
+"""The versions that this replica holds: loading, ready or failed."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from setpoint_artifacts import refusal, signature
+from setpoint_inference import ports
+from setpoint_inference.domain import cost, packing, version
+from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors, tasks
+
+_LOGGER = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""A version whose load failed because something did not answer is tried again after this time."""
+RETRY_REFUSED_SECONDS = 10.0
+"""A version that was refused is tried again after this time; it is immutable, but what refused it
+may have been a damaged file."""
+
+
+@dataclass(eq=False, slots=True)
+class ReadyModel:
+    """A version that answers."""
+
+    manifest: Manifest
+    runner: ports.Runner
+    cost: cost.Cost
+    ready_time: int
+    last_used: float
+    _running: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self) -> None:
+        """Count a call that runs off the event loop."""
+        self._running += 1
+
+    def end(self) -> None:
+        """Count the end of its work."""
+        self._running -= 1
+        if self._running == 0:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no call runs; new ones must not begin any more."""
+        while self._running:
+            self._idle.clear()
+            await self._idle.wait()
+
+
+@dataclass(eq=False, slots=True)
+class Attempt:
+    """A load that runs, or that has failed."""
+
+    key: VersionKey
+    manifest: Manifest | None = None
+    error: errors.SetpointError | None = None
+    """Why it failed; None while it runs."""
+    failed_at: float = 0.0
+    task: asyncio.Task[None] | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is loaded."""
+
+    max_artifact_bytes: int
+    """Largest artifact."""
+    max_loaded_bytes: int
+    """All artifacts together."""
+    load_seconds: float
+    """Longest time for one load."""
+
+
+class Models:
+    """The table. A version is loaded once however many ask for it, and drops out when unused."""
+
+    def __init__(
+        self,
+        versions: ports.Versions,
+        inspector: ports.Inspector,
+        engine: ports.Engine,
+        workers: ports.Workers,
+        clock: clocks.Clock,
+        owner: tasks.TaskOwner,
+        limits: Limits,
+    ) -> None:
+        """Connect the parts; `owner` keeps the tasks that load."""
+        self._versions = versions
+        self._inspector = inspector
+        self._engine = engine
+        self._workers = workers
+        self._clock = clock
+        self._owner = owner
+        self._limits = limits
+        self._max_artifact_bytes = min(limits.max_artifact_bytes, limits.max_loaded_bytes)
+        self._ready: dict[VersionKey, ReadyModel] = {}
+        self._attempts: dict[VersionKey, Attempt] = {}
+
+    def ready(self, key: VersionKey) -> ReadyModel | None:
+        """Return a version that answers, without waiting."""
+        return self._ready.get(key)
+
+    def all(self) -> list[tuple[VersionKey, ReadyModel | Attempt]]:
+        """Return every version here, by model and number."""
+        together: dict[VersionKey, ReadyModel | Attempt] = {**self._attempts, **self._ready}
+        return sorted(together.items(), key=lambda item: item[0])
+
+    async def load(
+        self, key: VersionKey, timeout_seconds: float | None, *, is_explicit: bool
+    ) -> ReadyModel:
+        """Return a version that answers, loading it if need be.
+
+        The load goes on when the caller's time is over, so that a later call finds it done.
+
+        Args:
+            key: The version.
+            timeout_seconds: How long to wait; None for as long as a load may take.
+            is_explicit: Try a failed version again now, not only after a while.
+
+        Raises:
+            UnavailableError: MODEL_NOT_READY, if it is not ready in time.
+            SetpointError: Why the load failed.
+        """
+        ready = self._ready.get(key)
+        if ready is not None:
+            return ready
+        attempt = self._attempts.get(key)
+        if attempt is None or (attempt.error and self._may_retry(attempt, is_explicit)):
+            attempt = self._start(key)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await attempt.ended.wait()
+        except TimeoutError:
+            raise version.not_ready(key, "it is still loading", RETRY_SECONDS) from None
+        if attempt.error is not None:
+            raise version.copied(attempt.error)
+        return self._ready[key]
+
+    async def unload(self, key: VersionKey) -> None:
+        """Drop a version and wait until its running calls have ended.
+
+        Raises:
+            NotFoundError: It is not here.
+        """
+        attempt = self._attempts.get(key)
+        if attempt is not None:
+            await attempt.ended.wait()
+        failed = self._attempts.pop(key, None)
+        ready = self._ready.pop(key, None)
+        if ready is not None:
+            _LOGGER.info("unloaded version %s", key)
+            await ready.idle()
+        elif failed is None:
+            raise version.not_loaded(key)
+
+    def _may_retry(self, attempt: Attempt, is_explicit: bool) -> bool:
+        is_transient = isinstance(attempt.error, errors.UnavailableError)
+        wait = RETRY_SECONDS if is_transient else RETRY_REFUSED_SECONDS
+        return is_explicit or self._clock.monotonic() - attempt.failed_at >= wait
+
+    def _start(self, key: VersionKey) -> Attempt:
+        attempt = self._attempts[key] = Attempt(key)
+        attempt.task = self._owner.start(f"load {key}", self._load(attempt))
+        return attempt
+
+    async def _load(self, attempt: Attempt) -> None:
+        """Load a version; whatever happens ends as its state, not as a dead task."""
+        key = attempt.key
+        started = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(self._limits.load_seconds):
+                ready = await self._open(attempt)
+        except asyncio.CancelledError:
+            self._fail(attempt, version.not_ready(key, "the server is stopping"))
+            raise
+        except errors.SetpointError as error:
+            self._fail(attempt, error)
+        except TimeoutError:
+            self._fail(attempt, version.not_ready(key, "loading took too long"))
+        except Exception:
+            _LOGGER.exception("loading version %s failed unexpectedly", key)
+            reason = errors.Reason.INVALID_ARTIFACT
+            self._fail(attempt, version.refused(key, reason, "the model cannot be opened"))
+        else:
+            del self._attempts[key]
+            self._ready[key] = ready
+            self._evict(ready)
+            _LOGGER.info("loaded version %s in %.3f s", key, self._clock.monotonic() - started)
+        finally:
+            attempt.ended.set()
+
+    async def _open(self, attempt: Attempt) -> ReadyModel:
+        manifest = attempt.manifest = await self._versions.manifest(attempt.key)
+        self._check(manifest)
+        data = await self._versions.artifact(manifest)
+        try:
+            found = await self._inspector.inspect(data, manifest.digest)
+            signature.check(found, manifest.inputs, manifest.outputs)
+            opening = _Opening(self._engine, self._clock.monotonic)
+            try:
+                runner, measured = await self._workers.load(
+                    lambda: opening.run(data, manifest, found)
+                )
+            finally:
+                opening.stop()
+        except refusal.RefusedError as error:
+            raise version.refused(attempt.key, error.reason, error.message) from error
+        now_us, now = self._clock.now_us(), self._clock.monotonic()
+        return ReadyModel(manifest, runner, measured, now_us, now)
+
+    def _check(self, manifest: Manifest) -> None:
+        if manifest.is_rejected:
+            raise version.refused(manifest.key, errors.Reason.NOT_APPROVED, "it was rejected")
+        if manifest.size > self._max_artifact_bytes:
+            raise version.refused(
+                manifest.key,
+                errors.Reason.TOO_LARGE,
+                f"its artifact has {manifest.size} bytes; at most {self._max_artifact_bytes} are loaded",
+            )
+
+    def _fail(self, attempt: Attempt, error: errors.SetpointError) -> None:
+        attempt.error = error
+        attempt.failed_at = self._clock.monotonic()
+        _LOGGER.warning("version %s cannot be loaded: %s", attempt.key, error)
+        if isinstance(error, errors.NotFoundError):
+            # Anybody can ask for versions that do not exist; the table must not grow by it.
+            self._attempts.pop(attempt.key, None)
+
+    def _evict(self, newest: ReadyModel) -> None:
+        """Drop the versions unused for longest until the others fit; their running calls finish."""
+        total = sum(ready.manifest.size for ready in self._ready.values())
+        for key, ready in sorted(self._ready.items(), key=lambda item: item[1].last_used):
+            if total <= self._limits.max_loaded_bytes:
+                return
+            if ready is not newest:
+                del self._ready[key]
+                total -= ready.manifest.size
+                _LOGGER.info("dropped version %s, unused for longest", key)
+
+
+class _Opening:
+    """Opens a model and runs it, on another thread: what cannot run must not become ready."""
+
+    def __init__(self, engine: ports.Engine, now: Callable[[], float]) -> None:
+        self._engine = engine
+        self._now = now
+        self._is_stopped = False
+        self._stop: ports.Stop | None = None
+
+    def run(
+        self, data: bytes, manifest: Manifest, found: signature.Signature
+    ) -> tuple[ports.Runner, cost.Cost]:
+        """Return the opened model and what running it costs; blocks."""
+        runner = self._engine.open(data, found, [spec.name for spec in manifest.outputs])
+        stop = self._stop = runner.stop()
+
+        def warm_up(rows: int) -> None:
+            if self._is_stopped:
+                raise version.not_ready(manifest.key, "its load was given up")
+            columns = packing.example(manifest.inputs, manifest.examples, rows)
+            arrays = runner.run(packing.pack(columns, manifest.inputs), stop)
+            packing.unpack(arrays, manifest.outputs, rows)
+
+        try:
+            return runner, cost.measure(warm_up, self._now)
+        except errors.InternalError as error:
+            reason = errors.Reason.INVALID_ARTIFACT
+            message = f"it does not run: {error.message}"
+            raise version.refused(manifest.key, reason, message) from error
+
+    def stop(self) -> None:
+        """End a warm-up that nobody waits for any more; a model may loop for ever."""
+        self._is_stopped = True
+        if self._stop is not None:
+            self._stop.set()

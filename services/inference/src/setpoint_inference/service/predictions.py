@@ -1,0 +1,126 @@
+"""Predictions: find the version, place the work, run it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from setpoint_inference import ports
+from setpoint_inference.domain import packing
+from setpoint_inference.domain.packing import Feeds, Output
+from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_inference.service.models import Models, ReadyModel
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors
+
+ANSWER_SECONDS = 0.02
+"""Kept of a caller's time to answer in, when it waits for a load."""
+
+Pack = Callable[[Manifest], Feeds]
+
+
+class Prediction(NamedTuple):
+    """What a version said."""
+
+    outputs: list[Output]
+    queue_us: int
+    run_us: int
+
+
+class InferenceService:
+    """Answers what a version says for rows."""
+
+    def __init__(
+        self, models: Models, workers: ports.Workers, clock: clocks.Clock, *, inline_us: float
+    ) -> None:
+        """Connect the parts.
+
+        Args:
+            models: The table of versions.
+            workers: The threads that run them.
+            clock: The time.
+            inline_us: A call that is likely to take at most this long runs on the event loop.
+        """
+        self.models = models
+        self._workers = workers
+        self._now = clock.monotonic
+        self._inline_us = inline_us
+
+    async def predict(
+        self, key: VersionKey, rows: int, pack: Pack, remaining_seconds: float | None
+    ) -> Prediction:
+        """Run a version on rows.
+
+        A call that costs less than handing it to a thread runs right here, so the loop never
+        waits longer than `inline_us`; every other call runs in the pool, its packing included.
+
+        Args:
+            key: The version.
+            rows: How many rows there are.
+            pack: Makes the tensors, given the manifest.
+            remaining_seconds: Time the caller has left.
+
+        Raises:
+            InvalidArgumentError: The rows do not fit the manifest.
+            SetpointError: The version cannot be loaded, or not in time, or cannot be run.
+        """
+        model = self.models.ready(key)
+        if model is None:
+            started = self._now()
+            model = await self._loaded(key, remaining_seconds)
+            if remaining_seconds is not None:
+                remaining_seconds -= self._now() - started
+        now = model.last_used = self._now()
+        estimate_us = model.cost.estimate_us(rows)
+        if estimate_us <= self._inline_us:
+            prediction = self._run(model, rows, pack, now, None)
+        else:
+            prediction = await self._run_in_pool(model, rows, pack, estimate_us, remaining_seconds)
+        model.cost.observe(rows, prediction.run_us)
+        return prediction
+
+    async def load(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:
+        """Load a version now, even if that failed a moment ago."""
+        timeout = None if remaining_seconds is None else remaining_seconds - ANSWER_SECONDS
+        return await self.models.load(key, timeout, is_explicit=True)
+
+    async def _loaded(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:
+        timeout = None if remaining_seconds is None else remaining_seconds - ANSWER_SECONDS
+        return await self.models.load(key, timeout, is_explicit=False)
+
+    async def _run_in_pool(
+        self,
+        model: ReadyModel,
+        rows: int,
+        pack: Pack,
+        estimate_us: float,
+        remaining_seconds: float | None,
+    ) -> Prediction:
+        if remaining_seconds is not None and estimate_us > remaining_seconds * 1e6:
+            raise errors.DeadlineExceededError(
+                errors.Reason.DEADLINE_EXCEEDED,
+                f"{rows} rows take about {estimate_us / 1000:.1f} ms, and"
+                f" {remaining_seconds * 1000:.1f} ms are left",
+            )
+        stop = model.runner.stop()
+        queued = self._now()
+        model.begin()
+        return await self._workers.run(
+            lambda: self._run(model, rows, pack, queued, stop),
+            estimate_us,
+            remaining_seconds,
+            stop,
+            model.end,
+        )
+
+    def _run(
+        self, model: ReadyModel, rows: int, pack: Pack, queued: float, stop: ports.Stop | None
+    ) -> Prediction:
+        started = self._now()
+        manifest = model.manifest
+        feeds = pack(manifest)
+        if rows:
+            outputs = packing.unpack(model.runner.run(feeds, stop), manifest.outputs, rows)
+        else:
+            # Not every operator knows what to do with no rows.
+            outputs = packing.none(manifest.outputs)
+        ended = self._now()
+        return Prediction(outputs, int((started - queued) * 1e6), int((ended - started) * 1e6))

@@ -1,0 +1,57 @@
+"""Puts inference together."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from setpoint.inference.v1 import inference_service_pb2_grpc
+from setpoint_inference import config, servicer
+from setpoint_inference.adapters import (
+    artifact_cache,
+    inspection,
+    onnx_engine,
+    registry_versions,
+    thread_pool,
+)
+from setpoint_inference.service import models, predictions
+from setpoint_rpc import channel
+from setpoint_rpc import server as servers
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import tasks
+
+SERVICE = "setpoint.inference.v1.InferenceService"
+
+
+@contextlib.asynccontextmanager
+async def build(
+    settings: config.InferenceSettings, server: servers.Server, clock: clocks.Clock
+) -> AsyncIterator[None]:
+    """Connect to the registry, make the threads, and register the servicer."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(
+            channel.connect(settings.registry_address, client="inference")
+        )
+        workers = thread_pool.ThreadPool(settings.threads, settings.max_queued)
+        stack.callback(workers.close)
+        owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
+        cache = artifact_cache.ArtifactCache(settings.cache_directory, settings.max_cache_bytes)
+        limits = models.Limits(
+            settings.max_artifact_bytes, settings.max_loaded_bytes, settings.load_seconds
+        )
+        table = models.Models(
+            registry_versions.RegistryVersions(opened, cache),
+            inspection.Inspector(),
+            onnx_engine.OnnxEngine(),
+            workers,
+            clock,
+            owner,
+            limits,
+        )
+        inference = predictions.InferenceService(
+            table, workers, clock, inline_us=settings.inline_microseconds
+        )
+        server.add(
+            inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
+            servicer.InferenceServicer(inference),
+            SERVICE,
+        )
+        yield
