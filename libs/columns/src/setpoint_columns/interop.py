@@ -226,7 +226,7 @@ def _to_pandas_array(each: Column) -> Any:
     import pandas as pd
 
     if each.dtype is DataType.STRING:
-        return pd.array(each.text(), dtype="str")
+        return _to_pandas_text(each)
     if each.dtype is DataType.TIMESTAMP:
         instants = each.values.view("datetime64[us]")
         if each.validity is not None:
@@ -238,6 +238,16 @@ def _to_pandas_array(each: Column) -> Any:
     return nullable(each.values.copy(), ~each.validity)
 
 
+def _to_pandas_text(each: Column) -> Any:
+    import pandas as pd
+
+    text = pd.Series([], dtype="str").dtype
+    if text.storage == "pyarrow":
+        # Through Arrow the text is not taken apart into Python strings, which took seconds.
+        return text.__from_arrow__(_to_arrow_array(each))
+    return pd.array(each.text(), dtype="str")
+
+
 def _from_pandas_series(name: str, series: Any, nan_as_null: bool) -> Column:
     import pandas as pd
 
@@ -245,7 +255,8 @@ def _from_pandas_series(name: str, series: Any, nan_as_null: bool) -> Column:
     if isinstance(dtype, pd.CategoricalDtype):
         series = series.astype(dtype.categories.dtype)
         dtype = series.dtype
-    if isinstance(dtype, pd.ArrowDtype):
+    text = isinstance(dtype, pd.StringDtype)
+    if isinstance(dtype, pd.ArrowDtype) or (text and dtype.storage == "pyarrow"):
         import pyarrow as pa
 
         return _from_arrow_array(name, pa.array(series))
@@ -254,7 +265,7 @@ def _from_pandas_series(name: str, series: Any, nan_as_null: bool) -> Column:
             raise build.wrong_type(name, str(dtype), "must have a time zone")
         return Column.from_numpy(name, series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
     missing = series.isna().to_numpy(dtype=bool)
-    if isinstance(dtype, pd.StringDtype) or dtype.kind == "O":
+    if text or dtype.kind == "O":
         values = [
             None if gone else value
             for value, gone in zip(series.tolist(), missing.tolist(), strict=True)
@@ -262,7 +273,7 @@ def _from_pandas_series(name: str, series: Any, nan_as_null: bool) -> Column:
         return Column.from_numpy(
             name,
             np.fromiter(values, object, len(values)),
-            dtype=DataType.STRING if isinstance(dtype, pd.StringDtype) else None,
+            dtype=DataType.STRING if text else None,
         )
     if isinstance(dtype, np.dtype):
         mask = missing if dtype.kind == "f" and nan_as_null else None
