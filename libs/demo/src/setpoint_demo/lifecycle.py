@@ -55,16 +55,17 @@ class Lifecycle:
     runs: list[retraining_pb2.Run] = field(default_factory=list)
     alerts_fired: list[report_pb2.Alert] = field(default_factory=list)
     _rolling: str | None = None
+    _decay: report_pb2.Alert | None = None
     _last_run_time: int = 0
 
-    async def train_first(self, known_at: int) -> retraining_pb2.Run:
+    async def train_first(self, known_at: int) -> None:
         """Trains, approves and serves the first version."""
         run = await self._retrain(known_at, "first version")
-        if not await self._decide(run, known_at):
+        if not self.approve:
             raise RunFailedError(
                 f"version {run.version} waits for approval: setpoint approve {run.run_id}"
             )
-        return await self._settle(run.run_id, known_at)
+        await self._decide(run, known_at)
 
     async def on_day(self, time: int) -> None:
         """Does what a day's end brings: judges windows, moves the rollout, maybe retrains."""
@@ -74,28 +75,38 @@ class Lifecycle:
         response = await self.services.monitoring.EvaluateAlerts(
             request, timeout=CONTROL_TIMEOUT_SECONDS
         )
-        decayed = [each for each in response.changed if self._take_alert(each)]
+        for alert in response.changed:
+            self._take_alert(alert)
         if self._rolling is not None:
             await self._advance(self._rolling, time)
-        elif decayed and time - self._last_run_time >= REST_BETWEEN_RUNS:
-            await self._react(decayed[0], time)
+        elif self._decay is not None and time - self._last_run_time >= REST_BETWEEN_RUNS:
+            await self._react(self._decay, time)
 
-    def _take_alert(self, alert: report_pb2.Alert) -> bool:
-        """Notes an alert that has begun to fire; tells whether it is about realised quality."""
-        if alert.state != report_pb2.ALERT_STATE_FIRING:
-            return False
-        self.alerts_fired.append(alert)
-        decay = alert.cause == report_pb2.ALERT_CAUSE_PERFORMANCE
-        if decay:
-            self.say(f"[yellow]alert[/]   {alert.summary}")
-        return decay
+    def _take_alert(self, alert: report_pb2.Alert) -> None:
+        """Notes what has begun to fire, and whether realised quality of the champion is bad now."""
+        if alert.state == report_pb2.ALERT_STATE_FIRING:
+            self.alerts_fired.append(alert)
+        if alert.cause != report_pb2.ALERT_CAUSE_PERFORMANCE or not self._serves(alert):
+            return
+        if alert.state == report_pb2.ALERT_STATE_FIRING:
+            self.say(f"[yellow]alert[/]   {day_text(alert.fire_time)}: {alert.summary}")
+            self._decay = alert
+        elif alert.state == report_pb2.ALERT_STATE_RESOLVED:
+            self.say(
+                f"[yellow]alert[/]   {day_text(alert.resolve_time)}: {alert.subject} recovered"
+            )
+            self._decay = None
+
+    def _serves(self, alert: report_pb2.Alert) -> bool:
+        promoted = [
+            run.version for run in self.runs if run.state == retraining_pb2.RUN_STATE_SUCCEEDED
+        ]
+        return bool(promoted) and alert.model_version.version == promoted[-1]
 
     async def _react(self, alert: report_pb2.Alert, time: int) -> None:
         run = await self._retrain(time, f"alert: {alert.summary}")
-        if run.state != retraining_pb2.RUN_STATE_AWAITING_APPROVAL:
-            return
-        if await self._decide(run, time):
-            self._rolling = run.run_id
+        if run.state == retraining_pb2.RUN_STATE_AWAITING_APPROVAL and self.approve:
+            await self._decide(run, time)
 
     async def _retrain(self, known_at: int, trigger: str) -> retraining_pb2.Run:
         self.say(f"[cyan]retrain[/] {day_text(known_at)}: {trigger}")
@@ -120,10 +131,9 @@ class Lifecycle:
         self._note(run)
         return run
 
-    async def _decide(self, run: retraining_pb2.Run, time: int) -> bool:
-        if not self.approve:
-            return False
-        await self.services.retraining.DecideRun(
+    async def _decide(self, run: retraining_pb2.Run, time: int) -> None:
+        """Gives the approval; the rollout begins."""
+        response = await self.services.retraining.DecideRun(
             retraining_service_pb2.DecideRunRequest(
                 request_id=ids.uuid7(),
                 run_id=run.run_id,
@@ -136,7 +146,7 @@ class Lifecycle:
             timeout=CONTROL_TIMEOUT_SECONDS,
         )
         self.say(f"[green]approve[/] version {run.version}, manifest {run.manifest_digest[:12]}…")
-        return True
+        self._note(response.run)
 
     async def _advance(self, run_id: str, time: int) -> None:
         response = await self.services.retraining.AdvanceRollout(
@@ -146,22 +156,14 @@ class Lifecycle:
         self._note(response.run)
         if response.changed:
             self.say(f"[magenta]rollout[/] {day_text(time)}: {response.explanation}")
-        if response.run.end_time:
-            self._rolling = None
-
-    async def _settle(self, run_id: str, time: int) -> retraining_pb2.Run:
-        """Moves a rollout that nothing holds to its end."""
-        self._rolling = run_id
-        for _ in range(10):
-            if self._rolling is None:
-                break
-            await self._advance(run_id, time)
-        else:
-            raise RunFailedError(f"run {run_id} does not finish its rollout")
-        return self.runs[-1]
 
     def _note(self, run: retraining_pb2.Run) -> None:
         self.runs = [each for each in self.runs if each.run_id != run.run_id] + [run]
+        rolling = run.state == retraining_pb2.RUN_STATE_ROLLING_OUT
+        self._rolling = run.run_id if rolling else None
+        if run.state == retraining_pb2.RUN_STATE_SUCCEEDED:
+            # What the old version did wrong is no reason to replace the new one.
+            self._decay = None
 
 
 def _result_of(run: retraining_pb2.Run) -> str:

@@ -1,0 +1,68 @@
+"""Running whole stacks: ``up`` and ``demo``."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from setpoint_demo import story, summary
+from setpoint_demo.lifecycle import RunFailedError
+from setpoint_devstack import errors as devstack_errors
+from setpoint_devstack import stack
+from setpoint_devstack import up as devstack_up
+
+
+def up(
+    directory: Annotated[
+        Path, typer.Option(help="Folder of the stack's state; kept between runs.")
+    ] = stack.DEFAULT_FOLDER,
+    service: Annotated[
+        list[str] | None, typer.Option(help="Run this service alone; repeat for several.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start a service again when it dies.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Leave the services' logs in their files.")
+    ] = False,
+) -> None:
+    """Run PostgreSQL, Valkey and every service until Ctrl-C.
+
+    Example: setpoint up --directory var/stack
+    """
+    raise typer.Exit(devstack_up.run(directory, service, restart=restart, quiet=quiet))
+
+
+def demo(
+    directory: Annotated[
+        Path, typer.Option(help="Folder for state, logs and summary.json.")
+    ] = Path("var/demo"),
+    share: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Share of the flights that are asked about.")
+    ] = story.DEFAULT_SHARE,
+    last_month: Annotated[
+        int, typer.Option(min=4, max=12, help="Last month of 2013 to replay.")
+    ] = 12,
+    approve: Annotated[
+        bool, typer.Option(help="Give the approvals that a person would give.")
+    ] = True,
+) -> None:
+    """Replay a year of flights: train, serve, drift, retrain, canary, promote, explain.
+
+    Example: setpoint demo --last-month 6
+    """
+    console = Console()
+    options = story.Options(directory, share, last_month, approve)
+    try:
+        told = asyncio.run(story.run(options, console))
+    except (RunFailedError, devstack_errors.DevstackError) as error:
+        console.print(f"[red]{error}[/]")
+        raise typer.Exit(1) from None
+    summary.show(told, console)
+    console.print(f"summary in {directory / 'summary.json'}")
+    if told.predictions_failed or told.records_written != told.predictions_answered:
+        raise typer.Exit(1)
