@@ -78,7 +78,8 @@ def members_of(service: str, root: Path = ROOT) -> list[Path]:
     return ordered
 
 
-def _compile(output: Path, *sources: str, stdin: str | None = None) -> None:
+def _compile(output: Path, *sources: str, stdin: str | None = None) -> set[str]:
+    """Compiles one file and returns what it holds that the lock does not."""
     own = [argument for name in workspace() for argument in ("--no-emit-package", name)]
     subprocess.run(
         [
@@ -101,9 +102,7 @@ def _compile(output: Path, *sources: str, stdin: str | None = None) -> None:
     if found is not None:
         raise SystemExit(f"{output} holds an address: {found.group()!r}")
     # A constraint binds versions, not names: what the lock does not know is resolved freely.
-    unlocked = set(PINNED.findall(text)) - set(PINNED.findall((ROOT / LOCK).read_text("utf-8")))
-    if unlocked:
-        raise SystemExit(f"{', '.join(sorted(unlocked))}: not in {LOCK}; run make lock first")
+    return set(PINNED.findall(text)) - set(PINNED.findall((ROOT / LOCK).read_text("utf-8")))
 
 
 def write_members(service: str, target: Path) -> None:
@@ -123,10 +122,12 @@ def write(target: Path = TARGET) -> None:
     for path in target.glob("*.txt"):
         if path.name not in expected:
             path.unlink()
+    unlocked = _compile(target / "build.txt", "-", stdin=f"{BUILD_BACKEND}\n")
     for name in names:
-        _compile(target / f"{name}.txt", f"services/{name}/pyproject.toml")
+        unlocked |= _compile(target / f"{name}.txt", f"services/{name}/pyproject.toml")
         write_members(name, target)
-    _compile(target / "build.txt", "-", stdin=f"{BUILD_BACKEND}\n")
+    if unlocked:
+        raise SystemExit(f"{', '.join(sorted(unlocked))}: not in {LOCK}; run make lock first")
 
 
 if __name__ == "__main__":

@@ -292,12 +292,36 @@ def test_keep_state_on_claims(service: str, rendered: tuple[manifests.Manifest, 
     assert len(workload["spec"]["volumeClaimTemplates"]) == 1
 
 
-def test_leave_room_beside_spool(rendered: tuple[manifests.Manifest, ...]) -> None:
-    """The router's claim is larger than the spool may grow, so its own policy comes first."""
+def gibibytes(text: str) -> int:
+    return int(text.removesuffix("Gi")) * 2**30
+
+
+def default(service: str, field: str) -> int:
+    value = services.settings_of(service).model_fields[field].default
+    assert isinstance(value, int)
+    return value
+
+
+def test_leave_room_on_volumes(rendered: tuple[manifests.Manifest, ...]) -> None:
+    """Volumes are larger than what the services keep on them, so their own limits come first."""
     [claim] = manifests.workload(rendered, "router")["spec"]["volumeClaimTemplates"]
     storage = claim["spec"]["resources"]["requests"]["storage"]
-    cap = services.settings_of("router").model_fields["spool_cap_bytes"].default
-    assert int(storage.removesuffix("Gi")) * 2**30 > cap
+    assert gibibytes(storage) > default("router", "spool_cap_bytes")
+    volumes = manifests.workload(rendered, "inference")["spec"]["template"]["spec"]["volumes"]
+    [cache] = [each["emptyDir"]["sizeLimit"] for each in volumes if each["name"] == "cache"]
+    assert gibibytes(cache) > default("inference", "max_cache_bytes")
+
+
+def test_leave_room_in_memory(rendered: tuple[manifests.Manifest, ...]) -> None:
+    """Memory limits hold three times the artifacts that are loaded or checked at once."""
+    limits = {
+        name: manifests.container(manifests.workload(rendered, name))["resources"]["limits"][
+            "memory"
+        ]
+        for name in ("inference", "registry")
+    }
+    assert gibibytes(limits["inference"]) > 3 * default("inference", "max_loaded_bytes")
+    assert gibibytes(limits["registry"]) > 3 * default("registry", "max_artifact_bytes")
 
 
 def test_use_one_namespace(dev: tuple[manifests.Manifest, ...]) -> None:
