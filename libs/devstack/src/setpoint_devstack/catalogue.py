@@ -69,7 +69,7 @@ ALL: tuple[Service, ...] = (
     Service(
         "retraining",
         7405,
-        peers=("feature", "registry", "router", "monitoring", "validation"),
+        peers=("feature", "inference", "registry", "router", "monitoring", "validation"),
         folders={"WORK_DIRECTORY": "work/retraining"},
     ),
 )
