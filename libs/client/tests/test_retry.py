@@ -2,7 +2,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from setpoint_client.options import RetryPolicy
@@ -21,6 +21,7 @@ def _unavailable(retry_after: float | None = None) -> errors.UnavailableError:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10), st.floats(0, 1), st.floats(0, 5))
 def test_pause_stays_within_policy_and_deadline(
     attempt: int, drawn: float, remaining: float
