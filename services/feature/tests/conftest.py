@@ -1,26 +1,42 @@
 """A running feature service on real PostgreSQL and Valkey."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
+
 from setpoint.feature.v1 import feature_service_pb2_grpc
+from setpoint_db import migrate
 from setpoint_feature import config, testing, wiring
+from setpoint_feature.store import tables
 from setpoint_rpc import channel as channels
 from setpoint_runtime import clock as clocks
+from setpoint_testkit import databases as database_pool
 from setpoint_testkit import serving
 
 
 @pytest.fixture
-def start(database_url: str, valkey_url: str, serve: serving.Serve) -> testing.Start:
+def feature_url(databases: database_pool.Databases) -> Iterator[str]:
+    """The address of a database that has the service's schema already."""
+
+    async def prepare(url: str) -> None:
+        await migrate.upgrade(url, schema=tables.SCHEMA, package=wiring.PACKAGE)
+
+    name = databases.create(databases.template("feature", prepare))
+    yield databases.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture
+def start(feature_url: str, valkey_url: str, serve: serving.Serve) -> testing.Start:
     """Starts a feature service; several in one test share database and Valkey."""
 
     @contextlib.asynccontextmanager
     async def run(**settings: Any) -> AsyncIterator[testing.Running]:
         clock = clocks.ManualClock(testing.NOW)
         common: Mapping[str, Any] = {
-            "database_url": database_url,
+            "database_url": feature_url,
             "valkey_url": valkey_url,
             "poll_seconds": 0.05,
         }

@@ -1,4 +1,5 @@
 import pytest
+
 from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import definition_pb2
 from setpoint.feature.v1 import feature_service_pb2 as pb
@@ -111,7 +112,9 @@ async def test_view_null_default_is_refused(client: Client) -> None:
     """An explicit null default says nothing that absence does not say."""
     await client.entity("carrier", carrier=DataType.STRING)
 
-    error = await testing.error_of(client.view("delays", "carrier", [("late", DataType.FLOAT64, None)]))
+    error = await testing.error_of(
+        client.view("delays", "carrier", [("late", DataType.FLOAT64, None)])
+    )
 
     assert error.violations[0].field == "view.fields[0].default_value"
 
@@ -155,7 +158,10 @@ async def test_feature_set_is_bound_to_view_versions(client: Client) -> None:
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda stub: stub.GetEntity(pb.GetEntityRequest(name="x")), errors.Reason.ENTITY_NOT_FOUND),
+        (
+            lambda stub: stub.GetEntity(pb.GetEntityRequest(name="x")),
+            errors.Reason.ENTITY_NOT_FOUND,
+        ),
         (
             lambda stub: stub.GetFeatureView(pb.GetFeatureViewRequest(name="x")),
             errors.Reason.FEATURE_VIEW_NOT_FOUND,
@@ -166,7 +172,9 @@ async def test_feature_set_is_bound_to_view_versions(client: Client) -> None:
         ),
     ],
 )
-async def test_get_unknown_is_not_found(client: Client, call: object, reason: errors.Reason) -> None:
+async def test_get_unknown_is_not_found(
+    client: Client, call: object, reason: errors.Reason
+) -> None:
     """Each kind has its own reason for what does not exist."""
     assert callable(call)
     error = await testing.error_of(call(client.stub))

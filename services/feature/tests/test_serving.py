@@ -1,4 +1,5 @@
 import pytest
+
 from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import definition_pb2
 from setpoint.feature.v1 import feature_service_pb2 as pb
@@ -123,7 +124,10 @@ async def test_read_exclusive_boundary(client: Client) -> None:
         "seen", "plane", [("n", DataType.INT64)], boundary=definition_pb2.BOUNDARY_EXCLUSIVE
     )
     await client.feature_set("planes", [testing.reference("seen", "n")])
-    rows = {"plane": (DataType.INT64, [1]), "event_time": (DataType.TIMESTAMP, [NOW])}
+    rows: testing.Table = {
+        "plane": (DataType.INT64, [1]),
+        "event_time": (DataType.TIMESTAMP, [NOW]),
+    }
     await client.write("seen", Columns.from_dict({**rows, "n": (DataType.INT64, [5])}))
     planes = Columns.from_dict({"plane": (DataType.INT32, [1, 1])})
 
@@ -137,13 +141,13 @@ async def test_read_composite_keys(client: Client) -> None:
     await client.entity("leg", origin=DataType.STRING, number=DataType.INT32)
     await client.view("legs", "leg", [("n", DataType.INT64)])
     await client.feature_set("legs", [testing.reference("legs", "n")])
-    rows = {
+    rows: testing.Table = {
         "number": (DataType.INT64, [1, 1, 11]),
         "origin": (DataType.STRING, ["A", "A1", "A"]),
         "event_time": (DataType.TIMESTAMP, [NOW] * 3),
     }
     await client.write("legs", Columns.from_dict({**rows, "n": (DataType.INT64, [1, 2, 3])}))
-    asked = {
+    asked: testing.Table = {
         "origin": (DataType.STRING, ["A", "A", "A1", "A1"]),
         "number": (DataType.INT32, [11, 1, 1, 11]),
     }
@@ -176,7 +180,9 @@ async def test_read_ten_thousand_rows(weather: Client) -> None:
 
     found = await weather.online("flights", trips(*((name, name) for name in asked)))
 
-    assert found.values["from_wind"] == [{"JFK": 10.0, "LAX": 20.0}.get(name, 1.5) for name in asked]
+    assert found.values["from_wind"] == [
+        {"JFK": 10.0, "LAX": 20.0}.get(name, 1.5) for name in asked
+    ]
 
 
 @pytest.mark.parametrize(

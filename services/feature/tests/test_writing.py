@@ -4,6 +4,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from setpoint.feature.v1 import feature_service_pb2 as pb
 from setpoint_columns import Columns, DataType, proto
 from setpoint_feature import testing
@@ -24,7 +25,9 @@ async def prepare(client: Client) -> None:
     await client.feature_set("flights", [testing.reference("delays", "late")])
 
 
-def rows(*values: tuple[str, int, int, float | None], **more: tuple[DataType, list[Any]]) -> Columns:
+def rows(
+    *values: tuple[str, int, int, float | None], **more: tuple[DataType, list[Any]]
+) -> Columns:
     """Returns rows of (carrier, event time, created time, late), times relative to now."""
     return Columns.from_dict(
         {
@@ -42,9 +45,9 @@ async def latest(client: Client, *carriers: str) -> list[float | None]:
     return (await client.online("flights", entities)).values["late"]
 
 
-async def count(database_url: str) -> tuple[int, int]:
+async def count(feature_url: str) -> tuple[int, int]:
     """Returns how many rows and batches are stored."""
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(feature_url)
     try:
         return (
             await connection.fetchval("SELECT count(*) FROM feature.history"),
@@ -63,7 +66,11 @@ async def test_write_keeps_the_greatest_online(delays: Client) -> None:
     repeated = await delays.write("delays", rows(("UA", -10, -10, 5.0)))
 
     assert (first.rows_written, first.online_updated, first.online_applied) == (2, 2, True)
-    assert [late.online_updated, correction.online_updated, older_correction.online_updated] == [0, 1, 0]
+    assert [late.online_updated, correction.online_updated, older_correction.online_updated] == [
+        0,
+        1,
+        0,
+    ]
     assert repeated.online_updated == 1
     assert await latest(delays, "AA", "UA") == [3.0, 5.0]
 
@@ -79,7 +86,7 @@ async def test_write_one_batch_reduces_its_keys(delays: Client) -> None:
     assert await latest(delays, "AA") == [3.0]
 
 
-async def test_write_replay_of_a_batch(delays: Client, database_url: str) -> None:
+async def test_write_replay_of_a_batch(delays: Client, feature_url: str) -> None:
     """A batch that comes twice is stored once; the second answer says so."""
     batch_id = testing.request_id()
     first = await delays.write("delays", rows(("AA", -1, -1, 1.0)), batch_id)
@@ -87,7 +94,7 @@ async def test_write_replay_of_a_batch(delays: Client, database_url: str) -> Non
 
     assert (first.replayed, second.replayed) == (False, True)
     assert (second.rows_written, second.online_updated, second.online_applied) == (1, 0, True)
-    assert await count(database_url) == (1, 1)
+    assert await count(feature_url) == (1, 1)
 
 
 async def test_write_replay_without_created_time(start: Start) -> None:
@@ -104,7 +111,7 @@ async def test_write_replay_without_created_time(start: Start) -> None:
         assert again.replayed
 
 
-async def test_write_batch_id_with_other_rows(delays: Client, database_url: str) -> None:
+async def test_write_batch_id_with_other_rows(delays: Client, feature_url: str) -> None:
     """A batch id names one content; with another one nothing is written."""
     batch_id = testing.request_id()
     await delays.write("delays", rows(("AA", -1, -1, 1.0)), batch_id)
@@ -113,7 +120,7 @@ async def test_write_batch_id_with_other_rows(delays: Client, database_url: str)
 
     assert isinstance(error, errors.AlreadyExistsError)
     assert error.reason is errors.Reason.REQUEST_ID_REUSED
-    assert await count(database_url) == (1, 1)
+    assert await count(feature_url) == (1, 1)
 
 
 async def test_write_no_rows(delays: Client) -> None:
@@ -149,12 +156,12 @@ async def test_write_no_rows(delays: Client) -> None:
     ],
 )
 async def test_write_bad_batch_leaves_nothing(
-    delays: Client, database_url: str, batch: Columns, reason: errors.Reason, field: str
+    delays: Client, feature_url: str, batch: Columns, reason: errors.Reason, field: str
 ) -> None:
     """A bad row refuses the whole batch, names itself, and leaves the batch id free."""
     batch_id = testing.request_id()
     error = await testing.error_of(delays.write("delays", batch, batch_id))
-    stored = await count(database_url)
+    stored = await count(feature_url)
     good = await delays.write("delays", rows(("AA", -1, -1, 1.0)), batch_id)
 
     assert isinstance(error, errors.InvalidArgumentError)
@@ -213,13 +220,21 @@ async def test_write_goes_to_the_latest_version(delays: Client) -> None:
     assert pinned.values["late"] == [1.0]
 
 
-async def test_write_from_many_at_once(start: Start, database_url: str) -> None:
+async def test_write_from_many_at_once(start: Start, feature_url: str) -> None:
     """Writers in two replicas lose nothing: sequences have no gaps, the greatest row is online."""
     seed = random.Random(5)
     async with start() as one, start() as other:
         await prepare(one.client)
         batches = [
-            [("AA", -seed.randrange(1000) - 1, -seed.randrange(1000) - 1, float(number * 100 + row)) for row in range(20)]
+            [
+                (
+                    "AA",
+                    -seed.randrange(1000) - 1,
+                    -seed.randrange(1000) - 1,
+                    float(number * 100 + row),
+                )
+                for row in range(20)
+            ]
             for number in range(30)
         ]
         await asyncio.gather(
@@ -230,8 +245,10 @@ async def test_write_from_many_at_once(start: Start, database_url: str) -> None:
         )
         online = await latest(one.client, "AA")
 
-    connection = await asyncpg.connect(database_url)
-    sequences = [row[0] for row in await connection.fetch("SELECT sequence FROM feature.history ORDER BY 1")]
+    connection = await asyncpg.connect(feature_url)
+    sequences = [
+        row[0] for row in await connection.fetch("SELECT sequence FROM feature.history ORDER BY 1")
+    ]
     winner = await connection.fetchrow(
         "SELECT event_time, created_time FROM feature.history "
         "ORDER BY event_time DESC, created_time DESC, sequence DESC LIMIT 1"

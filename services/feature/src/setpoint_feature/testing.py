@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+
 from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import definition_pb2
 from setpoint.feature.v1 import feature_service_pb2 as pb
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 NOW = 1_700_000_000_000_000
 """The time of the tests' clock."""
 
-Fields = Sequence[tuple[str, DataType] | tuple[str, DataType, Any]]
+Fields = Sequence[tuple[Any, ...]]
+"""Name, type and, where there is one, default of each field."""
+
+
+Table = dict[str, tuple[DataType, list[Any]]]
+"""Columns as `Columns.from_dict` takes them."""
 
 
 def spec(name: str, dtype: DataType) -> reference_pb2.FieldSpec:
@@ -46,9 +52,13 @@ def view_message(
     return message
 
 
-def reference(view: str, field: str, alias: str = "", **key_columns: str) -> definition_pb2.FeatureReference:
+def reference(
+    view: str, field: str, alias: str = "", **key_columns: str
+) -> definition_pb2.FeatureReference:
     """Returns the message of a reference to a field; keyword arguments rename keys."""
-    return definition_pb2.FeatureReference(view=view, field=field, alias=alias, key_columns=key_columns)
+    return definition_pb2.FeatureReference(
+        view=view, field=field, alias=alias, key_columns=key_columns
+    )
 
 
 async def error_of(call: Awaitable[Any]) -> errors.SetpointError:

@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from setpoint_columns import Column, Columns, DataType
 from setpoint_feature.domain import batch, definitions, plan
 from setpoint_runtime import errors
@@ -39,9 +40,7 @@ def test_prepare_packs_rows() -> None:
     """A good batch keeps every value, and the clock stands for an unknown arrival."""
     made = prepare({})
 
-    unpacked = VIEW.layout.unpack(
-        b"".join(made.rows), np.array([0, len(made.rows[0])]), (0, 1, 2)
-    )
+    unpacked = VIEW.layout.unpack(b"".join(made.rows), np.array([0, len(made.rows[0])]), (0, 1, 2))
     assert [column.to_list() for column in unpacked] == [[0.5, None], [None, "fog"], [1, 2]]
     assert made.event_times.tolist() == [1, 2]
     assert made.created_times.tolist() == [3, NOW]
@@ -66,7 +65,11 @@ def test_prepare_absent_columns() -> None:
         ({"count": (DataType.INT64, [1, 1 << 40])}, errors.Reason.WRONG_TYPE, "rows.count[1]"),
         ({"count": (DataType.FLOAT64, [1.0, 2.5])}, errors.Reason.WRONG_TYPE, "rows.count[1]"),
         ({"carrier": (DataType.INT64, [1, 2])}, errors.Reason.WRONG_TYPE, "rows.carrier"),
-        ({"carrier": (DataType.STRING, ["AA", None])}, errors.Reason.NULL_REFUSED, "rows.carrier[1]"),
+        (
+            {"carrier": (DataType.STRING, ["AA", None])},
+            errors.Reason.NULL_REFUSED,
+            "rows.carrier[1]",
+        ),
         ({"event_time": (DataType.INT64, [1, 2])}, errors.Reason.WRONG_TYPE, "rows.event_time"),
         (
             {"event_time": (DataType.TIMESTAMP, [None, 2])},
@@ -84,7 +87,11 @@ def test_prepare_absent_columns() -> None:
             "rows.created_time[0]",
         ),
         ({"note": (DataType.STRING, ["x", "y" * 70_000])}, errors.Reason.TOO_LARGE, "rows.note[1]"),
-        ({"carrier": (DataType.STRING, ["x", "y" * 2_000])}, errors.Reason.TOO_LARGE, "rows.carrier[1]"),
+        (
+            {"carrier": (DataType.STRING, ["x", "y" * 2_000])},
+            errors.Reason.TOO_LARGE,
+            "rows.carrier[1]",
+        ),
     ],
 )
 def test_prepare_bad_column_is_named(

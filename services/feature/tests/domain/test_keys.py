@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from setpoint_columns import Columns, DataType
 from setpoint_feature.domain import definitions, keys
 from setpoint_runtime import errors
@@ -14,7 +17,7 @@ def codec(**types: DataType) -> keys.KeyCodec:
     return keys.KeyCodec([definitions.FieldSpec(name, dtype) for name, dtype in types.items()])
 
 
-def columns(**values: tuple[DataType, list[object]]) -> Columns:
+def columns(**values: tuple[DataType, list[Any]]) -> Columns:
     return Columns.from_dict(values)
 
 
@@ -33,7 +36,9 @@ def test_encode_is_injective_and_decodes(rows: list[tuple[str, int, str]]) -> No
     for first, left in zip(encoded, rows, strict=True):
         for second, right in zip(encoded, rows, strict=True):
             assert (first == second) == (left == right)
-    decoded = {column.name: column.to_list() for column in made.decode([key for key in encoded if key])}
+    decoded = {
+        column.name: column.to_list() for column in made.decode([key for key in encoded if key])
+    }
     assert decoded == {
         "a": [row[1] for row in rows],
         "b": [row[0] for row in rows],
@@ -80,7 +85,10 @@ def test_encode_renamed_column() -> None:
     made = codec(airport=DataType.STRING)
     plain = made.encode(columns(airport=(DataType.STRING, ["JFK"])), {}, "rows")
 
-    assert made.encode(columns(origin=(DataType.STRING, ["JFK"])), {"airport": "origin"}, "rows") == plain
+    assert (
+        made.encode(columns(origin=(DataType.STRING, ["JFK"])), {"airport": "origin"}, "rows")
+        == plain
+    )
 
 
 def test_encode_order_of_declaration_does_not_matter() -> None:
@@ -101,7 +109,9 @@ def test_encode_missing_column_is_named() -> None:
     assert caught.value.violations[0].field == "entities.carrier"
 
 
-@pytest.mark.parametrize("dtype", [DataType.STRING, DataType.FLOAT64, DataType.BOOL, DataType.TIMESTAMP])
+@pytest.mark.parametrize(
+    "dtype", [DataType.STRING, DataType.FLOAT64, DataType.BOOL, DataType.TIMESTAMP]
+)
 def test_encode_wrong_type_is_refused(dtype: DataType) -> None:
     """A type mismatch is an error and never a silent miss."""
     table = Columns.empty({"id": dtype})

@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from setpoint_columns import Column, DataType
 from setpoint_feature.domain import definitions, history, leakage, plan, visibility
 
@@ -14,10 +15,10 @@ def judged(
     exclusive: bool = False,
 ) -> leakage.Finding:
     """Judges a table of (key, time, value) against stored (key, event, created, value)."""
-    view = plan.CompiledView(
-        definitions.FeatureView("v", "e", (definitions.Field("x", dtype),)), 1
+    view = plan.CompiledView(definitions.FeatureView("v", "e", (definitions.Field("x", dtype),)), 1)
+    packed = view.layout.pack(
+        [Column.from_list("x", [row[3] for row in stored], dtype)], len(stored)
     )
-    packed = view.layout.pack([Column.from_list("x", [row[3] for row in stored], dtype)], len(stored))
     numbers = np.array([row[:3] for row in stored], np.int64).reshape(len(stored), 3)
     starts = np.cumsum([0, *map(len, packed[:-1])], dtype=np.int64)[: len(stored)]
     rows = history.StoredRows(
@@ -46,7 +47,9 @@ def test_judge_known_value_is_no_leak() -> None:
     """A value that was known, or that nobody ever stored, is none; nulls are not judged."""
     stored = [(0, 10, 10, 1.0), (0, 20, 20, 2.0)]
 
-    found = judged(DataType.FLOAT64, stored, [(0, 15, 1.0), (0, 25, 2.0), (0, 15, 9.0), (0, 15, None)])
+    found = judged(
+        DataType.FLOAT64, stored, [(0, 15, 1.0), (0, 25, 2.0), (0, 15, 9.0), (0, 15, None)]
+    )
 
     assert (found.values, found.leaked) == (3, 0)
 

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from setpoint_columns import Column, DataType
 from setpoint_feature.domain import definitions, packing
 

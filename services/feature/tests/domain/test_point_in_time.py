@@ -1,6 +1,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from setpoint_feature.domain import point_in_time, visibility
 
 NOTHING = "nothing"
@@ -104,8 +105,12 @@ def test_search_far_apart_times_are_exact() -> None:
     """Times of the whole 64-bit range neither overflow nor lose their last digit."""
     low, high = -(1 << 63), (1 << 63) - 1
     rows = [(0, low, low), (0, high - 1, low), (1, high, high)]
-    timeline = point_in_time.Timeline(values_of(rows, [0, 1, 2]), visibility.Rule(0, exclusive=False))
+    timeline = point_in_time.Timeline(
+        values_of(rows, [0, 1, 2]), visibility.Rule(0, exclusive=False)
+    )
 
-    found = timeline.search(np.array([0, 0, 0, 1, 1]), np.array([low, high - 2, high - 1, high - 1, high]))
+    found = timeline.search(
+        np.array([0, 0, 0, 1, 1]), np.array([low, high - 2, high - 1, high - 1, high])
+    )
 
     assert found.tolist() == [0, 0, 1, -1, 2]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from setpoint_columns import DataType
 from setpoint_feature.domain import catalog, definitions, registration
 from setpoint_runtime import errors
@@ -61,7 +62,10 @@ def test_entity_with_other_keys_is_taken() -> None:
     ("changes", "field"),
     [
         ({"name": "Bad Name"}, "entity.name"),
-        ({"keys": tuple(definitions.FieldSpec(f"k{i}", DataType.INT64) for i in range(9))}, "entity.keys"),
+        (
+            {"keys": tuple(definitions.FieldSpec(f"k{i}", DataType.INT64) for i in range(9))},
+            "entity.keys",
+        ),
         ({"keys": CARRIER.keys * 2}, "entity.keys"),
         ({"keys": (definitions.FieldSpec("", DataType.INT64),)}, "entity.keys[0].name"),
         ({"keys": (definitions.FieldSpec("event_time", DataType.INT64),)}, "entity.keys[0].name"),
@@ -82,8 +86,16 @@ def test_entity_bad_field_is_named(changes: dict[str, Any], field: str) -> None:
         ({"ttl": -1}, errors.Reason.INVALID_FIELD, "view.ttl_microseconds"),
         ({"fields": ()}, errors.Reason.INVALID_FIELD, "view.fields"),
         ({"fields": (LATE, LATE)}, errors.Reason.INVALID_FIELD, "view.fields"),
-        ({"fields": (replace(LATE, name="a b"),)}, errors.Reason.INVALID_FIELD, "view.fields[0].name"),
-        ({"fields": (replace(LATE, name="carrier"),)}, errors.Reason.INVALID_FIELD, "view.fields[0].name"),
+        (
+            {"fields": (replace(LATE, name="a b"),)},
+            errors.Reason.INVALID_FIELD,
+            "view.fields[0].name",
+        ),
+        (
+            {"fields": (replace(LATE, name="carrier"),)},
+            errors.Reason.INVALID_FIELD,
+            "view.fields[0].name",
+        ),
         (
             {"fields": (replace(LATE, name="created_time"),)},
             errors.Reason.INVALID_FIELD,
@@ -172,7 +184,9 @@ def test_feature_set_bad_field_is_named(
 def test_feature_set_key_column_of_two_types_is_refused() -> None:
     """One request column cannot be text for one view and a number for another."""
     ages = registration.view(known(), definitions.FeatureView("ages", "plane", (LATE,)), 1)
-    both = replace(FLIGHTS, features=(REFERENCE, definitions.FeatureReference("ages", "late", "age")))
+    both = replace(
+        FLIGHTS, features=(REFERENCE, definitions.FeatureReference("ages", "late", "age"))
+    )
 
     with pytest.raises(errors.InvalidArgumentError) as caught:
         registration.feature_set(known(ages), both, 9)

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+
 from setpoint_columns import DataType
 from setpoint_feature.domain import definitions, versions
 
@@ -62,7 +63,9 @@ def test_view_version_of_both_integer_keys_is_one() -> None:
 
 def test_feature_set_version_follows_view_versions() -> None:
     """A set bound to another version of its view is another version of the set."""
-    reference = definitions.FeatureReference("delays", "late", view_version="a", dtype=DataType.FLOAT64)
+    reference = definitions.FeatureReference(
+        "delays", "late", view_version="a", dtype=DataType.FLOAT64
+    )
     first = definitions.FeatureSet("flights", (reference,))
     second = definitions.FeatureSet("flights", (dataclasses.replace(reference, view_version="b"),))
 
@@ -71,7 +74,12 @@ def test_feature_set_version_follows_view_versions() -> None:
 
 def test_versions_are_stable() -> None:
     """Consumers pin versions, so the hash of a definition never changes."""
-    reference = definitions.FeatureReference("delays", "late", view_version="a", dtype=DataType.FLOAT64)
+    reference = definitions.FeatureReference(
+        "delays", "late", view_version="a", dtype=DataType.FLOAT64
+    )
 
     assert versions.view_version(VIEW) == "16df78ee1f03199e"
-    assert versions.feature_set_version(definitions.FeatureSet("f", (reference,))) == "59ef124f9d603281"
+    assert (
+        versions.feature_set_version(definitions.FeatureSet("f", (reference,)))
+        == "59ef124f9d603281"
+    )

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from setpoint_feature.domain import visibility
 
 LOW, HIGH = -(1 << 63), (1 << 63) - 1

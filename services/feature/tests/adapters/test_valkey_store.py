@@ -1,0 +1,129 @@
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from setpoint_devstack import ports as free_ports
+from setpoint_feature.adapters import valkey_store
+from setpoint_feature.domain import online
+from setpoint_runtime import errors
+
+VERSION = "0123456789abcdef"
+LOW, HIGH = -(1 << 63), (1 << 63) - 1
+Store = valkey_store.ValkeyStore
+
+
+def make(url: str, store_id: str = "test") -> Store:
+    return Store(valkey_store.connect(url, timeout_seconds=2, connections=2), store_id)
+
+
+@pytest.fixture
+async def store(valkey_url: str) -> AsyncIterator[Store]:
+    """A store in an empty Valkey."""
+    made = make(valkey_url)
+    yield made
+    await made.close()
+
+
+def value(event: int, created: int = 0, sequence: int = 1) -> bytes:
+    return online.pack_value(event, created, sequence, b"row")
+
+
+async def stored(store: Store, *keys: bytes) -> list[bytes | None]:
+    return (await store.read([], [(VERSION, keys)]))[1][0]
+
+
+async def test_apply_keeps_the_greatest_of_any_numbers(store: Store) -> None:
+    """The order is exact for all 64-bit numbers and for bytes that end strings or collate oddly."""
+    numbers = [LOW, LOW + 1, -(1 << 53) - 1, -(1 << 32), -256, -1, 0, 1, 127, 128, 255, 256]
+    numbers += [(1 << 31), (1 << 32) - 1, 1 << 32, 1 << 53, (1 << 53) + 1, HIGH - 1, HIGH]
+    for part in range(3):
+        triples = [tuple(number if each == part else 0 for each in range(3)) for number in numbers]
+        for number, (first, second) in enumerate(itertools.product(triples, repeat=2)):
+            key = f"{part} {number}".encode()
+            await store.apply(VERSION, {key: value(*first)}, -1, -1)
+            replaced = await store.apply(VERSION, {key: value(*second)}, -1, -1)
+            assert replaced == (second > first), (first, second)
+            assert await stored(store, key) == [value(*max(first, second))]
+
+
+async def test_apply_in_any_order_ends_the_same(store: Store) -> None:
+    """Writers that race, and repeat themselves, leave the greatest value of each key."""
+    seed = random.Random(2)
+    values = [
+        (seed.choice([b"a", b"b"]), seed.randrange(4), seed.randrange(3), n) for n in range(200)
+    ]
+    await asyncio.gather(
+        *(store.apply(VERSION, {key: value(*rest)}, -1, -1) for key, *rest in values * 2)
+    )
+
+    expected = [max(tuple(rest) for key, *rest in values if key == each) for each in (b"a", b"b")]
+    assert await stored(store, b"a", b"b") == [value(*each) for each in expected]
+
+
+async def test_apply_moves_the_watermark_without_gaps(store: Store) -> None:
+    """The watermark follows only what joins on, so it never claims what was not applied."""
+    steps = [(5, 9), (0, 5), (6, 9), (5, 9), (0, 2), (9, 9)]
+    seen = []
+    for after, upto in steps:
+        await store.apply(VERSION, {}, after, upto)
+        seen += await store.watermarks([VERSION])
+
+    assert seen == [None, 5, 5, 9, 9, 9]
+
+
+async def test_apply_many_values(store: Store) -> None:
+    """Values beyond one script call are all applied, and the watermark comes with the last."""
+    count = 3 * valkey_store.CHUNK + 1
+    values = {str(number).encode(): value(number) for number in range(count)}
+
+    first = await store.apply(VERSION, values, 0, count)
+    second = await store.apply(VERSION, values, 0, count)
+
+    assert (first, second) == (count, 0)
+    assert await stored(store, b"0", str(count - 1).encode()) == [value(0), value(count - 1)]
+    assert await store.watermarks([VERSION]) == [count]
+
+
+async def test_apply_after_scripts_were_forgotten(store: Store, valkey_url: str) -> None:
+    """A server that lost its scripts gets them again without anybody noticing."""
+    await store.apply(VERSION, {b"a": value(1)}, 0, 1)
+    async with redis.asyncio.Redis.from_url(valkey_url) as client:
+        await client.script_flush()
+
+    assert await store.apply(VERSION, {b"a": value(2)}, 1, 2) == 1
+
+
+async def test_read_keeps_stores_and_versions_apart(store: Store, valkey_url: str) -> None:
+    """Copies of other histories and other versions are other keys."""
+    await store.apply(VERSION, {b"a": value(1)}, 0, 1)
+    other = make(valkey_url, "other")
+
+    marks, groups = await store.read(
+        [VERSION, "f" * 16], [(VERSION, [b"a", b"b"]), ("f" * 16, [b"a"]), (VERSION, [])]
+    )
+
+    assert marks == [1, None]
+    assert groups == [[value(1), None], [None], []]
+    assert await other.read([VERSION], [(VERSION, [b"a"])]) == ([None], [[None]])
+    await other.close()
+
+
+async def test_read_nothing(store: Store) -> None:
+    """Asking for nothing needs no round trip."""
+    assert await store.read([], []) == ([], [])
+    assert await store.watermarks([]) == []
+
+
+async def test_calls_without_a_server() -> None:
+    """A store that cannot be reached is a typed, quick error."""
+    made = make(f"redis://127.0.0.1:{free_ports.free_port()}/0")
+
+    for call in (made.read([], [(VERSION, [b"a"])]), made.apply(VERSION, {}, 0, 1)):
+        with pytest.raises(errors.UnavailableError) as caught:
+            await call
+        assert caught.value.reason is errors.Reason.ONLINE_STORE_UNAVAILABLE
+    await made.close()

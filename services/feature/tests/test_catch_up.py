@@ -1,0 +1,187 @@
+import asyncio
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import redis.asyncio
+
+from setpoint_columns import Columns, DataType
+from setpoint_devstack import ports, valkey
+from setpoint_feature import testing
+from setpoint_feature.service import catch_up
+from setpoint_feature.testing import NOW, Client, Start
+from setpoint_runtime import errors
+
+PATIENCE_SECONDS = 15.0
+
+
+async def prepare(client: Client) -> None:
+    await client.entity("plane", plane=DataType.INT64)
+    await client.view("ages", "plane", [("age", DataType.INT64)])
+    await client.feature_set("planes", [testing.reference("ages", "age")])
+
+
+async def write(client: Client, first: int, count: int, *, event: int = -10) -> bool:
+    """Writes ages equal to numbers; returns whether the online copies followed."""
+    rows = {
+        "plane": (DataType.INT64, list(range(first, first + count))),
+        "event_time": (DataType.TIMESTAMP, [NOW + event] * count),
+        "created_time": (DataType.TIMESTAMP, [NOW + event] * count),
+        "age": (DataType.INT64, list(range(first, first + count))),
+    }
+    return (await client.write("ages", Columns.from_dict(rows))).online_applied
+
+
+async def ages(client: Client, count: int) -> list[int | None]:
+    planes = Columns.from_dict({"plane": (DataType.INT64, list(range(count)))})
+    return (await client.online("planes", planes)).values["age"]
+
+
+async def eventually(client: Client, expected: list[int | None]) -> None:
+    """Waits until online reads answer as expected; until then they may be refused, never wrong."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    while True:
+        try:
+            if await ages(client, len(expected)) == expected:
+                return
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+        assert asyncio.get_running_loop().time() < deadline, "the online copies never caught up"
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def own_valkey(tmp_path: pathlib.Path) -> AsyncIterator[valkey.ValkeyServer]:
+    """A Valkey that this test may stop."""
+    server = valkey.ValkeyServer(tmp_path, ports.free_port(), durable=False, with_password=False)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def test_wiped_store_is_rebuilt(start: Start, valkey_url: str) -> None:
+    """After a wipe reads are refused, not answered with nothing, until all copies are back."""
+    # Slow enough for a read between the wipe and the rebuild.
+    async with start(poll_seconds=0.5) as running:
+        await prepare(running.client)
+        await write(running.client, 0, 30)
+        await write(running.client, 10, 30, event=-20)
+        async with redis.asyncio.Redis.from_url(valkey_url) as client:
+            await client.flushall()
+        error = await testing.error_of(
+            running.client.online("planes", Columns.from_dict({"plane": (DataType.INT64, [1])}))
+        )
+
+        assert isinstance(error, errors.UnavailableError)
+        assert error.reason is errors.Reason.ONLINE_STORE_UNAVAILABLE
+        assert "rebuilt" in error.message
+        await eventually(running.client, [*range(40), None])
+        assert await write(running.client, 40, 1)
+        assert await ages(running.client, 41) == list(range(41))
+
+
+async def test_rebuild_pages_through_all_keys(
+    start: Start, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild larger than one page brings back the greatest row of every key."""
+    monkeypatch.setattr(catch_up, "APPLY_ROWS", 7)
+    async with start() as running:
+        await prepare(running.client)
+        for number in range(5):
+            await write(running.client, number * 5, 10)
+        async with redis.asyncio.Redis.from_url(valkey_url) as client:
+            await client.flushall()
+
+        await eventually(running.client, [*range(30), None])
+
+
+async def test_partial_loss_is_followed_up(
+    start: Start, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that came back from an older state gets exactly what it lacks."""
+    monkeypatch.setattr(catch_up, "APPLY_ROWS", 7)
+    async with start() as running:
+        await prepare(running.client)
+        await write(running.client, 0, 10)
+        async with redis.asyncio.Redis.from_url(valkey_url) as client:
+            names = await client.keys("*")
+            before: dict[Any, Any] = {name: await client.get(name) for name in names}
+            await write(running.client, 5, 30, event=-5)
+            await client.flushall()
+            await client.mset(before)
+
+        await eventually(running.client, [*range(35), None])
+
+
+async def test_store_down_then_back(start: Start, own_valkey: valkey.ValkeyServer) -> None:
+    """Without the store writes stay durable and say so, reads fail clearly; later all is there."""
+    async with start(valkey_url=own_valkey.url()) as running:
+        await prepare(running.client)
+        assert await write(running.client, 0, 5)
+        await own_valkey.stop()
+        applied = await write(running.client, 5, 5)
+        error = await testing.error_of(
+            running.client.online("planes", Columns.from_dict({"plane": (DataType.INT64, [1])}))
+        )
+        spine = Columns.from_dict(
+            {"plane": (DataType.INT64, [7]), "event_time": (DataType.TIMESTAMP, [NOW])}
+        )
+        (offline,) = await running.client.historical("planes", spine)
+        await own_valkey.start()
+
+        assert not applied
+        assert isinstance(error, errors.UnavailableError)
+        assert error.reason is errors.Reason.ONLINE_STORE_UNAVAILABLE
+        assert offline.values["age"] == [7]
+        await eventually(running.client, [*range(10), None])
+
+
+async def test_store_down_at_the_start(start: Start, own_valkey: valkey.ValkeyServer) -> None:
+    """The service starts without the store, and its first rows reach it later."""
+    await own_valkey.stop()
+    async with start(valkey_url=own_valkey.url()) as running:
+        await prepare(running.client)
+        assert not await write(running.client, 0, 5)
+        await own_valkey.start()
+
+        await eventually(running.client, [*range(5), None])
+        batch_is_there = await write(running.client, 0, 5)
+        assert batch_is_there
+
+
+async def test_replay_tells_whether_copies_are_there(
+    start: Start, own_valkey: valkey.ValkeyServer
+) -> None:
+    """A repeated batch says whether its copies are online by now."""
+    batch_id = testing.request_id()
+    rows = Columns.from_dict(
+        {
+            "plane": (DataType.INT64, [0]),
+            "event_time": (DataType.TIMESTAMP, [NOW]),
+            "age": (DataType.INT64, [0]),
+        }
+    )
+    async with start(valkey_url=own_valkey.url()) as running:
+        await prepare(running.client)
+        await own_valkey.stop()
+        first = await running.client.write("ages", rows, batch_id)
+        second = await running.client.write("ages", rows, batch_id)
+        await own_valkey.start()
+        await eventually(running.client, [0, None])
+        third = await running.client.write("ages", rows, batch_id)
+
+    applied = [each.online_applied for each in (first, second, third)]
+    assert applied == [False, False, True]
+
+
+async def test_other_replica_is_seen(start: Start) -> None:
+    """What one replica writes is served by another."""
+    async with start() as one, start() as other:
+        await prepare(one.client)
+        await write(one.client, 0, 3)
+
+        await eventually(other.client, [0, 1, 2, None])
