@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from setpoint_cli import stack_commands
+from setpoint_cli import (
+    inventory_commands,
+    prediction_commands,
+    retraining_commands,
+    stack_commands,
+)
 
 app = typer.Typer(
     name="setpoint",
@@ -13,5 +18,16 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-app.command("up")(stack_commands.up)
-app.command("demo")(stack_commands.demo)
+for command in (
+    stack_commands.up,
+    stack_commands.demo,
+    prediction_commands.predict,
+    prediction_commands.explain,
+    inventory_commands.models,
+    inventory_commands.routes,
+    inventory_commands.features,
+    inventory_commands.drift,
+    retraining_commands.retrain,
+    retraining_commands.approve,
+):
+    app.command()(command)

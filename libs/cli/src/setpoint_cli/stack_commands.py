@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from setpoint_cli import explanation
 from setpoint_demo import story, summary
 from setpoint_demo.lifecycle import RunFailedError
 from setpoint_devstack import errors as devstack_errors
@@ -62,7 +63,8 @@ def demo(
     except (RunFailedError, devstack_errors.DevstackError) as error:
         console.print(f"[red]{error}[/]")
         raise typer.Exit(1) from None
-    summary.show(told, console)
+    summary.show(told.summary, console)
+    explanation.show(told.prediction, told.assignment, console)
     console.print(f"summary in {directory / 'summary.json'}")
-    if told.predictions_failed or told.records_written != told.predictions_answered:
+    if not told.summary.complete:
         raise typer.Exit(1)

@@ -23,7 +23,9 @@ _BOOL = column_pb2.DATA_TYPE_BOOL
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def _spec(name: str, dtype: column_pb2.DataType, description: str) -> reference_pb2.FieldSpec:
+def _spec(
+    name: str, dtype: column_pb2.DataType.ValueType, description: str
+) -> reference_pb2.FieldSpec:
     return reference_pb2.FieldSpec(name=name, dtype=dtype, description=description)
 
 
@@ -46,9 +48,15 @@ ENTITIES: Sequence[definition_pb2.Entity] = (
 
 
 def _field(
-    name: str, description: str, dtype: column_pb2.DataType = _DOUBLE
+    name: str,
+    description: str,
+    dtype: column_pb2.DataType.ValueType = _DOUBLE,
+    default: str | None = None,
 ) -> definition_pb2.FeatureField:
-    return definition_pb2.FeatureField(name=name, dtype=dtype, description=description)
+    field = definition_pb2.FeatureField(name=name, dtype=dtype, description=description)
+    if default is not None:
+        field.default_value.string_value = default
+    return field
 
 
 def _view(
@@ -108,7 +116,7 @@ VIEWS: Sequence[definition_pb2.FeatureView] = (
             _field("built_year", "Year of manufacture"),
             _field("seats", "Seats"),
             _field("engines", "Engines"),
-            _field("aircraft_type", "Kind of aircraft", _TEXT),
+            _field("aircraft_type", "Kind of aircraft", _TEXT, default="unknown"),
         ),
     ),
     _view(

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from setpoint.feature.v1 import feature_service_pb2
+from setpoint_client.stubs import AsyncStubs
 from setpoint_columns import interop, proto
-from setpoint_demo.connection import Services
 from setpoint_runtime import ids
 
 CHUNK_ROWS = 20_000
@@ -38,7 +38,7 @@ class Feed:
 
 
 async def write(
-    services: Services,
+    services: AsyncStubs,
     view: str,
     frame: pl.DataFrame,
     on_rows: Callable[[int], None] = lambda rows: None,
@@ -63,7 +63,7 @@ class Feeds:
         self._feeds = [Feed(view, frames[view]) for view in views]
 
     async def write_until(
-        self, services: Services, time: int, on_rows: Callable[[int], None] = lambda rows: None
+        self, services: AsyncStubs, time: int, on_rows: Callable[[int], None] = lambda rows: None
     ) -> int:
         """Writes what became known at or before a time, views side by side; returns the rows."""
         taken = [(feed.view, feed.take_until(time)) for feed in self._feeds]

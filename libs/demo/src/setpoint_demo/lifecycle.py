@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from setpoint.monitoring.v1 import monitoring_service_pb2, report_pb2
 from setpoint.retraining.v1 import retraining_pb2, retraining_service_pb2
+from setpoint_client.stubs import AsyncStubs
 from setpoint_demo import definitions
-from setpoint_demo.connection import Services
 from setpoint_demo.replay import MICROSECOND
 from setpoint_runtime import ids
 
@@ -48,7 +48,7 @@ ROLLOUT = (hold(3, 1_000, 50), hold(3, 5_000, 200), hold(0, 10_000, 0))
 class Lifecycle:
     """Watches the alerts each day, retrains when quality has decayed, and moves rollouts on."""
 
-    services: Services
+    services: AsyncStubs
     approve: bool
     """Whether the demo gives the approval that a person would give."""
     say: Callable[[str], None]

@@ -12,9 +12,9 @@ import polars as pl
 from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import feature_service_pb2
 from setpoint.inference.v1 import inference_service_pb2
+from setpoint_client.stubs import AsyncStubs
 from setpoint_columns import Columns, interop, proto
 from setpoint_demo import definitions
-from setpoint_demo.connection import Services
 from setpoint_demo.replay import SCORE_COLUMN
 
 SPINE_ROWS = 10_000
@@ -45,7 +45,7 @@ def measure(scores: Scores, labels: npt.NDArray[np.bool_]) -> Quality:
     return Quality(log_loss, float(area), len(labels))
 
 
-async def scores_of_version(services: Services, questions: pl.DataFrame, version: int) -> Scores:
+async def scores_of_version(services: AsyncStubs, questions: pl.DataFrame, version: int) -> Scores:
     """Asks one version about flights again, with the features as known at the time of each question.
 
     Args:
@@ -71,7 +71,7 @@ async def scores_of_version(services: Services, questions: pl.DataFrame, version
     return np.concatenate(scores) if scores else np.empty(0)
 
 
-async def _historical(services: Services, pieces: Sequence[pl.DataFrame]) -> list[Columns]:
+async def _historical(services: AsyncStubs, pieces: Sequence[pl.DataFrame]) -> list[Columns]:
     requests = [
         feature_service_pb2.GetHistoricalFeaturesRequest(
             feature_set=reference_pb2.FeatureSetReference(name=definitions.FEATURE_SET),
@@ -84,7 +84,7 @@ async def _historical(services: Services, pieces: Sequence[pl.DataFrame]) -> lis
 
 
 async def _predict(
-    services: Services, features: Columns, questions: pl.DataFrame, version: int
+    services: AsyncStubs, features: Columns, questions: pl.DataFrame, version: int
 ) -> Scores:
     given = interop.from_polars(questions.select(definitions.REQUEST_FIELDS))
     inputs = Columns(features.rows, [*features.columns, *given.columns])

@@ -17,9 +17,9 @@ import polars as pl
 from setpoint.common.v1 import value_pb2
 from setpoint.monitoring.v1 import ingest_service_pb2
 from setpoint.router.v1 import router_service_pb2
+from setpoint_client.stubs import AsyncStubs
 from setpoint_columns import Columns, DataType, proto
 from setpoint_demo import definitions, feed, flights
-from setpoint_demo.connection import Services
 
 MICROSECOND = timedelta(microseconds=1)
 TICK = flights.QUESTION_EVERY // MICROSECOND
@@ -30,6 +30,9 @@ SERVED_VIEWS = ("carrier_lateness", "origin_lateness", "weather", "last_landing"
 
 HISTORY_VIEWS = ("scheduled_flight", "landed_flight")
 """Views that only training reads: written once a day, with the times at which rows became known."""
+
+CALLER = "setpoint-demo"
+_METADATA = (("x-setpoint-caller", CALLER),)
 
 MAXIMUM_IN_FLIGHT = 64
 PREDICT_TIMEOUT_SECONDS = 10.0
@@ -86,7 +89,7 @@ class Replay:
     """Asks about a frame of flights in event-time order."""
 
     def __init__(
-        self, services: Services, frames: dict[str, pl.DataFrame], questions: pl.DataFrame
+        self, services: AsyncStubs, frames: dict[str, pl.DataFrame], questions: pl.DataFrame
     ) -> None:
         """Prepares the replay.
 
@@ -156,7 +159,7 @@ class Replay:
             started = time.perf_counter()
             try:
                 response = await self._services.router.Predict(
-                    request, timeout=PREDICT_TIMEOUT_SECONDS
+                    request, timeout=PREDICT_TIMEOUT_SECONDS, metadata=_METADATA
                 )
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +18,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import feature_service_pb2
-from setpoint.monitoring.v1 import monitoring_service_pb2, report_pb2
+from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2, report_pb2
 from setpoint.registry.v1 import registry_service_pb2
 from setpoint.retraining.v1 import retraining_pb2, retraining_service_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint.validation.v1 import validation_service_pb2
-from setpoint_demo import connection, definitions, explanation, feed, flights, quality, streams
-from setpoint_demo.connection import Services
+from setpoint_client import AsyncClient
+from setpoint_client.stubs import AsyncStubs
+from setpoint_demo import definitions, feed, flights, quality, streams
 from setpoint_demo.lifecycle import ROLLOUT, Lifecycle, day_text
-from setpoint_demo.replay import MICROSECOND, Replay, sample
+from setpoint_demo.replay import CALLER, MICROSECOND, Replay, sample
 from setpoint_demo.summary import Month, RolloutStep, Summary, Version
 from setpoint_devstack import stack
 from setpoint_runtime import ids
@@ -60,7 +62,16 @@ class Options:
     """Whether the demo gives the approvals that a person would give."""
 
 
-async def run(options: Options, console: Console) -> Summary:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came out of the demo, and one prediction of it with its whole story."""
+
+    summary: Summary
+    prediction: prediction_pb2.Prediction
+    assignment: router_service_pb2.ExplainAssignmentResponse
+
+
+async def run(options: Options, console: Console) -> Told:
     """Runs the demo and writes ``summary.json`` into its directory.
 
     Raises:
@@ -72,33 +83,43 @@ async def run(options: Options, console: Console) -> Summary:
     frames = streams.streams(history)
     state = options.directory / "stack"
     shutil.rmtree(state, ignore_errors=True)
-    async with (
-        stack.Stack(state, environment=EVENT_TIME_ONLY) as running,
-        connection.connect(running.addresses) as services,
-    ):
+    async with stack.Stack(state, environment=EVENT_TIME_ONLY) as running:
         console.print(f"all services run, logs in {state / 'logs'}")
-        story = _Story(services, options, console, history, frames)
-        summary = await story.tell(started)
-        await explain(services, summary.explained_prediction_id, console)
+        async with _client(running.addresses) as client:
+            story = _Story(client.stubs, options, console, history, frames)
+            summary = await story.tell(started)
+            told = await _told(client.stubs, summary)
     summary.write(options.directory / "summary.json")
-    return summary
+    return told
 
 
-async def explain(services: Services, prediction_id: str, console: Console) -> None:
-    """Prints the whole story of one prediction."""
-    response = await services.monitoring.GetPrediction(
-        monitoring_service_pb2.GetPredictionRequest(prediction_id=prediction_id),
+def _client(addresses: Mapping[str, str]) -> AsyncClient:
+    return AsyncClient(
+        router_address=addresses["router"],
+        inference_address=addresses["inference"],
+        feature_address=addresses["feature"],
+        validation_address=addresses["validation"],
+        monitoring_address=addresses["monitoring"],
+        retraining_address=addresses["retraining"],
+        registry_address=addresses["registry"],
+        caller=CALLER,
+    )
+
+
+async def _told(services: AsyncStubs, summary: Summary) -> Told:
+    found = await services.monitoring.GetPrediction(
+        monitoring_service_pb2.GetPredictionRequest(prediction_id=summary.explained_prediction_id),
         timeout=CONTROL_TIMEOUT_SECONDS,
     )
     assignment = await services.router.ExplainAssignment(
         router_service_pb2.ExplainAssignmentRequest(
-            route=response.prediction.route,
-            assignment_key=response.prediction.assignment_key,
-            time=response.prediction.event_time,
+            route=found.prediction.route,
+            assignment_key=found.prediction.assignment_key,
+            time=found.prediction.event_time,
         ),
         timeout=CONTROL_TIMEOUT_SECONDS,
     )
-    explanation.show(response.prediction, assignment, console)
+    return Told(summary, found.prediction, assignment)
 
 
 class _Story:
@@ -106,7 +127,7 @@ class _Story:
 
     def __init__(
         self,
-        services: Services,
+        services: AsyncStubs,
         options: Options,
         console: Console,
         history: flights.History,

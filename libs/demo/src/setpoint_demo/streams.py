@@ -57,10 +57,9 @@ def lateness(landed: pl.DataFrame, key: str) -> pl.DataFrame:
         key, event_time, created_time, one share for each window (null where no flight landed in it)
         and the number of landings of the last 24 hours. A window at time t is (t - length, t].
     """
-    first = landed["landing_time"].min()
-    last = landed["landing_time"].max()
-    start = np.datetime64(first, "h").astype("datetime64[us]") + np.timedelta64(SHARE_EVERY)
-    marks = np.arange(start, np.datetime64(last, "us"), np.timedelta64(SHARE_EVERY))
+    times = landed["landing_time"].to_numpy()
+    start = times.min().astype("datetime64[h]") + np.timedelta64(SHARE_EVERY)
+    marks = np.arange(start, times.max(), np.timedelta64(SHARE_EVERY), dtype="datetime64[us]")
     frames = [
         _lateness_of(str(name), group, marks, key)
         for (name,), group in landed.group_by(key, maintain_order=True)

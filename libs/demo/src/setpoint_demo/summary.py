@@ -73,6 +73,11 @@ class Summary:
     seconds: float
     explained_prediction_id: str
 
+    @property
+    def complete(self) -> bool:
+        """Every question was answered and every answer is recorded."""
+        return not self.predictions_failed and self.records_written == self.predictions_answered
+
     def write(self, path: Path) -> None:
         """Writes the summary as JSON; a figure that could not be measured is null."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +101,9 @@ def show(summary: Summary, console: Console) -> None:
     console.print(_rollout(summary))
     for alert in summary.alerts:
         console.print(f"[yellow]alert[/] {alert}")
-    complete = summary.records_written == summary.predictions_answered + summary.predictions_failed
-    mark = "[green]all recorded[/]" if complete else "[red]records are missing[/]"
+    asked = summary.predictions_answered + summary.predictions_failed
+    recorded = summary.records_written == asked
+    mark = "[green]all recorded[/]" if recorded else "[red]records are missing[/]"
     console.print(
         f"[bold]{summary.predictions_answered:,}[/] predictions answered, "
         f"{summary.predictions_failed:,} failed, {summary.records_written:,} records "

@@ -12,6 +12,11 @@ from setpoint.monitoring.v1 import prediction_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint_columns import proto
 
+_STATUSES: dict[int, str] = {
+    number: name.removeprefix("FEATURE_STATUS_").lower()
+    for name, number in definition_pb2.FeatureStatus.items()
+}
+
 
 def show(
     prediction: prediction_pb2.Prediction,
@@ -53,12 +58,12 @@ def _inputs(prediction: prediction_pb2.Prediction) -> Table:
         table.add_column(heading)
     for name, value in values.items():
         origin = provenance.get(name)
-        status = definition_pb2.FeatureStatus.Name(origin.status) if origin else ""
+        status = _STATUSES.get(origin.status, "") if origin else ""
         known = origin is not None and origin.HasField("event_time")
         table.add_row(
             name,
             "null" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value),
-            status.removeprefix("FEATURE_STATUS_").lower(),
+            status,
             _moment(origin.event_time) if origin is not None and known else "",
         )
     return table

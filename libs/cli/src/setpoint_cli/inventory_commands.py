@@ -1,0 +1,205 @@
+"""Looking around: ``models``, ``routes``, ``features`` and ``drift``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from setpoint.common.v1 import column_pb2, reference_pb2
+from setpoint.feature.v1 import feature_service_pb2
+from setpoint.monitoring.v1 import monitoring_service_pb2, report_pb2
+from setpoint.registry.v1 import model_pb2, registry_service_pb2
+from setpoint.router.v1 import router_service_pb2
+from setpoint_cli.session import (
+    DEFAULT_STACK,
+    TIMEOUT_SECONDS,
+    StackFolder,
+    console,
+    read_time,
+    session,
+    show_time,
+)
+from setpoint_client import Client
+
+PAGE = 1000
+DAY = 86_400_000_000
+
+
+def _table(*headings: str) -> Table:
+    table = Table(show_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def models(
+    model: Annotated[str | None, typer.Argument(help="This model's versions alone.")] = None,
+    stack: StackFolder = DEFAULT_STACK,
+) -> None:
+    """List models, their versions, and which of them is the champion.
+
+    Example: setpoint models flight_late
+    """
+    table = _table("model", "version", "state", "trained until", "rows", "metrics", "manifest")
+    with session(stack) as client:
+        names = [model] if model else _model_names(client)
+        for name in names:
+            champion = _champion(client, name)
+            listed = client.stubs.registry.ListModelVersions(
+                registry_service_pb2.ListModelVersionsRequest(model=name, page_size=PAGE),
+                timeout=TIMEOUT_SECONDS,
+            )
+            for version in listed.model_versions:
+                table.add_row(*_version_row(version, version.version == champion))
+    console.print(table if table.row_count else "there are no model versions")
+
+
+def _model_names(client: Client) -> list[str]:
+    listed = client.stubs.registry.ListModels(
+        registry_service_pb2.ListModelsRequest(page_size=PAGE), timeout=TIMEOUT_SECONDS
+    )
+    return [each.name for each in listed.models]
+
+
+def _champion(client: Client, model: str) -> int:
+    events = client.stubs.registry.ListAliasEvents(
+        registry_service_pb2.ListAliasEventsRequest(model=model, page_size=PAGE),
+        timeout=TIMEOUT_SECONDS,
+    ).events
+    return next((each.version for each in events if each.alias == "champion"), 0)
+
+
+def _version_row(version: model_pb2.ModelVersion, champion: bool) -> list[str]:
+    state = model_pb2.ApprovalState.Name(version.approval_state)
+    manifest = version.manifest
+    measured = ", ".join(
+        f"{each.name} {each.value:.4f}" for each in manifest.metrics if not each.slice
+    )
+    return [
+        version.model,
+        f"{version.version}{' champion' if champion else ''}",
+        state.removeprefix("APPROVAL_STATE_").lower(),
+        show_time(manifest.snapshot.known_at_time),
+        f"{manifest.snapshot.train_rows:,}",
+        measured,
+        version.manifest_digest[:12],
+    ]
+
+
+def routes(
+    route: Annotated[str | None, typer.Argument(help="This route's revisions.")] = None,
+    stack: StackFolder = DEFAULT_STACK,
+) -> None:
+    """List routes with their weights, or one route's revisions with who, when and why.
+
+    Example: setpoint routes flight_late
+    """
+    table = _table("route", "revision", "from", "weights", "moved", "by", "why")
+    with session(stack) as client:
+        if route:
+            request = router_service_pb2.ListRouteRevisionsRequest(name=route, page_size=PAGE)
+            found = client.stubs.router.ListRouteRevisions(request, timeout=TIMEOUT_SECONDS).routes
+        else:
+            every = router_service_pb2.ListRoutesRequest(page_size=PAGE)
+            found = client.stubs.router.ListRoutes(every, timeout=TIMEOUT_SECONDS).routes
+    for each in found:
+        weights = ", ".join(
+            f"v{weight.version} {weight.basis_points / 100:g} %" for weight in each.weights
+        )
+        table.add_row(
+            each.name,
+            str(each.revision),
+            show_time(each.valid_from),
+            weights,
+            f"{each.moved_slots / 100:g} %",
+            each.actor,
+            each.reason,
+        )
+    console.print(table if table.row_count else "there are no routes")
+
+
+def features(
+    stack: StackFolder = DEFAULT_STACK,
+) -> None:
+    """List feature sets and the views that they take features from.
+
+    Example: setpoint features
+    """
+    table = _table("view", "entity", "fields", "time to live", "version", "owner")
+    sets = _table("feature set", "features", "request fields", "version")
+    with session(stack) as client:
+        views = client.stubs.feature.ListFeatureViews(
+            feature_service_pb2.ListFeatureViewsRequest(page_size=PAGE), timeout=TIMEOUT_SECONDS
+        ).views
+        bundles = client.stubs.feature.ListFeatureSets(
+            feature_service_pb2.ListFeatureSetsRequest(page_size=PAGE), timeout=TIMEOUT_SECONDS
+        ).feature_sets
+    for view in views:
+        fields = ", ".join(f"{each.name} {_type(each.dtype)}" for each in view.fields)
+        hours = view.ttl_microseconds / 3.6e9
+        table.add_row(
+            view.name,
+            view.entity,
+            fields,
+            f"{hours:g} h" if hours else "for ever",
+            view.version[:12],
+            view.owner,
+        )
+    for bundle in bundles:
+        sets.add_row(
+            bundle.name,
+            ", ".join(each.alias or each.field for each in bundle.features),
+            ", ".join(each.name for each in bundle.request_fields),
+            bundle.version[:12],
+        )
+    console.print(table if table.row_count else "there are no views")
+    console.print(sets if sets.row_count else "there are no feature sets")
+
+
+def _type(dtype: column_pb2.DataType.ValueType) -> str:
+    return column_pb2.DataType.Name(dtype).removeprefix("DATA_TYPE_").lower()
+
+
+def drift(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[int, typer.Argument(min=1, help="Version whose reference is meant.")],
+    since: Annotated[str, typer.Option(help="First event time, such as 2013-04-01.")],
+    until: Annotated[str, typer.Option(help="End of the range, such as 2013-05-01.")],
+    days: Annotated[int, typer.Option(min=0, help="Length of a window; 0: one window.")] = 0,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show columns that have not moved, too.")
+    ] = False,
+    stack: StackFolder = DEFAULT_STACK,
+) -> None:
+    """Compare what a version saw with what it was trained on, column by column.
+
+    Example: setpoint drift flight_late 1 --since 2013-04-01 --until 2013-05-01
+    """
+    with session(stack) as client:
+        request = monitoring_service_pb2.GetDriftRequest(
+            model_version=reference_pb2.ModelVersionReference(model=model, version=version),
+            range=reference_pb2.TimeRange(
+                start_time=read_time("--since", since), end_time=read_time("--until", until)
+            ),
+            window_microseconds=days * DAY,
+        )
+        found = client.stubs.monitoring.GetDrift(request, timeout=TIMEOUT_SECONDS).findings
+    table = _table("window", "column", "rows", "PSI", "p adjusted", "level", "what moved")
+    shown = [each for each in found if every or each.level >= report_pb2.DRIFT_LEVEL_WARNING]
+    for each in shown:
+        level = report_pb2.DriftLevel.Name(each.level).removeprefix("DRIFT_LEVEL_").lower()
+        colour = "red" if each.level == report_pb2.DRIFT_LEVEL_ALARM else "default"
+        table.add_row(
+            show_time(each.window.start_time),
+            each.column,
+            f"{each.rows:,}",
+            f"{each.population_stability_index:.3f}",
+            f"{each.adjusted_p_value:.2g}",
+            f"[{colour}]{level}[/]",
+            "; ".join(each.moved_bins),
+        )
+    if shown:
+        console.print(table)
+    console.print(f"{len(shown)} of {len(found)} measurements shown" if found else "no predictions")
