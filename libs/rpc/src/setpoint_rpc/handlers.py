@@ -30,6 +30,7 @@ MINIMUM_SECONDS = 0.020
 
 _RETRY_AFTER_OVERLOAD_SECONDS = 0.1
 _OK = grpc.StatusCode.OK
+_GOOD = (None, _OK)
 
 
 @dataclass(slots=True)
@@ -77,44 +78,99 @@ def wrap(
     request_shape = "stream" if handler.request_streaming else "unary"
     shape = f"{request_shape}_{'stream' if handler.response_streaming else 'unary'}"
     behaviour = getattr(handler, shape)
+    codec = _Codec(handler)
     if handler.response_streaming and inspect.isasyncgenfunction(behaviour):
-        wrapped: Any = _wrap_stream(behaviour, method)
+        wrapped: Any = _wrap_stream(behaviour, method, codec)
+    elif handler.response_streaming and inspect.iscoroutinefunction(behaviour):
+        wrapped = _wrap_writer(behaviour, method, codec)
     elif inspect.iscoroutinefunction(behaviour):
-        wrapped = _wrap_call(behaviour, method, has_default_deadline=shape == "unary_unary")
+        wrapped = _wrap_call(behaviour, method, codec)
     else:
         raise TypeError(f"{method.service}/{method.name} is not an asynchronous handler")
     make = getattr(grpc, f"{shape}_rpc_method_handler")
     made: grpc.RpcMethodHandler[Any, Any] = make(
         wrapped,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
+        request_deserializer=codec.read if handler.request_streaming else None,
+        response_serializer=codec.write if wrapped.__name__ == "writer" else None,
     )
     return made
 
 
-def _wrap_call(behaviour: Call, method: Method, *, has_default_deadline: bool) -> Call:
-    """Wrap a coroutine: one answer, or a stream written through the context."""
-    default_seconds = method.guard.default_deadline_seconds if has_default_deadline else None
+class _Codec:
+    """Reads and writes messages where failures still become a status.
 
-    async def call(request: Any, servicer_context: Context) -> Any:
+    grpc.aio does both outside the handler, and tells the caller the text of what went wrong.
+    """
+
+    __slots__ = ("_deserialize", "read_unary", "write")
+
+    def __init__(self, handler: "grpc.RpcMethodHandler[Any, Any]") -> None:
+        self._deserialize = handler.request_deserializer
+        self.write = handler.response_serializer or _unchanged
+        # A stream's messages are read by grpc.aio, inside the handler's own loop over them.
+        self.read_unary = _unchanged if handler.request_streaming else self.read
+
+    def read(self, raw: bytes) -> Any:
+        """Return the message.
+
+        Raises:
+            InvalidArgumentError: The bytes are no such message.
+        """
+        if self._deserialize is None:
+            return raw
+        try:
+            return self._deserialize(raw)
+        except Exception as error:
+            # Whatever the deserializer says is about bytes of the caller's making.
+            raise errors.InvalidArgumentError(
+                errors.Reason.INVALID_FIELD, "the request is not a message of the method's type"
+            ) from error
+
+
+def _unchanged(message: Any) -> Any:
+    return message
+
+
+def _wrap_call(behaviour: Call, method: Method, codec: _Codec) -> Call:
+    """Wrap a coroutine that returns its one answer."""
+    read, write = codec.read_unary, codec.write
+    # A stream of requests takes as long as its sender does.
+    default_seconds = method.guard.default_deadline_seconds if read == codec.read else None
+
+    async def call(raw: Any, servicer_context: Context) -> Any:
         with _Serving(method, servicer_context, default_seconds) as serving:
             serving.admit()
+            answering = behaviour(read(raw), servicer_context)
             if serving.has_default_deadline:
-                return await _within(method.guard, behaviour(request, servicer_context))
-            return await behaviour(request, servicer_context)
+                answering = _within(method.guard, answering)
+            answer = await answering
+            return write(answer) if serving.is_good() else None
 
     return call
 
 
-def _wrap_stream(behaviour: Stream, method: Method) -> Stream:
-    """Wrap an asynchronous generator."""
+def _wrap_writer(behaviour: Call, method: Method, codec: _Codec) -> Call:
+    """Wrap a coroutine that writes its answers through the context."""
+    read = codec.read_unary
 
-    async def stream(request: Any, servicer_context: Context) -> AsyncGenerator[Any, None]:
+    async def writer(raw: Any, servicer_context: Context) -> None:
         with _Serving(method, servicer_context, None) as serving:
             serving.admit()
-            async with aclosing(behaviour(request, servicer_context)) as answers:
+            await behaviour(read(raw), servicer_context)
+
+    return writer
+
+
+def _wrap_stream(behaviour: Stream, method: Method, codec: _Codec) -> Stream:
+    """Wrap an asynchronous generator of answers."""
+    read, write = codec.read_unary, codec.write
+
+    async def stream(raw: Any, servicer_context: Context) -> AsyncGenerator[Any, None]:
+        with _Serving(method, servicer_context, None) as serving:
+            serving.admit()
+            async with aclosing(behaviour(read(raw), servicer_context)) as answers:
                 async for answer in answers:
-                    yield answer
+                    yield write(answer)
 
     return stream
 
@@ -189,6 +245,10 @@ class _Serving:
             )
         if guard.is_draining and self._method.is_watch:
             raise failures.stopping()
+
+    def is_good(self) -> bool:
+        """Say whether the handler left the status alone, so that its answer counts."""
+        return self._own_code() in _GOOD
 
     def __exit__(
         self,
