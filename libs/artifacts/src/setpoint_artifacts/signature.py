@@ -122,8 +122,12 @@ def _check_shape(side: str, spec: TensorSpec, shape: tuple[int | None, ...] | No
             f"has a fixed number of rows ({shape[0]}) in the graph; it must be open",
         )
     if len(shape) == 2 and shape[1] not in (None, width):
+        # Some converters declare one column for any number of targets.
+        hint = "; if the graph declares it wrongly, correct its output" if side == "output" else ""
         raise _mismatch(
-            side, spec.name, f"has {shape[1]} columns in the graph and {width} in the manifest"
+            side,
+            spec.name,
+            f"has {shape[1]} columns in the graph and {width} in the manifest{hint}",
         )
 
 

@@ -88,6 +88,13 @@ def serialised(graph: onnx.GraphProto, **parts: Any) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def with_output_width(model: bytes, width: int) -> bytes:
+    """Return the model with its only output declared as [rows, width]."""
+    changed = onnx.ModelProto.FromString(model)
+    changed.graph.output[0].type.tensor_type.shape.dim[1].dim_value = width
+    return bytes(changed.SerializeToString())
+
+
 def with_external_data(model: bytes, location: str) -> bytes:
     """Return the model with its first initializer moved outside the file, as an attacker would."""
     changed = onnx.ModelProto.FromString(model)

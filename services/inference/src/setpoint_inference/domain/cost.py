@@ -23,12 +23,12 @@ class Cost:
     def __init__(self, one_row_us: float, batch_us: float) -> None:
         """Fit the line through the times of one row and of 64 rows."""
         self._per_row = max(0.0, (batch_us - one_row_us) / (_BATCH - 1))
-        self._base = max(0.0, one_row_us - self._per_row)
+        self._base = one_row_us - self._per_row
         self._scale = 1.0
 
     def estimate_us(self, rows: int) -> float:
         """Return how long a call of so many rows is likely to take, in microseconds."""
-        return (self._base + self._per_row * rows) * self._scale
+        return max(0.0, self._base + self._per_row * rows) * self._scale
 
     def observe(self, rows: int, took_us: float) -> None:
         """Learn from a call."""

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import setpoint_columns.proto as column_messages
+from setpoint.common.v1 import column_pb2
+from setpoint_artifacts.signature import TensorSpec
+from setpoint_columns.column import Column
+from setpoint_columns.columns import Columns
+from setpoint_columns.dtypes import DataType
+from setpoint_inference.convert import batches
+from setpoint_inference.domain import packing
+from setpoint_inference.domain.packing import Output
+from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_inference.testing import floats
+from setpoint_runtime import errors
+
+F32, F64 = DataType.FLOAT32, DataType.FLOAT64
+
+
+def manifest(dtype: DataType, *columns: str) -> Manifest:
+    return Manifest(VersionKey("m", 1), "", 0, (TensorSpec("X", dtype, columns),), ())
+
+
+def message(columns: Columns) -> column_pb2.ColumnBatch:
+    return column_messages.to_proto(columns)
+
+
+@pytest.mark.parametrize("target", [F32, F64])
+@pytest.mark.parametrize("source", [F32, F64])
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_pack_quick_equals_slow(
+    target: DataType, source: DataType, rows: int, width: int, seed: int
+) -> None:
+    """The quick way for floats gives what the slow way gives, bit for bit."""
+    random = np.random.default_rng(seed)
+    names = [f"c{index}" for index in range(width)]
+    kind = np.float32 if source is F32 else np.float64
+    made = [Column(name, source, random.normal(size=rows).astype(kind)) for name in names]
+    columns = Columns(rows, [*made, Column.from_list("other", ["x"] * rows, DataType.STRING)])
+    wanted = manifest(target, *reversed(names))
+    quick = batches._matrix(message(columns), wanted.inputs[0])
+    assert quick is not None
+    slow = packing.pack(columns, wanted.inputs)["X"]
+    assert quick.dtype == slow.dtype
+    assert quick.flags.c_contiguous
+    assert quick.tobytes() == slow.tobytes()
+
+
+def test_pack_unusual_goes_slow() -> None:
+    """Nulls, other types, gaps and damage are left to the way that can say what is wrong."""
+    wanted = manifest(F32, "a", "b")
+    good = message(floats({"a": [1.0], "b": [2.0]}))
+    assert batches._matrix(good, wanted.inputs[0]) is not None
+
+    def changed(**fields: object) -> column_pb2.ColumnBatch:
+        copy = column_pb2.ColumnBatch()
+        copy.CopyFrom(good)
+        for name, value in fields.items():
+            setattr(copy.columns[1], name, value)
+        return copy
+
+    for batch in (
+        changed(validity=b"\x01"),
+        changed(dtype=int(DataType.INT64)),
+        changed(dtype=int(F32)),
+        changed(name="c"),
+        changed(name="a"),
+        changed(values=b"1234567"),
+        changed(offsets=b"1234"),
+        message(floats({"a": [1e39], "b": [2.0]})),
+        message(floats({"a": [], "b": []})),
+    ):
+        assert batches._matrix(batch, wanted.inputs[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("values", b"1", errors.Reason.MALFORMED_COLUMNS),
+        ("name", "a", errors.Reason.MALFORMED_COLUMNS),
+        ("name", "z", errors.Reason.MISSING_FIELD),
+        ("dtype", 77, errors.Reason.MALFORMED_COLUMNS),
+    ],
+)
+def test_pack_says_what_is_wrong(field: str, value: object, reason: errors.Reason) -> None:
+    """What the quick way leaves is refused with its reason."""
+    batch = message(floats({"a": [1.0], "b": [2.0]}))
+    setattr(batch.columns[1], field, value)
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        batches.pack(batch, manifest(F32, "a", "b"))
+    assert caught.value.reason == reason
+
+
+def test_pack_negative_rows() -> None:
+    """A negative number of rows is refused."""
+    batch = column_pb2.ColumnBatch(rows=-1)
+    with pytest.raises(errors.InvalidArgumentError, match="rows"):
+        batches.pack(batch, manifest(F32, "a"))
+
+
+def test_fill_every_type() -> None:
+    """Answers of every type come back as they were, also from columns of a matrix."""
+    matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
+    outputs = [
+        Output("f", F32, matrix[:, 1]),
+        Output("d", F64, np.array([0.5, np.nan, np.inf])),
+        Output("i", DataType.INT64, np.array([1, -2, 3])),
+        Output("j", DataType.INT32, np.array([1, -2, 3], np.int32)),
+        Output("t", DataType.TIMESTAMP, np.array([1, 2, 3])),
+        Output("b", DataType.BOOL, np.array([True, False, True])),
+        Output("s", DataType.STRING, np.array(["AA", "", "ü"], object)),
+    ]
+    batch = column_pb2.ColumnBatch()
+    batches.fill(batch, 3, outputs)
+    got = column_messages.from_proto(batch)
+    assert got.schema == {output.name: output.dtype for output in outputs}
+    assert got["f"].to_list() == [1.0, 3.0, 5.0]
+    assert got["b"].to_list() == [True, False, True]
+    assert got["s"].to_list() == ["AA", "", "ü"]
+    assert got["j"].to_list() == [1, -2, 3]
+
+
+def test_fill_nothing() -> None:
+    """No rows are an answer too."""
+    specs = [TensorSpec("p", F32, ("p",)), TensorSpec("s", DataType.STRING, ("s",))]
+    batch = column_pb2.ColumnBatch()
+    batches.fill(batch, 0, packing.none(specs))
+    got = column_messages.from_proto(batch)
+    assert (got.rows, got.schema) == (0, {"p": F32, "s": DataType.STRING})
