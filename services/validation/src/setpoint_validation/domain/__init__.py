@@ -1,0 +1,1 @@
+"""What suites, tables and runs are."""
