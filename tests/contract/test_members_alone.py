@@ -43,11 +43,14 @@ for distribution in importlib.metadata.distributions():
 
 @dataclass(frozen=True)
 class Wheels:
-    """The wheels of all members, and the constraints that lead every resolution to them."""
+    """The wheels of all members, some of which may have failed to build."""
 
     folder: Path
-    constraints: Path
-    by_name: dict[str, Path]
+    built: dict[str, Future[Path]]
+
+    def address(self, name: str) -> str:
+        """Returns the requirement that takes a member from its wheel, or raises its failure."""
+        return f"{name} @ {self.built[name].result().as_uri()}\n"
 
 
 def run(*command: str) -> str:
@@ -75,34 +78,27 @@ def build(member: workspace.Member, folder: Path) -> Path:
     return wheel
 
 
-def prepare(folder: Path) -> Wheels:
-    """Builds every wheel and writes the constraints."""
-    with ThreadPoolExecutor(WORKERS) as executor:
-        built = executor.map(lambda member: build(member, folder), MEMBERS)
-        by_name = {member.name: wheel for member, wheel in zip(MEMBERS, built, strict=True)}
-    constraints = folder / "constraints.txt"
-    own = "".join(f"{name} @ {wheel.as_uri()}\n" for name, wheel in by_name.items())
-    constraints.write_text(workspace.LOCK.read_text(encoding="utf-8") + own, encoding="utf-8")
-    return Wheels(folder, constraints, by_name)
-
-
 def install_and_import(member: workspace.Member, wheels: Wheels) -> set[str]:
     """Installs a member alone, imports all of it and returns the distributions it came with."""
+    needed = workspace.closure(member, MEMBERS)
+    constraints = wheels.folder / f"{member.name}.constraints"
+    own = "".join(wheels.address(one.name) for one in needed)
+    constraints.write_text(workspace.LOCK.read_text(encoding="utf-8") + own, encoding="utf-8")
+    wanted = wheels.folder / f"{member.name}.in"
+    wanted.write_text(wheels.address(member.name), encoding="utf-8")
+    exact = wheels.folder / f"{member.name}.txt"
     environment = ENVIRONMENTS / member.folder.name
     python = environment / "bin" / "python"
     if not python.exists():
         uv("venv", "--quiet", "--clear", "--python", sys.executable, str(environment))
-    wanted = wheels.folder / f"{member.name}.in"
-    wanted.write_text(f"{member.name} @ {wheels.by_name[member.name].as_uri()}\n")
-    exact = wheels.folder / f"{member.name}.txt"
     uv(
         *("pip", "compile", "--quiet", "--generate-hashes", "--python", str(python)),
-        *("--constraints", str(wheels.constraints), "--output-file", str(exact), str(wanted)),
+        *("--constraints", str(constraints), "--output-file", str(exact), str(wanted)),
     )
     uv("pip", "sync", "--quiet", "--python", str(python), str(exact))
     optional = {
         workspace.requirement_name(entry).replace("-", "_")
-        for one in workspace.closure(member, MEMBERS)
+        for one in needed
         for entry in one.optional_dependencies
     }
     return set(run(str(python), "-c", IMPORT_ALL, member.package, *sorted(optional)).split())
@@ -112,10 +108,11 @@ def install_and_import(member: workspace.Member, wheels: Wheels) -> set[str]:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[set[str]]]]:
     """Starts every installation at once; each test waits for its own."""
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
-    wheels = prepare(tmp_path_factory.mktemp("wheels"))
-    executor = ThreadPoolExecutor(WORKERS)
-    yield {one.name: executor.submit(install_and_import, one, wheels) for one in MEMBERS}
-    executor.shutdown(cancel_futures=True)
+    folder = tmp_path_factory.mktemp("wheels")
+    with ThreadPoolExecutor(WORKERS) as builders, ThreadPoolExecutor(WORKERS) as installers:
+        wheels = Wheels(folder, {one.name: builders.submit(build, one, folder) for one in MEMBERS})
+        yield {one.name: installers.submit(install_and_import, one, wheels) for one in MEMBERS}
+        installers.shutdown(cancel_futures=True)
 
 
 # The first run on a machine downloads every package.
