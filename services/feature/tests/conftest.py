@@ -46,7 +46,7 @@ def start(feature_url: str, valkey_url: str, serve: serving.Serve) -> testing.St
             channels.connect(server.address, client="test") as channel,
         ):
             stub = feature_service_pb2_grpc.FeatureServiceStub(channel)
-            yield testing.Running(testing.Client(stub), clock)
+            yield testing.Running(testing.Client(stub), clock, server)
 
     return run
 

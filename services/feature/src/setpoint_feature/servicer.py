@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc.aio
 from google.protobuf import message as protobuf
+from opentelemetry import trace
 
 from setpoint.feature.v1 import feature_service_pb2 as pb
 from setpoint.feature.v1 import feature_service_pb2_grpc
@@ -13,6 +14,7 @@ from setpoint_feature import convert, ports
 from setpoint_feature.domain import definitions as domain
 from setpoint_feature.service import definitions, joining, leakage, serving, writing
 from setpoint_runtime import errors
+from setpoint_telemetry import names
 
 SERVICE_NAME = "setpoint.feature.v1.FeatureService"
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -144,6 +146,7 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
         feature_set, served = await self._online.read(
             asked.name, asked.version, entities, request.as_of_times
         )
+        _describe(feature_set, entities.rows)
         return convert.online_to_proto(feature_set, served)
 
     async def GetHistoricalFeatures(
@@ -184,6 +187,15 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
         time_column = request.time_column or domain.EVENT_TIME
         findings = await self._leakage.check(claims, table, time_column)
         return convert.findings_to_proto(claims, findings)
+
+
+def _describe(feature_set: domain.FeatureSet, rows: int) -> None:
+    """Puts the small facts of a read on the span of its call, when there is one."""
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.set_attribute(names.FEATURE_SET, feature_set.name)
+        span.set_attribute(names.FEATURE_SET_VERSION, feature_set.version)
+        span.set_attribute(names.ROWS, rows)
 
 
 def _wish(request: Any, method: str, content: protobuf.Message) -> ports.Wish:

@@ -13,6 +13,7 @@ from setpoint.feature.v1 import definition_pb2
 from setpoint.feature.v1 import feature_service_pb2 as pb
 from setpoint_columns import Columns, DataType, proto, value
 from setpoint_rpc import channel as channels
+from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
@@ -173,10 +174,11 @@ class Client:
 
 @dataclass
 class Running:
-    """A service that runs, and its clock."""
+    """A service that runs, its clock and its server."""
 
     client: Client
     clock: clocks.ManualClock
+    server: servers.Server
 
 
 Start = Callable[..., AbstractAsyncContextManager[Running]]

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from setpoint.feature.v1 import feature_service_pb2_grpc
 from setpoint_db import engine as engines
 from setpoint_db import migrate
 from setpoint_feature import config, servicer
-from setpoint_feature.adapters import valkey_store
+from setpoint_feature.adapters import metrics, valkey_store
 from setpoint_feature.service import (
     catch_up,
     definitions,
@@ -43,6 +44,7 @@ async def build(
         follower = catch_up.CatchUp(
             stores.history, stores.online_writes, known, writer, settings.poll_seconds
         )
+        server.metrics_registry.register(metrics.FeatureMetrics(writer.counts, follower.lag))
         handler = servicer.FeatureServicer(
             definitions.DefinitionService(stores.definitions, known, clock),
             writer,
@@ -61,20 +63,14 @@ async def build(
         yield
 
 
+@dataclass(frozen=True, slots=True)
 class _Stores:
     """The ports' implementations."""
 
-    def __init__(
-        self,
-        definitions: definition_store.SQLDefinitionStore,
-        history: history_store.SQLHistoryStore,
-        online_reads: valkey_store.ValkeyStore,
-        online_writes: valkey_store.ValkeyStore,
-    ) -> None:
-        self.definitions = definitions
-        self.history = history
-        self.online_reads = online_reads
-        self.online_writes = online_writes
+    definitions: definition_store.SQLDefinitionStore
+    history: history_store.SQLHistoryStore
+    online_reads: valkey_store.ValkeyStore
+    online_writes: valkey_store.ValkeyStore
 
 
 async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitStack) -> _Stores:
@@ -92,22 +88,14 @@ async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitS
     definition = definition_store.SQLDefinitionStore(short)
     store_id = await definition.store_id()
     # Two pools, so that reads never wait behind a large update.
-    reads = valkey_store.ValkeyStore(
-        valkey_store.connect(
-            settings.valkey_url,
-            timeout_seconds=settings.online_read_timeout_seconds,
-            connections=settings.online_connections,
-        ),
-        store_id,
-    )
-    stack.push_async_callback(reads.close)
-    writes = valkey_store.ValkeyStore(
-        valkey_store.connect(
-            settings.valkey_url,
-            timeout_seconds=settings.online_write_timeout_seconds,
-            connections=_WRITE_CONNECTIONS,
-        ),
-        store_id,
-    )
-    stack.push_async_callback(writes.close)
-    return _Stores(definition, history_store.SQLHistoryStore(short, long), reads, writes)
+    online = []
+    for timeout, connections in (
+        (settings.online_read_timeout_seconds, settings.online_connections),
+        (settings.online_write_timeout_seconds, _WRITE_CONNECTIONS),
+    ):
+        client = valkey_store.connect(
+            settings.valkey_url, timeout_seconds=timeout, connections=connections
+        )
+        online.append(valkey_store.ValkeyStore(client, store_id))
+        stack.push_async_callback(online[-1].close)
+    return _Stores(definition, history_store.SQLHistoryStore(short, long), online[0], online[1])

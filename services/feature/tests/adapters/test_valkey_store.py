@@ -127,3 +127,21 @@ async def test_calls_without_a_server() -> None:
             await call
         assert caught.value.reason is errors.Reason.ONLINE_STORE_UNAVAILABLE
     await made.close()
+
+
+async def test_read_given_up_does_not_mix_up_answers(store: Store) -> None:
+    """A read that is cancelled half way never leaves its answer to the next one."""
+    values = {str(number).encode(): value(number) for number in range(50)}
+    await store.apply(VERSION, values, 0, 50)
+    seed = random.Random(4)
+
+    async def read(number: int) -> None:
+        key = str(number % 50).encode()
+        try:
+            async with asyncio.timeout(seed.choice([0.0003, 0.001, 5])):
+                assert await stored(store, key) == [value(number % 50)]
+        except TimeoutError:
+            pass
+
+    for start in range(0, 600, 20):
+        await asyncio.gather(*(read(start + number) for number in range(20)))

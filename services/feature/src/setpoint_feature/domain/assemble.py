@@ -3,12 +3,14 @@
 The online and the offline path end here, with the same packed bytes; that is what makes them equal.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from setpoint_columns import Column, Columns
+from setpoint_columns import columns as parts
 from setpoint_feature.domain import definitions, history, packing, plan, visibility
 
 _STATUS = definitions.Status
@@ -52,7 +54,7 @@ def serve(compiled: plan.Plan, rows: int, winners: list[Winners]) -> Served:
     statuses = [b""] * count
     event_times = [b""] * count
     for group, found in zip(compiled.groups, winners, strict=True):
-        values = _values(group, found)
+        values = _values(group, found, compiled.columns)
         codes = found.codes.tobytes()
         with_default = codes.translate(_WITH_DEFAULT)
         without = codes.translate(_WITHOUT_DEFAULT)
@@ -62,18 +64,15 @@ def serve(compiled: plan.Plan, rows: int, winners: list[Winners]) -> Served:
             columns[place] = column
             statuses[place] = with_default if group.view.has_default[field] else without
             event_times[place] = time_bytes
-    named = {
-        name: column.rename(name)
-        for name, column in zip(compiled.columns, columns, strict=True)
-        if column is not None
-    }
-    return Served(Columns(rows, named.values()), tuple(statuses), tuple(event_times))
+    named = {column.name: column for column in columns if column is not None}
+    return Served(parts.trusted(rows, named), tuple(statuses), tuple(event_times))
 
 
-def _values(group: plan.Group, found: Winners) -> list[Column]:
+def _values(group: plan.Group, found: Winners, names: Sequence[str]) -> list[Column]:
     """Returns the fields of a group, the defaults standing in for what is not fresh."""
     starts = np.where(found.codes == visibility.FRESH, found.starts, found.defaults)
-    return group.view.layout.unpack(found.data, starts, group.fields)
+    columns = [names[place] for place in group.places]
+    return group.view.layout.unpack(found.data, starts, group.fields, columns)
 
 
 def join(past: history.Past, keys: npt.NDArray[np.int64], times: visibility.Times) -> Winners:

@@ -81,6 +81,14 @@ class Layout:
             start = stop
         self.slots = tuple(slots)
         self.fixed_bytes = start
+        self._record = np.dtype(
+            {
+                "names": [str(index) for index in range(len(slots))],
+                "formats": [_ARRAYS[slot.dtype] for slot in slots],
+                "offsets": [slot.start for slot in slots],
+                "itemsize": start,
+            }
+        )
         self.texts = tuple(slot for slot in slots if slot.text >= 0)
         self.defaults = self._pack_defaults(fields)
 
@@ -126,43 +134,50 @@ class Layout:
         fixed = [data[first : first + size] for first in range(0, len(data), size)]
         return list(map(b"".join, zip(fixed, *tails, strict=True))) if tails else fixed
 
-    def unpack(self, data: bytes | Bytes, starts: Positions, fields: Sequence[int]) -> list[Column]:
+    def unpack(
+        self,
+        data: bytes | Bytes,
+        starts: Positions,
+        fields: Sequence[int],
+        names: Sequence[str] | None = None,
+    ) -> list[Column]:
         """Returns some fields of many rows as columns.
 
         Args:
-            data: Packed rows, with anything between them.
+            data: Packed rows, with anything between them; at least one row, wanted or not.
             starts: Where each wanted row begins in `data`; a row may be wanted more than once.
             fields: Positions of the fields.
+            names: Names of the columns; by default the fields' own.
         """
         rows = len(starts)
         if rows == 0:
-            return [
-                Column.from_list(self.slots[index].name, [], self.slots[index].dtype)
-                for index in fields
-            ]
+            data, starts = self.defaults, np.zeros(0, np.int64)
         matrix = windows(data, self.fixed_bytes)[starts]
+        records = matrix.view(self._record).reshape(-1)
         present = np.unpackbits(
             matrix[:, : self.bitmap_bytes], axis=1, count=len(self.slots), bitorder="little"
         ).view(np.bool_)
         complete: list[bool] = np.all(present, axis=0).tolist()
-        text_starts = self._text_starts(matrix, starts) if self.texts else None
+        text_starts = self._text_starts(records, starts) if self.texts else None
         columns = []
-        for index in fields:
+        for place, index in enumerate(fields):
             slot = self.slots[index]
-            values = _field(matrix, slot)
+            name = slot.name if names is None else names[place]
+            values = records[str(index)].copy()
             valid = None if complete[index] else present[:, index].copy()
             offsets = None
             if text_starts is not None and slot.text >= 0:
-                values, offsets = _gather(slot.name, data, text_starts[slot.text], values)
-            columns.append(column_parts.owned(slot.name, slot.dtype, values, offsets, valid, rows))
+                values, offsets = _gather(name, data, text_starts[slot.text], values)
+            columns.append(column_parts.owned(name, slot.dtype, values, offsets, valid, rows))
         return columns
 
-    def _text_starts(self, matrix: Bytes, starts: Positions) -> list[Positions]:
+    def _text_starts(self, records: npt.NDArray[Any], starts: Positions) -> list[Positions]:
         found = []
         position = starts + self.fixed_bytes
-        for slot in self.texts:
-            found.append(position)
-            position = position + _field(matrix, slot).astype(np.int64)
+        for index, slot in enumerate(self.slots):
+            if slot.text >= 0:
+                found.append(position)
+                position = position + records[str(index)]
         return found
 
 
@@ -176,11 +191,6 @@ def default_bytes(field: definitions.Field) -> str | None:
     if field.default is None:
         return None
     return Layout([field]).defaults.hex()
-
-
-def _field(matrix: Bytes, slot: Slot) -> npt.NDArray[Any]:
-    """Returns one field of all rows as an array of its own."""
-    return matrix[:, slot.start : slot.stop].copy().view(_ARRAYS[slot.dtype]).reshape(-1)
 
 
 def _fixed_values(slot: Slot, column: Column) -> npt.NDArray[Any]:

@@ -29,6 +29,18 @@ class WriteResult:
     replayed: bool
 
 
+@dataclass(slots=True)
+class Counts:
+    """What this process has written so far."""
+
+    rows: int = 0
+    online_replaced: int = 0
+    online_older: int = 0
+    """Keys of batches whose online copy was greater already: late rows, or repeated ones."""
+    online_failed: int = 0
+    """Batches whose online copies were left to catch up."""
+
+
 class _Lane:
     """Two stages that batches of one view pass one after the other, in the same order."""
 
@@ -55,6 +67,7 @@ class Writer:
         self._clock = clock
         self._tolerance = future_tolerance
         self._lanes: dict[int, _Lane] = {}
+        self.counts = Counts()
 
     def is_writing(self, view: int) -> bool:
         """Tells whether this process is about to bring the online copy of a view up to date."""
@@ -95,9 +108,13 @@ class Writer:
             updated = await self._online.apply(
                 view.view.version, values, written.first - 1, written.last
             )
+            self.counts.online_replaced += updated
+            self.counts.online_older += len(values) - updated
         except errors.UnavailableError as error:
             applied = False
+            self.counts.online_failed += 1
             _LOGGER.warning("online copy of %s not updated: %s", view.view.name, error)
+        self.counts.rows += written.rows
         self._known.wrote(view.number, written.last)
         return WriteResult(written.rows, updated, applied, replayed=False)
 

@@ -1,0 +1,46 @@
+"""Metrics of writes and online copies, read when they are scraped."""
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from setpoint_feature.service import writing
+
+
+class FeatureMetrics(Collector):
+    """What writes and catching up have counted."""
+
+    def __init__(self, counts: writing.Counts, lag: Mapping[str, int]) -> None:
+        """Reads counts and lags where they are kept."""
+        self._counts = counts
+        self._lag = lag
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they stand."""
+        counts = self._counts
+        yield CounterMetricFamily(
+            "setpoint_feature_rows_written", "Rows stored in the history.", value=counts.rows
+        )
+        outcome = CounterMetricFamily(
+            "setpoint_feature_online_values",
+            "Values offered to the online store, by what became of them.",
+            labels=("outcome",),
+        )
+        outcome.add_metric(("replaced",), counts.online_replaced)
+        outcome.add_metric(("older",), counts.online_older)
+        yield outcome
+        yield CounterMetricFamily(
+            "setpoint_feature_online_failed_batches",
+            "Batches whose online copies were left to catch up.",
+            value=counts.online_failed,
+        )
+        lag = GaugeMetricFamily(
+            "setpoint_feature_online_lag_rows",
+            "Rows of a view's history that its online copies lack.",
+            labels=("view",),
+        )
+        for view, rows in sorted(self._lag.items()):
+            lag.add_metric((view,), rows)
+        yield lag
