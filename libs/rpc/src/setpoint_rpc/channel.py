@@ -73,7 +73,7 @@ SERVICE_CONFIG: dict[str, Any] = {
 """gRPC service config; a misplaced key is ignored in silence, so a test holds its form."""
 
 
-def connect(target: str, *, client: str) -> grpc.aio.Channel:
+def connect(target: str, *, client: str) -> "Channel":
     """Return a channel to a service; generated stubs take it as they take grpc.aio's own.
 
     Every call gets a deadline, `min(own or default time-out, remaining time of the call being
