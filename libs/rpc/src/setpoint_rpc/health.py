@@ -69,12 +69,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the base 
         """Answer now and after each change, until the server stops."""
         last: int | None = None
         while True:
-            changed = self._changed
+            # Both are read before the answer is sent, which takes as long as its receiver likes.
+            changed, is_last = self._changed, self._is_closed
             status = self._status(request.service)
             if status != last:
                 last = status
                 yield health_pb2.HealthCheckResponse(status=status)
-            if self._is_closed:
+            if is_last:
                 return
             await self._next_change(changed)
 
