@@ -50,7 +50,8 @@ class Router:
             ),
             timeout=20,
         )
-        return answer.route
+        route: route_pb2.Route = answer.route
+        return route
 
     async def predict(self, route: str = "flights", **fields: Any) -> Any:
         """Asks for one prediction, by default with an entity."""

@@ -9,7 +9,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -33,6 +33,7 @@ from setpoint_runtime import errors
 FEATURE_SET = ("flight", "f" * 64)
 FRESH = 1
 Context = grpc.aio.ServicerContext[Any, Any]
+DoubleT = TypeVar("DoubleT")
 
 
 @dataclass
@@ -50,7 +51,8 @@ class Behaviour:
         self.calls += 1
         self.rows.append(rows)
         found = dict(context.invocation_metadata() or ())
-        self.traceparents.append(found.get("traceparent"))
+        header = found.get("traceparent")
+        self.traceparents.append(None if header is None else str(header))
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
         if self.error is not None:
@@ -334,14 +336,19 @@ class Peers:
         return self.server.address
 
 
+def _made(double: Callable[[], DoubleT]) -> DoubleT:
+    """Makes a double; the methods that it lacks are never registered."""
+    return double()
+
+
 async def start_peers(port: int = 0) -> Peers:
     """Start the doubles on a port of loopback; stop their server in the end."""
     made = Peers(
-        FeatureDouble(),
-        InferenceDouble(),
-        RegistryDouble(),
-        ValidationDouble(),
-        IngestDouble(),
+        _made(FeatureDouble),
+        _made(InferenceDouble),
+        _made(RegistryDouble),
+        _made(ValidationDouble),
+        _made(IngestDouble),
         servers.Server("peers", servers.ServerOptions(port=port, metrics_port=None)),
     )
     add = made.server.add

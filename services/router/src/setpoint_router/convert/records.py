@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from setpoint.common.v1 import column_pb2
+from setpoint.common.v1 import column_pb2, value_pb2
 from setpoint.monitoring.v1 import prediction_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint_columns import Column, DataType
@@ -91,12 +91,12 @@ class WorkRecorder:
             for name, attribute, values in outputs:
                 value = values[row]
                 if value is None:
-                    reply.outputs[name].null_value = 0
+                    reply.outputs[name].null_value = value_pb2.NULL_VALUE_UNSPECIFIED
                 else:
                     setattr(reply.outputs[name], attribute, value)
             if is_degraded:
                 for kind, subject in work.degradations_of(row):
-                    reply.degradations.add(kind=int(kind), subject=subject)  # type: ignore[arg-type]  # equal numbers
+                    reply.degradations.add(kind=int(kind), subject=subject)
             replies.append(reply)
         return replies
 

@@ -141,10 +141,53 @@ def tabulate(
     """
     count = len(rows)
     bad: list[tuple[int, errors.InvalidArgumentError]] = []
+    if fields and all(each.dtype in FLOATS for each in fields):
+        # One array for all columns costs a fraction of one for each.
+        table = np.array(rows, np.float64)
+        if not np.isnan(table).any():
+            return Columns(count, _float_columns(fields, table, path, bad)), bad
     columns = {}
     for field, values in zip(fields, zip(*rows, strict=True), strict=True):
         columns[field.name] = _column(field, values, path, bad)
     return Columns(count, columns.values()), bad
+
+
+def _float_columns(
+    fields: Sequence[Field],
+    table: npt.NDArray[np.float64],
+    path: str,
+    bad: list[tuple[int, errors.InvalidArgumentError]],
+) -> list[Column]:
+    """Returns the columns of a table of numbers."""
+    rows = len(table)
+    wide = np.ascontiguousarray(table.T)
+    narrow = None
+    if any(each.dtype is DataType.FLOAT32 for each in fields):
+        with np.errstate(over="ignore"):
+            narrow = wide.astype("<f4")
+        if np.isinf(narrow).any():
+            _note_overflow(fields, wide, narrow, path, bad)
+    made = []
+    for at, field in enumerate(fields):
+        is_wide = narrow is None or field.dtype is DataType.FLOAT64
+        array = wide[at] if is_wide or narrow is None else narrow[at]
+        made.append(column_module.owned(field.name, field.dtype, array, None, None, rows))
+    return made
+
+
+def _note_overflow(
+    fields: Sequence[Field],
+    wide: npt.NDArray[np.float64],
+    narrow: npt.NDArray[np.float32],
+    path: str,
+    bad: list[tuple[int, errors.InvalidArgumentError]],
+) -> None:
+    lost = np.isinf(narrow) & ~np.isinf(wide)
+    for at, row in np.argwhere(lost).tolist():
+        field = fields[at]
+        if field.dtype is DataType.FLOAT32:
+            error = wrong_type(f'{path}["{field.name}"]', wide[at, row].item(), field.dtype)
+            bad.append((row, error))
 
 
 def _column(

@@ -6,7 +6,7 @@ most of the time the jobs of one moment, or a piece of a caller's batch.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -170,7 +170,7 @@ class Work:
         """Shared calls, for traces."""
 
     @classmethod
-    def of_jobs(cls, plan: Plan, jobs: Sequence[Job]) -> "Work":
+    def of_jobs(cls, plan: Plan, jobs: Sequence[Job]) -> Self:
         """Returns a work of jobs that share a plan and a form."""
         made = cls(plan, len(jobs), is_given=jobs[0].is_given)
         made.jobs = jobs

@@ -7,8 +7,8 @@ of the event loop.
 
 import asyncio
 import contextvars
-import functools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -17,6 +17,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from setpoint_router.domain import refusal
 
 _LOGGER = logging.getLogger(__name__)
+
+
+BUSY_SECONDS = 0.0002
+"""A turn of the loop that takes longer had other things to do. Starting a batch then would only
+make it small: the requests that were read in that turn are not queued yet."""
+
+LONGEST_DEFERRAL_SECONDS = 0.004
+"""Of a batch on a busy loop; a batch costs as much work as twenty of its rows."""
 
 
 class Sized(Protocol):
@@ -43,25 +51,11 @@ class Bounds:
     """Rows waiting; further ones are refused."""
 
 
-class Slot:
-    """The right to one call of a coalescer; given back once, the next batch begins."""
-
-    __slots__ = ("_coalescer",)
-
-    def __init__(self, coalescer: "Coalescer[Any]") -> None:
-        self._coalescer: Coalescer[Any] | None = coalescer
-
-    def release(self) -> None:
-        """Give the right back; what remains to be done for the batch needs none."""
-        coalescer, self._coalescer = self._coalescer, None
-        if coalescer is not None:
-            coalescer.freed()
-
-
 class Coalescer(Generic[T]):
     """Queues items and hands them over in batches."""
 
     __slots__ = (
+        "_asked_at",
         "_bounds",
         "_context",
         "_is_scheduled",
@@ -71,16 +65,15 @@ class Coalescer(Generic[T]):
         "_run",
         "_running",
         "_tasks",
+        "_turned_at",
     )
 
-    def __init__(
-        self, run: Callable[[list[T], Slot], Coroutine[Any, Any, None]], bounds: Bounds
-    ) -> None:
+    def __init__(self, run: Callable[[list[T]], Coroutine[Any, Any, None]], bounds: Bounds) -> None:
         """Prepare a coalescer.
 
         Args:
-            run: Does the work of a batch and releases the slot as soon as the shared call is over.
-                It answers for every item itself; an exception is a defect and is logged.
+            run: Does the work of a batch; when it is over, another one may begin. It answers for
+                every item itself; an exception is a defect and is logged.
             bounds: How much it carries.
         """
         self._run = run
@@ -93,6 +86,7 @@ class Coalescer(Generic[T]):
         self._queued_rows = 0
         self._running = 0
         self._is_scheduled = False
+        self._asked_at = self._turned_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -112,34 +106,42 @@ class Coalescer(Generic[T]):
         self._queue.append(item)
         self._queued_rows += rows
         if not self._is_scheduled and self._running < self._bounds.calls:
-            # One turn later, so that requests which arrived together go together.
-            self._is_scheduled = True
-            self._loop.call_soon(self._start, context=self._context)
-
-    def freed(self) -> None:
-        """Begin the next batch, since a slot is free."""
-        self._running -= 1
-        if self._queue:
-            self._start()
+            self._schedule()
 
     async def drain(self) -> None:
         """Wait until everything submitted has been worked on."""
         while self._tasks or self._queue:
             await asyncio.wait(tuple(self._tasks)) if self._tasks else await asyncio.sleep(0)
 
+    def _schedule(self) -> None:
+        """Begin a batch on the next turn, so that items which arrived together go together."""
+        self._is_scheduled = True
+        self._asked_at = self._turned_at = time.monotonic()
+        self._loop.call_soon(self._turn, context=self._context)
+
+    def _turn(self) -> None:
+        """Begin when the loop has time; while it is busy, more items are on their way here."""
+        now = time.monotonic()
+        is_busy = now - self._turned_at > BUSY_SECONDS
+        if is_busy and now - self._asked_at < LONGEST_DEFERRAL_SECONDS:
+            self._turned_at = now
+            self._loop.call_soon(self._turn, context=self._context)
+        else:
+            self._is_scheduled = False
+            self._start()
+
     def _start(self) -> None:
-        self._is_scheduled = False
         while self._queue and self._running < self._bounds.calls:
             self._running += 1
-            slot = Slot(self)
-            work = self._run(self._take(), slot)
-            task = self._loop.create_task(work, context=self._context.copy())
+            task = self._loop.create_task(self._run(self._take()), context=self._context.copy())
             self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._ended, slot))
+            task.add_done_callback(self._ended)
 
-    def _ended(self, slot: Slot, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        slot.release()
+        self._running -= 1
+        if self._queue and not self._is_scheduled:
+            self._schedule()
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOGGER.error("a batch ended with an unexpected error", exc_info=error)
 

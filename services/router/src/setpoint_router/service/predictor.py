@@ -15,12 +15,15 @@ from setpoint_router.domain.degradation import Degradation, DegradationKind
 from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason, FeatureSet
 from setpoint_router.domain.work import Job, Trace, Work, joined
-from setpoint_router.service.coalescer import Bounds, Coalescer, Slot
+from setpoint_router.service.coalescer import Bounds, Coalescer
 from setpoint_router.service.stages import Fetched, Stages, VersionUnavailable, inference_error
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
 
 _LOGGER = logging.getLogger(__name__)
+
+LONGEST_HOLD_SECONDS = 0.01
+"""How long a call for features that is over keeps the next one from beginning."""
 
 
 class Ask(Protocol):
@@ -57,6 +60,16 @@ class Origin:
     """In seconds of `time.monotonic`."""
 
 
+class OpenWork(Work):
+    """A work on its way from features to inference, and a sign for when it is over."""
+
+    __slots__ = ("over",)
+
+    def __init__(self, plan: Plan, rows: int, *, is_given: bool) -> None:
+        super().__init__(plan, rows, is_given=is_given)
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
 class Lane:
     """The queues of one plan."""
 
@@ -66,7 +79,7 @@ class Lane:
         self,
         features: "Coalescer[Job] | None",
         given: "Coalescer[Job]",
-        prepared: "Coalescer[Work]",
+        prepared: "Coalescer[OpenWork]",
     ) -> None:
         self.features = features
         """Requests that need features; shared by all plans of one feature set."""
@@ -233,7 +246,7 @@ class Predictor:
 
     # Batches. Each of them answers for all of its jobs, whatever happens.
 
-    async def _fetch(self, jobs: list[Job], slot: Slot) -> None:
+    async def _fetch(self, jobs: list[Job]) -> None:
         jobs = self._still_wanted(jobs)
         if not jobs:
             return
@@ -251,15 +264,18 @@ class Predictor:
                 deadline,
                 _lead(jobs),
             )
-            slot.release()
-            for work, rows in _by_plan(jobs):
+            works = _by_plan(jobs)
+            for work, rows in works:
                 work.entities = entities if rows is None else entities.take(rows)
                 work.started_us = sent_us
                 self._prepare(work, fetched, rows)
+            # The next batch forms while this one is answered, but a slow version may not hold up
+            # the others of its feature set.
+            await asyncio.wait([work.over for work, _ in works], timeout=LONGEST_HOLD_SECONDS)
         except Exception as error:
             self._fail_unexpectedly(jobs, error)
 
-    def _prepare(self, work: Work, fetched: Fetched, rows: Any) -> None:
+    def _prepare(self, work: OpenWork, fetched: Fetched, rows: Any) -> None:
         """Give a work its inputs, check them, and queue it for inference."""
         jobs = work.jobs or ()
         requested, bad = values.tabulate(
@@ -274,8 +290,9 @@ class Predictor:
             lane.prepared.submit(work)
         except errors.ResourceExhaustedError as error:
             self._fail_jobs(jobs, error)
+            work.over.set_result(None)
 
-    async def _run_given(self, jobs: list[Job], slot: Slot) -> None:
+    async def _run_given(self, jobs: list[Job]) -> None:
         jobs = self._still_wanted(jobs)
         if not jobs:
             return
@@ -288,25 +305,31 @@ class Predictor:
                 work.fail(row, error)
             self._stages.take_given(work, inputs)
             self._stages.check(work)
-            await self._answer(work, slot)
+            await self._answer(work)
         except Exception as error:
             self._fail_unexpectedly(jobs, error)
 
-    async def _run_prepared(self, works: list[Work], slot: Slot) -> None:
+    async def _run_prepared(self, works: list["OpenWork"]) -> None:
         try:
-            await self._answer(joined(works), slot)
+            await self._answer(joined(works))
         except Exception as error:
             for work in works:
                 self._fail_unexpectedly(work.jobs or (), error)
+        finally:
+            for work in works:
+                if not work.over.done():
+                    work.over.set_result(None)
 
-    async def _answer(self, work: Work, slot: Slot) -> None:
-        jobs = work.jobs or ()
+    async def _answer(self, work: Work) -> None:
+        """Run a work, record it, and answer its callers.
+
+        The slot is held all the way: batches then grow with the load by themselves, because those
+        who have just been answered come back together.
+        """
         try:
             await self._stages.run(work)
         except VersionUnavailable as gone:
             work = self._fall_back(work, gone.error)
-        finally:
-            slot.release()
         if not work.rows:
             return
         jobs = work.jobs or ()
@@ -370,7 +393,7 @@ class Predictor:
             self._observer.unrecorded(1)
             _settle(job, None, error)
 
-    async def _record_failures(self, failed: list["_Failed"], slot: Slot) -> None:
+    async def _record_failures(self, failed: list["_Failed"]) -> None:
         """Record predictions that never reached inference, and tell their callers."""
         for plan in {each.job.plan: None for each in failed}:
             ours = [each for each in failed if each.job.plan is plan]
@@ -383,7 +406,6 @@ class Predictor:
                 self._fail_unexpectedly(work.jobs or (), error)
             else:
                 _resolve(work, work.jobs or (), [None] * work.rows)
-        slot.release()
 
     def _fail_unexpectedly(self, jobs: Sequence[Job], error: Exception) -> None:
         _LOGGER.error("a batch of %d predictions failed", len(jobs), exc_info=error)
@@ -461,14 +483,14 @@ def _lead(jobs: Sequence[Job]) -> Trace | None:
     return next((job.trace for job in jobs if job.trace is not None and job.trace.is_sampled), None)
 
 
-def _by_plan(jobs: Sequence[Job]) -> list[tuple[Work, Any]]:
+def _by_plan(jobs: Sequence[Job]) -> list[tuple["OpenWork", Any]]:
     """Return a work for each plan, with its rows among the jobs, None when it has all."""
     plans = {job.plan: None for job in jobs}
     if len(plans) == 1:
-        return [(Work.of_jobs(jobs[0].plan, jobs), None)]
+        return [(OpenWork.of_jobs(jobs[0].plan, jobs), None)]
     works = []
     for plan in plans:
         rows = [row for row, job in enumerate(jobs) if job.plan is plan]
-        work = Work.of_jobs(plan, [jobs[row] for row in rows])
+        work = OpenWork.of_jobs(plan, [jobs[row] for row in rows])
         works.append((work, np.array(rows, np.intp)))
     return works

@@ -33,6 +33,9 @@ MINIMUM_SECONDS = 0.001
 ANSWER_SECONDS = 0.02
 """Kept back from the callers' time when inference is called, to record and answer in."""
 
+MAX_RECORD_BYTES = 2 * 1024 * 1024
+"""A message has at most 4 MiB; a row alone stays below half of it."""
+
 MAX_FAILURES_ALONE = 8
 """After so many single rows have failed and none went well, the model is broken, not the rows."""
 
@@ -42,6 +45,11 @@ _MISSING = bytes([FeatureStatus.MISSING])
 _NO_TIME = np.int64(NO_TIME).tobytes()
 _SKIPPED = Degradation(DegradationKind.CHECKS_SKIPPED, "")
 _UNRECORDED = Degradation(DegradationKind.UNRECORDED, "")
+_TOLD_AS_THEY_ARE = (
+    errors.InvalidArgumentError,
+    errors.ResourceExhaustedError,
+    errors.DeadlineExceededError,
+)
 _GONE = (errors.NotFoundError, errors.FailedPreconditionError, errors.UnavailableError)
 
 
@@ -276,7 +284,16 @@ class Stages:
             encoded = work.encoded_inputs
         else:
             encoded = self._codec.encode(inputs.take(rows))
-        outputs = await self._inference.predict(work.plan, encoded, seconds, header)
+        try:
+            outputs = await self._inference.predict(work.plan, encoded, seconds, header)
+        except errors.DeadlineExceededError as error:
+            if seconds < self._limits.inference_seconds:
+                # The callers gave no more time; another version would have none at all.
+                raise
+            raise errors.UnavailableError(
+                errors.Reason.INFERENCE_UNAVAILABLE,
+                f"inference did not answer within {seconds:g} s",
+            ) from error
         if outputs.rows != len(rows):
             raise errors.InternalError(
                 errors.Reason.INFERENCE_FAILED,
@@ -293,13 +310,23 @@ class Stages:
         """
         work.reply_time = self._clock.now_us()
         try:
-            kept = self._spool.append(self._recorder.record(work))
+            kept = [self._spool.append(each) for each in self._payloads(work)]
             replies = self._replies(work)
-            await kept
+            for each in kept:
+                await each
         except errors.ResourceExhaustedError as error:
             replies = self._unrecorded(work, error)
         self._observer.answered(work)
         return replies
+
+    def _payloads(self, work: Work) -> list[bytes]:
+        """Return the records of a work, most of the time one; none is too large to be shipped."""
+        payload = self._recorder.record(work)
+        if len(payload) <= MAX_RECORD_BYTES or work.rows == 1:
+            return [payload]
+        middle = work.rows // 2
+        halves = range(middle), range(middle, work.rows)
+        return [each for half in halves for each in self._payloads(work.take(half))]
 
     def _unrecorded(self, work: Work, error: errors.SetpointError) -> Sequence[Any]:
         self._observer.unrecorded(work.rows)
@@ -368,9 +395,9 @@ def _may_be_one_row(error: errors.SetpointError) -> bool:
 
 def inference_error(error: errors.SetpointError) -> errors.SetpointError:
     """Return what callers are told when inference did not answer."""
-    if isinstance(error, (errors.InvalidArgumentError, errors.ResourceExhaustedError)):
+    if isinstance(error, _TOLD_AS_THEY_ARE):
         return error
-    if isinstance(error, (*_GONE, errors.DeadlineExceededError)):
+    if isinstance(error, _GONE):
         return errors.UnavailableError(
             errors.Reason.INFERENCE_UNAVAILABLE,
             f"inference does not answer: {error.message}",

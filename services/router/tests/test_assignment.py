@@ -1,0 +1,114 @@
+"""Slots and tables of slots."""
+
+import itertools
+import json
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+from setpoint_router.domain import assignment
+from setpoint_runtime import errors
+
+VECTORS = json.loads((Path(__file__).parent / "assignment_vectors.json").read_text())["vectors"]
+
+CHI_SQUARE_LIMIT = 10_000 + 5 * np.sqrt(2 * 10_000)
+"""Five standard deviations above the mean of 9,999 degrees of freedom."""
+
+
+def weights_of(cuts: list[int]) -> dict[int, int]:
+    """Returns shares of versions 1, 2, … that lie between cuts of the 10,000 slots."""
+    edges = [0, *sorted(cuts), assignment.SLOTS]
+    return {at + 1: high - low for at, (low, high) in enumerate(itertools.pairwise(edges))}
+
+
+WEIGHTS = strategies.lists(strategies.integers(0, assignment.SLOTS), max_size=6).map(weights_of)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
+def test_slot_of_golden(vector: dict[str, str | int]) -> None:
+    """Shows that keys keep their published slots, in any script."""
+    salt, key = str(vector["salt"]), str(vector["key"])
+    assert assignment.slot_of(salt, key) == vector["slot"]
+    assert int(str(vector["hash"]), 16) % assignment.SLOTS == vector["slot"]
+    assert assignment.slots_of(salt, [key]).tolist() == [vector["slot"]]
+
+
+@hypothesis.given(strategies.text(), strategies.lists(strategies.text(), max_size=20))
+def test_slots_of_many(salt: str, keys: list[str]) -> None:
+    """Shows that many keys get the slots that each gets alone."""
+    expected = [assignment.slot_of(salt, key) for key in keys]
+    assert assignment.slots_of(salt, keys).tolist() == expected
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(strategies.lists(WEIGHTS, min_size=1, max_size=4))
+def test_rebalance_moves_minimum(steps: list[dict[int, int]]) -> None:
+    """Shows that shares are exact and no slot moves without need, over any history of weights."""
+    table = assignment.empty_table()
+    for revision, weights in enumerate(steps):
+        before = dict(
+            zip(*map(np.ndarray.tolist, np.unique(table, return_counts=True)), strict=True)
+        )
+        after, moved = assignment.rebalance(table, weights, f"s{revision}")
+        held = dict(zip(*map(np.ndarray.tolist, np.unique(after, return_counts=True)), strict=True))
+        assert held == {version: share for version, share in weights.items() if share}
+        surplus = sum(max(0, count - weights.get(version, 0)) for version, count in before.items())
+        assert moved == surplus == int((after != table).sum())
+        again, _ = assignment.rebalance(table, dict(reversed(weights.items())), f"s{revision}")
+        assert np.array_equal(after, again)
+        table = after
+
+
+def test_rebalance_same_weights() -> None:
+    """Shows that asking for the shares that are there moves nothing."""
+    table, _ = assignment.rebalance(assignment.empty_table(), {1: 9_000, 2: 1_000}, "a")
+    again, moved = assignment.rebalance(table, {1: 9_000, 2: 1_000}, "b")
+    assert moved == 0
+    assert np.array_equal(table, again)
+
+
+def test_rebalance_draws_by_seed() -> None:
+    """Shows that two canaries after each other do not fall on the same slots."""
+    table, _ = assignment.rebalance(assignment.empty_table(), {1: 10_000}, "s\x001")
+    first, _ = assignment.rebalance(table, {1: 9_000, 2: 1_000}, "s\x002")
+    second, _ = assignment.rebalance(table, {1: 9_000, 3: 1_000}, "s\x004")
+    shared = int(((first == 2) & (second == 3)).sum())
+    # By chance a tenth of a tenth.
+    assert 50 < shared < 160
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{}, {1: 9_999}, {1: 10_001}, {1: -1, 2: 10_001}, {0: 10_000}, {2**31: 10_000}],
+)
+def test_check_weights_refuses(weights: dict[int, int]) -> None:
+    """Shows that shares which do not divide the slots are refused by name."""
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        assignment.check_weights(weights)
+    assert caught.value.reason is errors.Reason.INVALID_WEIGHTS
+    assert "weights" in caught.value.violations[0].field
+
+
+@pytest.mark.parametrize("salt", ["flights", "überraschung"])
+def test_slots_spread_evenly(salt: str) -> None:
+    """Shows by chi-square that keys as they really look fall evenly on the slots."""
+    tails = [
+        f"N{number}{letters}" for number in range(100, 1_000) for letters in ("UA", "AA", "JB")
+    ]
+    users = [f"user-{number}@example.org" for number in range(97_300)]
+    slots = assignment.slots_of(salt, tails + users)
+    counts = np.bincount(slots, minlength=assignment.SLOTS)
+    expected = len(slots) / assignment.SLOTS
+    assert ((counts - expected) ** 2 / expected).sum() < CHI_SQUARE_LIMIT
+
+
+def test_salts_are_independent() -> None:
+    """Shows that the slots of a key under two salts have nothing to do with each other."""
+    keys = [f"user-{number}" for number in range(40_000)]
+    first, second = assignment.slots_of("one", keys), assignment.slots_of("two", keys)
+    table = np.histogram2d(first, second, bins=10, range=[[0, 10_000], [0, 10_000]])[0]
+    # 81 degrees of freedom.
+    assert ((table - 400) ** 2 / 400).sum() < 81 + 5 * np.sqrt(2 * 81) + 20

@@ -1,0 +1,203 @@
+"""Shipping: at least once, in order, past refusals and damage, for as long as it takes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from setpoint.monitoring.v1 import prediction_pb2
+from setpoint_router import testing
+from setpoint_router.adapters import peers as peers_module
+from setpoint_router.adapters.spool import folder, shipper, writer
+from setpoint_rpc import channel
+from setpoint_runtime import errors
+
+
+@dataclass
+class Counts:
+    """What a shipper reports."""
+
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def shipped(self, records: int, size: int) -> None:
+        self.seen["shipped"] = self.seen.get("shipped", 0) + records
+
+    def buried(self) -> None:
+        self.seen["buried"] = self.seen.get("buried", 0) + 1
+
+    def damaged(self, size: int) -> None:
+        self.seen["damaged"] = self.seen.get("damaged", 0) + size
+
+    def delayed(self) -> None:
+        self.seen["delayed"] = self.seen.get("delayed", 0) + 1
+
+
+@dataclass
+class Spool:
+    """A writer and a shipper over one folder."""
+
+    folder: folder.Folder
+    writer: writer.Writer
+    shipper: shipper.Shipper
+    counts: Counts
+
+
+@contextlib.asynccontextmanager
+async def shipping(path: Path, send: shipper.Send, **options: Any) -> AsyncIterator[Spool]:
+    """Runs a writer; ships only when told."""
+    kept, counts = folder.Folder(path), Counts()
+    spool = writer.Writer(kept, cap_bytes=options.pop("cap_bytes", 1 << 26))
+    spool.open()
+    ships = shipper.Shipper(kept, spool, send, counts, longest_pause_seconds=0.02, **options)
+    try:
+        yield Spool(kept, spool, ships, counts)
+    finally:
+        await spool.close()
+
+
+class Sink:
+    """Takes records, or does not."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.errors: list[errors.SetpointError] = []
+        self.refuse: Callable[[bytes], bool] = lambda _: False
+
+    async def send(self, records: Sequence[bytes]) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        if any(map(self.refuse, records)):
+            raise errors.invalid("records", "?", "must be well formed")
+        self.taken += records
+
+
+async def test_ship_confirms_and_deletes(tmp_path: Path) -> None:
+    """Shows that confirmed segments go, and that their bytes can be used again."""
+    sink = Sink()
+    async with shipping(tmp_path, sink.send, cap_bytes=80_000) as spool:
+        wanted = [bytes([number]) * 5_000 for number in range(12)]
+        for each in wanted:
+            await spool.writer.append(each)
+        used = spool.writer.bytes_used
+        assert await spool.shipper.flush(5)
+        assert sink.taken == wanted
+        assert len(spool.folder.segments()) == 1
+        assert spool.writer.bytes_used < used
+        assert spool.counts.seen == {"shipped": 12}
+
+
+async def test_ship_repeats_until_taken(tmp_path: Path) -> None:
+    """Shows that a receiver that is away, slow or overloaded gets everything later, in order."""
+    sink = Sink()
+    sink.errors = [
+        errors.UnavailableError(errors.Reason.UNAVAILABLE, "away"),
+        errors.DeadlineExceededError(errors.Reason.DEADLINE_EXCEEDED, "slow"),
+        errors.ResourceExhaustedError(errors.Reason.OVERLOADED, "busy"),
+        errors.InternalError(errors.Reason.INTERNAL, "odd"),
+    ]
+    async with shipping(tmp_path, sink.send) as spool:
+        for number in range(5):
+            await spool.writer.append(bytes([number]))
+        assert await spool.shipper.flush(5)
+        assert sink.taken == [bytes([number]) for number in range(5)]
+        assert spool.counts.seen == {"delayed": 4, "shipped": 5}
+
+
+async def test_ship_buries_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Shows that a record which is refused is kept aside loudly and holds up no other."""
+    sink = Sink()
+    sink.refuse = lambda record: record == b"poison"
+    async with shipping(tmp_path, sink.send) as spool:
+        for number in range(9):
+            await spool.writer.append(b"poison" if number == 4 else bytes([number]))
+        assert await spool.shipper.flush(5)
+        assert sink.taken == [bytes([number]) for number in range(9) if number != 4]
+        assert spool.counts.seen["buried"] == 1
+    letters = list((tmp_path / "dead-letters").iterdir())
+    assert [each.read_bytes() for each in letters] == [b"poison"]
+    assert "dead letter" in caplog.text
+
+
+async def test_ship_sets_damage_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Shows that damage is kept, reported, and costs only what it hit."""
+    sink = Sink()
+    async with shipping(tmp_path, sink.send) as spool:
+        for number in range(5):
+            await spool.writer.append(f"record {number}".encode())
+        path = spool.folder.segment(1)
+        data = bytearray(path.read_bytes())
+        data[data.index(b"record 2")] ^= 1
+        path.write_bytes(data)
+        assert await spool.shipper.flush(5)
+        assert sink.taken == [f"record {number}".encode() for number in (0, 1, 3, 4)]
+        assert spool.counts.seen["damaged"] > 0
+    assert list((tmp_path / "quarantine").glob("*-damaged.bin"))
+    assert "is damaged" in caplog.text
+
+
+async def test_ship_goes_on_after_restart(tmp_path: Path) -> None:
+    """Shows that a new process ships what the old one did not, and nothing twice without need."""
+    sink = Sink()
+    async with shipping(tmp_path, sink.send) as spool:
+        await spool.writer.append(b"shipped")
+        assert await spool.shipper.flush(5)
+        await spool.writer.append(b"left behind")
+    async with shipping(tmp_path, sink.send) as spool:
+        await spool.writer.append(b"new")
+        assert await spool.shipper.flush(5)
+    assert sink.taken == [b"shipped", b"left behind", b"new"]
+
+
+async def test_ship_without_position_repeats(tmp_path: Path) -> None:
+    """Shows that a lost position means duplicates, never a loss."""
+    sink = Sink()
+    async with shipping(tmp_path, sink.send) as spool:
+        await spool.writer.append(b"one")
+        assert await spool.shipper.flush(5)
+    (tmp_path / "position.json").unlink()
+    async with shipping(tmp_path, sink.send) as spool:
+        await spool.writer.append(b"two")
+        assert await spool.shipper.flush(5)
+    assert sink.taken == [b"one", b"one", b"two"]
+
+
+async def test_ship_to_ingest_service(tmp_path: Path, peers: testing.Peers) -> None:
+    """Shows over real gRPC that serialised records arrive as the messages they are, deduplicated."""
+    async with channel.connect(peers.address, client="test") as to_peers:
+        client = peers_module.MonitoringClient(to_peers)
+        async with shipping(tmp_path, client.send) as spool:
+            records = [_record(number) for number in range(40)]
+            for each in records:
+                await spool.writer.append(each.SerializeToString())
+            peers.ingest.behaviour.error = errors.UnavailableError(
+                errors.Reason.DATABASE_UNAVAILABLE, "away"
+            )
+            asyncio.get_running_loop().call_later(
+                0.1, setattr, peers.ingest.behaviour, "error", None
+            )
+            assert await spool.shipper.flush(10)
+    assert peers.ingest.records == records
+    assert spool.counts.seen["delayed"] >= 1
+
+
+def _record(number: int) -> prediction_pb2.PredictionRecords:
+    record = prediction_pb2.PredictionRecords(route=f"r{number}", producer="x" * number * 10)
+    record.predictions.rows = 0
+    column = record.predictions.columns.add(name="prediction_id", offsets=bytes(4))
+    column.dtype = 6  # type: ignore[assignment]  # STRING
+    return record
+
+
+def test_ingest_request_equals_message() -> None:
+    """Shows that the request put together from bytes is what protobuf would have written."""
+    from setpoint.monitoring.v1 import ingest_service_pb2
+
+    records = [_record(number) for number in (0, 1, 13, 2_000)]
+    built = peers_module.ingest_request([each.SerializeToString() for each in records])
+    assert ingest_service_pb2.IngestPredictionsRequest.FromString(
+        built
+    ) == ingest_service_pb2.IngestPredictionsRequest(records=records)
