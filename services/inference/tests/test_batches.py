@@ -27,17 +27,30 @@ def message(columns: Columns) -> column_pb2.ColumnBatch:
     return column_messages.to_proto(columns)
 
 
+SOURCES = {
+    F64: lambda random, rows: random.normal(size=rows),
+    F32: lambda random, rows: random.normal(size=rows).astype(np.float32),
+    DataType.INT64: lambda random, rows: random.integers(-(1 << 24), 1 << 24, rows),
+    DataType.INT32: lambda random, rows: random.integers(-9, 9, rows).astype(np.int32),
+}
+
+
 @pytest.mark.parametrize("target", [F32, F64])
-@pytest.mark.parametrize("source", [F32, F64])
-@given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 2**32 - 1))
+@given(
+    st.integers(1, 20),
+    st.lists(st.sampled_from(list(SOURCES)), min_size=1, max_size=6),
+    st.integers(0, 2**32 - 1),
+)
 def test_pack_quick_equals_slow(
-    target: DataType, source: DataType, rows: int, width: int, seed: int
+    target: DataType, rows: int, sources: list[DataType], seed: int
 ) -> None:
-    """The quick way for floats gives what the slow way gives, bit for bit."""
+    """The quick way for numbers gives what the slow way gives, bit for bit."""
     random = np.random.default_rng(seed)
-    names = [f"c{index}" for index in range(width)]
-    kind = np.float32 if source is F32 else np.float64
-    made = [Column(name, source, random.normal(size=rows).astype(kind)) for name in names]
+    names = [f"c{index}" for index in range(len(sources))]
+    made = [
+        Column(name, source, SOURCES[source](random, rows))
+        for name, source in zip(names, sources, strict=True)
+    ]
     columns = Columns(rows, [*made, Column.from_list("other", ["x"] * rows, DataType.STRING)])
     wanted = manifest(target, *reversed(names))
     quick = batches._matrix(message(columns), wanted.inputs[0])
@@ -46,6 +59,13 @@ def test_pack_quick_equals_slow(
     assert quick.dtype == slow.dtype
     assert quick.flags.c_contiguous
     assert quick.tobytes() == slow.tobytes()
+
+
+@pytest.mark.parametrize("value", [(1 << 24) + 1, -(1 << 63)])
+def test_pack_large_integer_goes_slow(value: int) -> None:
+    """An integer beyond float32's exact range is looked at one by one."""
+    batch = message(Columns.from_dict({"a": (DataType.INT64, [value]), "b": (F64, [0.5])}))
+    assert batches._matrix(batch, manifest(F32, "a", "b").inputs[0]) is None
 
 
 def test_pack_unusual_goes_slow() -> None:
@@ -63,7 +83,8 @@ def test_pack_unusual_goes_slow() -> None:
 
     for batch in (
         changed(validity=b"\x01"),
-        changed(dtype=int(DataType.INT64)),
+        changed(dtype=int(DataType.BOOL)),
+        changed(dtype=int(DataType.TIMESTAMP)),
         changed(dtype=int(F32)),
         changed(name="c"),
         changed(name="a"),

@@ -1,9 +1,10 @@
 """Column batches of the contract into tensors, and answers into column batches.
 
-Most calls bring one row or a few, all floats, for one matrix. For them the bytes of the message are
-joined and read as one array, without a column object for each value.
+Most calls bring one row or a few, all numbers, for one matrix. For them the bytes of the message are
+joined and read as one array for each type, without a column object for each value.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,14 +14,15 @@ from setpoint.common.v1 import column_pb2
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_columns import bitmap
 from setpoint_columns.column import Column
-from setpoint_columns.dtypes import MAX_ROWS, NUMPY_TYPES, DataType
+from setpoint_columns.dtypes import FLOATS, MAX_ROWS, NUMBERS, NUMPY_TYPES, DataType
 from setpoint_inference.domain import packing
 from setpoint_inference.domain.packing import AnyArray, Feeds, Output
 from setpoint_inference.domain.version import Manifest
 
-_FLOAT_NUMBERS: Final = {
-    int(dtype): NUMPY_TYPES[dtype] for dtype in (DataType.FLOAT32, DataType.FLOAT64)
-}
+_KINDS: Final = {int(dtype): NUMPY_TYPES[dtype] for dtype in NUMBERS}
+
+_Group = tuple[list[int], list[bytes]]
+"""Positions in the tensor, and values, of the columns of one type."""
 
 
 def pack(batch: column_pb2.ColumnBatch, manifest: Manifest) -> Feeds:
@@ -30,7 +32,7 @@ def pack(batch: column_pb2.ColumnBatch, manifest: Manifest) -> Feeds:
         InvalidArgumentError: The batch is malformed, or does not fit the manifest.
     """
     specs = manifest.inputs
-    if len(specs) == 1 and specs[0].dtype in _FLOAT_NUMBERS:
+    if len(specs) == 1 and specs[0].dtype in FLOATS:
         matrix = _matrix(batch, specs[0])
         if matrix is not None:
             return {specs[0].name: matrix}
@@ -38,7 +40,7 @@ def pack(batch: column_pb2.ColumnBatch, manifest: Manifest) -> Feeds:
 
 
 def _matrix(batch: column_pb2.ColumnBatch, spec: TensorSpec) -> AnyArray | None:
-    """Return a matrix of columns that are floats of one type without nulls, else None.
+    """Return a matrix of columns that are numbers without nulls, else None.
 
     Whatever is unusual is left to the slow way, which also knows how to say what is wrong.
     """
@@ -48,37 +50,56 @@ def _matrix(batch: column_pb2.ColumnBatch, spec: TensorSpec) -> AnyArray | None:
     by_name = {column.name: column for column in batch.columns}
     if len(by_name) != len(batch.columns):
         return None
-    first = by_name.get(spec.columns[0])
-    if first is None:
+    groups = _grouped(by_name, spec.columns, rows)
+    if groups is None:
         return None
-    number = first.dtype
-    kind = _FLOAT_NUMBERS.get(number)
-    if kind is None:
-        return None
-    length = rows * kind.itemsize
-    parts = []
-    for name in spec.columns:
+    width = len(spec.columns)
+    # Beyond the target's range lies an error that names the column; infinity and NaN are values.
+    with np.errstate(over="raise"):
+        try:
+            return _joined(groups, rows, width, spec.dtype)
+        except FloatingPointError:
+            return None
+
+
+def _grouped(
+    by_name: Mapping[str, column_pb2.Column], names: Sequence[str], rows: int
+) -> dict[int, _Group] | None:
+    """Return the columns of each type, or None when one of them is unusual."""
+    groups: dict[int, _Group] = {}
+    for position, name in enumerate(names):
         column = by_name.get(name)
-        if column is None or column.dtype != number or column.validity or column.offsets:
+        if column is None or column.validity or column.offsets:
             return None
+        number = column.dtype
         values = column.values
-        if len(values) != length:
+        kind = _KINDS.get(number)
+        if kind is None or len(values) != rows * kind.itemsize:
             return None
-        parts.append(values)
-    # Columns lie one after the other; the model wants row after row.
-    columns = np.frombuffer(b"".join(parts), kind).reshape(len(parts), rows)
-    return _rows_first(columns, NUMPY_TYPES[spec.dtype])
+        group = groups.get(number)
+        if group is None:
+            group = groups[number] = ([], [])
+        group[0].append(position)
+        group[1].append(values)
+    return groups
 
 
-def _rows_first(columns: AnyArray, kind: "np.dtype[np.floating]") -> AnyArray | None:
-    if kind.itemsize < columns.itemsize:
-        # Beyond float32 lies an error that names the column; infinities and NaN are values.
-        with np.errstate(over="raise"):
-            try:
-                return columns.T.astype(kind, order="C")
-            except FloatingPointError:
-                return None
-    return columns.T.astype(kind, order="C")
+def _joined(
+    groups: Mapping[int, _Group], rows: int, width: int, target: DataType
+) -> AnyArray | None:
+    """Return the matrix of the groups, or None when a whole number may lose its value."""
+    kind = NUMPY_TYPES[target]
+    limit = packing.WHOLE[target]
+    matrix = None if len(groups) == 1 else np.empty((rows, width), kind)
+    for number, (positions, parts) in groups.items():
+        # Columns lie one after the other; the model wants row after row.
+        columns = np.frombuffer(b"".join(parts), _KINDS[number]).reshape(len(parts), rows)
+        if number not in FLOATS and not -limit <= columns.min() <= columns.max() <= limit:
+            return None
+        if matrix is None:
+            return columns.T.astype(kind, order="C")
+        matrix[:, positions] = columns.T
+    return matrix
 
 
 def fill(batch: column_pb2.ColumnBatch, rows: int, outputs: list[Output]) -> None:

@@ -2,27 +2,28 @@
 
 from collections.abc import Callable
 
-_BATCH = 64
+BATCH_ROWS = 64
 _REPEATS = 5
 _LONG_SECONDS = 0.02
 """A run this long is measured once: such a version never runs on the event loop anyway."""
-_GROWTH = 0.25
-_DECAY = 0.01
+_GROWTH = 1.1
+_DECAY = 0.99
+"""An estimate that is passed grows by 10 %, one that holds shrinks by 1 %, so it settles where one
+call in eleven passes it. How far a call passes it does not count: that is mostly a busy machine."""
 
 
 class Cost:
     """Estimates the time of a call from its rows: measured at load, corrected by what happens.
 
-    The line through one row and 64 rows is what a model costs at best. `scale` follows the calls
-    themselves: it grows quickly when they take longer, as data or a busy machine may have it, and
-    shrinks slowly back.
+    The line through one row and 64 rows is what a model costs at best; a factor on it follows the
+    calls themselves, whose data may be harder than what the version was warmed up with.
     """
 
     __slots__ = ("_base", "_per_row", "_scale")
 
     def __init__(self, one_row_us: float, batch_us: float) -> None:
         """Fit the line through the times of one row and of 64 rows."""
-        self._per_row = max(0.0, (batch_us - one_row_us) / (_BATCH - 1))
+        self._per_row = max(0.0, (batch_us - one_row_us) / (BATCH_ROWS - 1))
         self._base = one_row_us - self._per_row
         self._scale = 1.0
 
@@ -32,11 +33,9 @@ class Cost:
 
     def observe(self, rows: int, took_us: float) -> None:
         """Learn from a call."""
-        expected = self._base + self._per_row * rows
-        if expected <= 0:
-            return
-        gap = took_us / expected - self._scale
-        self._scale = max(1.0, self._scale + gap * (_GROWTH if gap > 0 else _DECAY))
+        estimate = self.estimate_us(rows)
+        if estimate > 0:
+            self._scale = max(1.0, self._scale * (_GROWTH if took_us > estimate else _DECAY))
 
 
 def measure(run: Callable[[int], None], now: Callable[[], float]) -> Cost:
@@ -44,9 +43,9 @@ def measure(run: Callable[[int], None], now: Callable[[], float]) -> Cost:
 
     Args:
         run: Runs so many rows.
-        now: Monotonic seconds.
+        now: The calling thread's own seconds, so that others do not count.
     """
-    return Cost(_best_us(run, 1, now), _best_us(run, _BATCH, now))
+    return Cost(_best_us(run, 1, now), _best_us(run, BATCH_ROWS, now))
 
 
 def _best_us(run: Callable[[int], None], rows: int, now: Callable[[], float]) -> float:

@@ -1,7 +1,7 @@
 """Columns into the tensors that a graph takes, and tensors back into columns."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +9,13 @@ import numpy.typing as npt
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_columns.column import Column
 from setpoint_columns.columns import Columns
-from setpoint_columns.dtypes import FLOATS, NUMPY_TYPES, DataType
+from setpoint_columns.dtypes import FLOATS, INTEGERS, NUMPY_TYPES, DataType
 from setpoint_runtime import errors
 
 AnyArray = npt.NDArray[Any]
 Feeds = dict[str, AnyArray]
 
-_WHOLE_IN_FLOAT32 = 1 << 24
-_WHOLE_IN_FLOAT64 = 1 << 53
+WHOLE: Final = {DataType.FLOAT32: 1 << 24, DataType.FLOAT64: 1 << 53}
 """Up to these every whole number is one of the type's values."""
 
 
@@ -68,31 +67,25 @@ def missing(
 
 def _floats(found: Sequence[Column], dtype: DataType, rows: int) -> AnyArray:
     packed = np.empty((rows, len(found)), NUMPY_TYPES[dtype])
+    whole = []
     try:
         with np.errstate(over="raise"):
             for index, column in enumerate(found):
-                if column.dtype not in FLOATS:
-                    _check_fits_float(column, dtype)
+                if column.dtype in INTEGERS:
+                    whole.append(index)
+                elif column.dtype not in FLOATS and column.dtype is not DataType.BOOL:
+                    raise _wrong_type(column, dtype)
                 packed[:, index] = column.values
     except FloatingPointError:
         raise _overflow(found, dtype) from None
+    # Below the limit all are exact; a larger one cannot have been rounded to below it.
+    if whole and not (np.abs(packed[:, whole]) < WHOLE[dtype]).all():
+        for index in whole:
+            _named(found[index], dtype)
     for index, column in enumerate(found):
         if column.validity is not None:
             packed[~column.validity, index] = np.nan
     return packed
-
-
-def _check_fits_float(column: Column, dtype: DataType) -> None:
-    """Make sure that whole numbers and flags keep their values as floats."""
-    if column.dtype is DataType.BOOL:
-        return
-    if column.dtype not in (DataType.INT32, DataType.INT64):
-        raise _wrong_type(column, dtype)
-    limit = _WHOLE_IN_FLOAT32 if dtype is DataType.FLOAT32 else _WHOLE_IN_FLOAT64
-    values = column.values
-    if column.rows and not (-limit <= values.min() and values.max() <= limit):
-        # Larger numbers may still be exact; this looks at each one and names the first that is not.
-        _named(column, dtype)
 
 
 def _named(column: Column, dtype: DataType) -> Column:

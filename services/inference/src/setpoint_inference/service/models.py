@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
 
 from setpoint_artifacts import refusal, signature
@@ -200,7 +200,7 @@ class Models:
         try:
             found = await self._inspector.inspect(data, manifest.digest)
             signature.check(found, manifest.inputs, manifest.outputs)
-            opening = _Opening(self._engine, self._clock.monotonic)
+            opening = _Opening(self._engine)
             try:
                 runner, measured = await self._workers.load(
                     lambda: opening.run(data, manifest, found)
@@ -245,9 +245,8 @@ class Models:
 class _Opening:
     """Opens a model and runs it, on another thread: what cannot run must not become ready."""
 
-    def __init__(self, engine: ports.Engine, now: Callable[[], float]) -> None:
+    def __init__(self, engine: ports.Engine) -> None:
         self._engine = engine
-        self._now = now
         self._is_stopped = False
         self._stop: ports.Stop | None = None
 
@@ -257,16 +256,17 @@ class _Opening:
         """Return the opened model and what running it costs; blocks."""
         runner = self._engine.open(data, found, [spec.name for spec in manifest.outputs])
         stop = self._stop = runner.stop()
+        examples = packing.example(manifest.inputs, manifest.examples, cost.BATCH_ROWS)
 
         def warm_up(rows: int) -> None:
             if self._is_stopped:
                 raise version.not_ready(manifest.key, "its load was given up")
-            columns = packing.example(manifest.inputs, manifest.examples, rows)
+            columns = examples.slice(0, rows)
             arrays = runner.run(packing.pack(columns, manifest.inputs), stop)
             packing.unpack(arrays, manifest.outputs, rows)
 
         try:
-            return runner, cost.measure(warm_up, self._now)
+            return runner, cost.measure(warm_up, time.thread_time)
         except errors.InternalError as error:
             reason = errors.Reason.INVALID_ARTIFACT
             message = f"it does not run: {error.message}"

@@ -1,5 +1,6 @@
 """Predictions: find the version, place the work, run it."""
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ class Prediction(NamedTuple):
     outputs: list[Output]
     queue_us: int
     run_us: int
+    cost_us: float
+    """What the version's cost learns from."""
 
 
 class InferenceService:
@@ -71,10 +74,10 @@ class InferenceService:
         now = model.last_used = self._now()
         estimate_us = model.cost.estimate_us(rows)
         if estimate_us <= self._inline_us:
-            prediction = self._run(model, rows, pack, now, None)
+            prediction = self._run(model, rows, pack, now, None, self._now)
         else:
             prediction = await self._run_in_pool(model, rows, pack, estimate_us, remaining_seconds)
-        model.cost.observe(rows, prediction.run_us)
+        model.cost.observe(rows, prediction.cost_us)
         return prediction
 
     async def load(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:
@@ -103,8 +106,10 @@ class InferenceService:
         stop = model.runner.stop()
         queued = self._now()
         model.begin()
+        # In the pool a run also waits for the interpreter and for other threads; that is no reason
+        # to think it dear and keep it there, so only the thread's own time counts.
         return await self._workers.run(
-            lambda: self._run(model, rows, pack, queued, stop),
+            lambda: self._run(model, rows, pack, queued, stop, time.thread_time),
             estimate_us,
             remaining_seconds,
             stop,
@@ -112,9 +117,15 @@ class InferenceService:
         )
 
     def _run(
-        self, model: ReadyModel, rows: int, pack: Pack, queued: float, stop: ports.Stop | None
+        self,
+        model: ReadyModel,
+        rows: int,
+        pack: Pack,
+        queued: float,
+        stop: ports.Stop | None,
+        costed: Callable[[], float],
     ) -> Prediction:
-        started = self._now()
+        started, begun = self._now(), costed()
         manifest = model.manifest
         feeds = pack(manifest)
         if rows:
@@ -122,5 +133,8 @@ class InferenceService:
         else:
             # Not every operator knows what to do with no rows.
             outputs = packing.none(manifest.outputs)
+        cost = costed() - begun
         ended = self._now()
-        return Prediction(outputs, int((started - queued) * 1e6), int((ended - started) * 1e6))
+        return Prediction(
+            outputs, int((started - queued) * 1e6), int((ended - started) * 1e6), cost * 1e6
+        )
