@@ -60,7 +60,7 @@ class Suite(google.protobuf.message.Message):
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     version: builtins.str
-    """Hash of the rules and the binding; set by the service."""
+    """Hash of the rules and the binding, not of the description; set by the service."""
     feature_set: builtins.str
     """The router applies the suite's row rules to requests for this feature set; empty means the suite is for batches alone."""
     description: builtins.str
@@ -69,7 +69,7 @@ class Suite(google.protobuf.message.Message):
     """Set by the service, microseconds UTC."""
     @property
     def rules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Rule]:
-        """The rules."""
+        """The rules, 1 to 1,000. A suite has at most 1 MiB."""
 
     def __init__(
         self,
@@ -104,7 +104,9 @@ class Rule(google.protobuf.message.Message):
     ROW_COUNT_FIELD_NUMBER: builtins.int
     MEAN_RANGE_FIELD_NUMBER: builtins.int
     rule_id: builtins.str
-    """Unique within the suite; empty means made from kind and column."""
+    """Unique within the suite; empty means made from kind and column. Ids of row rules are also unique among the suites of a
+    feature set.
+    """
     severity: Global___Severity.ValueType
     """What a failure does."""
     mostly: builtins.float
@@ -430,7 +432,7 @@ class RuleResult(google.protobuf.message.Message):
     """Names the column, a value, and the rule, for people."""
     @property
     def failing_rows(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Indices of failing rows, rising; the first 1,000."""
+        """Indices of failing rows, rising; the first 1,000, or 500,000 shared by the rules of a suite of more than 500."""
 
     def __init__(
         self,

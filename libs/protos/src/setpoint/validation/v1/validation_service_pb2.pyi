@@ -220,7 +220,7 @@ class ValidateBatchRequest(google.protobuf.message.Message):
     """In the first message: where the table comes from, for people."""
     @property
     def rows(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """A piece of the table; all pieces have the same columns."""
+        """A piece of the table; all pieces have the same columns, in any order. May be absent in the first message."""
 
     def __init__(
         self,
@@ -419,7 +419,7 @@ class WatchRulesResponse(google.protobuf.message.Message):
     REVISION_FIELD_NUMBER: builtins.int
     SUITES_FIELD_NUMBER: builtins.int
     revision: builtins.int
-    """Grows with each change."""
+    """Grows with each change; another one than before means that the rules have changed."""
     @property
     def suites(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.validation.v1.suite_pb2.Suite]:
         """Every suite that is bound to a feature set, row rules alone."""

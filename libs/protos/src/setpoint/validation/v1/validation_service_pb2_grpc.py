@@ -91,14 +91,16 @@ class ValidationServiceServicer(object):
 
     def PutSuite(self, request, context):
         """Stores a suite; changed content becomes a new version and is pushed to the routers. INVALID_ARGUMENT names the rule and
-        the field. Callers: people, pipelines.
+        the field. ALREADY_EXISTS (NAME_TAKEN): another suite of the same feature set has a row rule with this rule_id.
+        FAILED_PRECONDITION (TOO_LARGE): the suites bound to feature sets would exceed 3 MiB together. Callers: people,
+        pipelines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSuite(self, request, context):
-        """Reads the latest version of a suite, or the one asked for. NOT_FOUND (SUITE_NOT_FOUND).
+        """Reads the latest version of a suite, or the one asked for, also of a deleted suite. NOT_FOUND (SUITE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,8 +122,10 @@ class ValidationServiceServicer(object):
 
     def ValidateBatch(self, request_iterator, context):
         """Judges one table by a suite and stores the run. The first message names the suite; every message carries a piece; rules
-        see the whole table. A table that breaks rules is an answer, not an error. Larger than 10 million rows:
-        INVALID_ARGUMENT (TOO_LARGE). Callers: pipelines, retraining.
+        see the whole table. A table that breaks rules is an answer, not an error. Larger than 10 million rows, or than the
+        service's memory for the columns that rules look at: INVALID_ARGUMENT (TOO_LARGE). Pieces with other columns than the
+        first one: INVALID_ARGUMENT, naming the column. NOT_FOUND (SUITE_NOT_FOUND). Too many tables at once:
+        RESOURCE_EXHAUSTED (OVERLOADED). The replay of a table may be cut into other pieces. Callers: pipelines, retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,7 +147,8 @@ class ValidationServiceServicer(object):
 
     def WatchRules(self, request, context):
         """Sends the row rules of every suite that is bound to a feature set: all of them at once as a snapshot, and a new snapshot
-        after each change. Stays open. Callers: router.
+        after each change, at least within a few seconds; a slow reader gets the newest and misses those between. Stays open,
+        also while the database is away, and ends with UNAVAILABLE when the server stops. Callers: router.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -235,11 +235,13 @@ class ValidationServiceStub(typing.Generic[_ValidationServicePutSuiteType, _Vali
 
     PutSuite: _ValidationServicePutSuiteType
     """Stores a suite; changed content becomes a new version and is pushed to the routers. INVALID_ARGUMENT names the rule and
-    the field. Callers: people, pipelines.
+    the field. ALREADY_EXISTS (NAME_TAKEN): another suite of the same feature set has a row rule with this rule_id.
+    FAILED_PRECONDITION (TOO_LARGE): the suites bound to feature sets would exceed 3 MiB together. Callers: people,
+    pipelines.
     """
 
     GetSuite: _ValidationServiceGetSuiteType
-    """Reads the latest version of a suite, or the one asked for. NOT_FOUND (SUITE_NOT_FOUND)."""
+    """Reads the latest version of a suite, or the one asked for, also of a deleted suite. NOT_FOUND (SUITE_NOT_FOUND)."""
 
     ListSuites: _ValidationServiceListSuitesType
     """Lists the latest versions of suites by name."""
@@ -249,8 +251,10 @@ class ValidationServiceStub(typing.Generic[_ValidationServicePutSuiteType, _Vali
 
     ValidateBatch: _ValidationServiceValidateBatchType
     """Judges one table by a suite and stores the run. The first message names the suite; every message carries a piece; rules
-    see the whole table. A table that breaks rules is an answer, not an error. Larger than 10 million rows:
-    INVALID_ARGUMENT (TOO_LARGE). Callers: pipelines, retraining.
+    see the whole table. A table that breaks rules is an answer, not an error. Larger than 10 million rows, or than the
+    service's memory for the columns that rules look at: INVALID_ARGUMENT (TOO_LARGE). Pieces with other columns than the
+    first one: INVALID_ARGUMENT, naming the column. NOT_FOUND (SUITE_NOT_FOUND). Too many tables at once:
+    RESOURCE_EXHAUSTED (OVERLOADED). The replay of a table may be cut into other pieces. Callers: pipelines, retraining.
     """
 
     GetValidationRun: _ValidationServiceGetValidationRunType
@@ -261,7 +265,8 @@ class ValidationServiceStub(typing.Generic[_ValidationServicePutSuiteType, _Vali
 
     WatchRules: _ValidationServiceWatchRulesType
     """Sends the row rules of every suite that is bound to a feature set: all of them at once as a snapshot, and a new snapshot
-    after each change. Stays open. Callers: router.
+    after each change, at least within a few seconds; a slow reader gets the newest and misses those between. Stays open,
+    also while the database is away, and ends with UNAVAILABLE when the server stops. Callers: router.
     """
 
 ValidationServiceAsyncStub: typing_extensions.TypeAlias = ValidationServiceStub[
@@ -314,7 +319,9 @@ class ValidationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.validation.v1.validation_service_pb2.PutSuiteResponse, collections.abc.Awaitable[setpoint.validation.v1.validation_service_pb2.PutSuiteResponse]]:
         """Stores a suite; changed content becomes a new version and is pushed to the routers. INVALID_ARGUMENT names the rule and
-        the field. Callers: people, pipelines.
+        the field. ALREADY_EXISTS (NAME_TAKEN): another suite of the same feature set has a row rule with this rule_id.
+        FAILED_PRECONDITION (TOO_LARGE): the suites bound to feature sets would exceed 3 MiB together. Callers: people,
+        pipelines.
         """
 
     @abc.abstractmethod
@@ -323,7 +330,7 @@ class ValidationServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.validation.v1.validation_service_pb2.GetSuiteRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.validation.v1.validation_service_pb2.GetSuiteResponse, collections.abc.Awaitable[setpoint.validation.v1.validation_service_pb2.GetSuiteResponse]]:
-        """Reads the latest version of a suite, or the one asked for. NOT_FOUND (SUITE_NOT_FOUND)."""
+        """Reads the latest version of a suite, or the one asked for, also of a deleted suite. NOT_FOUND (SUITE_NOT_FOUND)."""
 
     @abc.abstractmethod
     def ListSuites(
@@ -348,8 +355,10 @@ class ValidationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.validation.v1.validation_service_pb2.ValidateBatchResponse, collections.abc.Awaitable[setpoint.validation.v1.validation_service_pb2.ValidateBatchResponse]]:
         """Judges one table by a suite and stores the run. The first message names the suite; every message carries a piece; rules
-        see the whole table. A table that breaks rules is an answer, not an error. Larger than 10 million rows:
-        INVALID_ARGUMENT (TOO_LARGE). Callers: pipelines, retraining.
+        see the whole table. A table that breaks rules is an answer, not an error. Larger than 10 million rows, or than the
+        service's memory for the columns that rules look at: INVALID_ARGUMENT (TOO_LARGE). Pieces with other columns than the
+        first one: INVALID_ARGUMENT, naming the column. NOT_FOUND (SUITE_NOT_FOUND). Too many tables at once:
+        RESOURCE_EXHAUSTED (OVERLOADED). The replay of a table may be cut into other pieces. Callers: pipelines, retraining.
         """
 
     @abc.abstractmethod
@@ -375,7 +384,8 @@ class ValidationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[setpoint.validation.v1.validation_service_pb2.WatchRulesResponse], collections.abc.AsyncIterator[setpoint.validation.v1.validation_service_pb2.WatchRulesResponse]]:
         """Sends the row rules of every suite that is bound to a feature set: all of them at once as a snapshot, and a new snapshot
-        after each change. Stays open. Callers: router.
+        after each change, at least within a few seconds; a slow reader gets the newest and misses those between. Stays open,
+        also while the database is away, and ends with UNAVAILABLE when the server stops. Callers: router.
         """
 
 def add_ValidationServiceServicer_to_server(servicer: ValidationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
