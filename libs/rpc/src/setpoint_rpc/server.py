@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]  # no
 from prometheus_client import REGISTRY, CollectorRegistry
 
 import setpoint_telemetry
-from setpoint_rpc import handlers, health, metrics, probes, registration
+from setpoint_rpc import context, handlers, health, metrics, probes, registration
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import settings as runtime_settings
 
@@ -111,6 +111,7 @@ class Server:
         self._server = grpc.aio.server(options=_channel_arguments(self.options))
         self._server.add_generic_rpc_handlers((self._registry,))
         self._service_names: list[str] = []
+        setpoint_telemetry.add_trace_source(context.traceparent)
         self._add_health()
 
     @property

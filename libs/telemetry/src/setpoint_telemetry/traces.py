@@ -1,5 +1,6 @@
 """Spans: started in the usual way, or built afterwards from a record of what happened."""
 
+import ipaddress
 import itertools
 import os
 import threading
@@ -182,7 +183,12 @@ def _is_plaintext(target: str) -> bool:
     if "://" in target:
         return target.startswith("http://")
     host = urlsplit(f"//{target}").hostname or ""
-    return host == "localhost" or host == "::1" or host.startswith("127.")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _from_environment(variable: str, default: int) -> int:
