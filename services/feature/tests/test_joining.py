@@ -290,3 +290,46 @@ async def test_join_unknown_set(client: Client) -> None:
     error = await testing.error_of(client.historical("nothing", spine_columns([])))
 
     assert error.reason is errors.Reason.FEATURE_SET_NOT_FOUND
+
+
+@pytest.mark.parametrize("whole_rows", [0, 5, 1_000])
+async def test_join_one_view_by_two_keys(start: Start, whole_rows: int) -> None:
+    """One view joined as origin and as destination, beside another view, gives each its own."""
+    async with start(whole_view_rows=whole_rows) as running:
+        client = running.client
+        await client.entity("airport", airport=DataType.STRING)
+        await client.entity("global")
+        await client.view("weather", "airport", [("wind", DataType.INT64)])
+        await client.view("rates", "global", [("rate", DataType.INT64)])
+        references = [
+            testing.reference("weather", "wind", "to_wind", airport="dest"),
+            testing.reference("rates", "rate"),
+            testing.reference("weather", "wind", "from_wind", airport="origin"),
+        ]
+        await client.feature_set("trips", references)
+        winds: testing.Table = {
+            "airport": (DataType.STRING, ["JFK", "LAX"] * 3),
+            "event_time": (DataType.TIMESTAMP, [NOW - each for each in (9, 9, 6, 6, 3, 3)]),
+            "created_time": (DataType.TIMESTAMP, [NOW - each for each in (9, 9, 6, 2, 3, 3)]),
+            "wind": (DataType.INT64, [1, 2, 3, 4, 5, 6]),
+        }
+        await client.write("weather", Columns.from_dict(winds))
+        rates: testing.Table = {
+            "event_time": (DataType.TIMESTAMP, [NOW - 7, NOW - 4]),
+            "created_time": (DataType.TIMESTAMP, [NOW - 7, NOW - 4]),
+            "rate": (DataType.INT64, [10, 20]),
+        }
+        await client.write("rates", Columns.from_dict(rates))
+        spine: testing.Table = {
+            "origin": (DataType.STRING, ["JFK", "LAX", "JFK", "???"]),
+            "dest": (DataType.STRING, ["LAX", "JFK", "LAX", "JFK"]),
+            "event_time": (DataType.TIMESTAMP, [NOW - 8, NOW - 5, NOW, NOW - 20]),
+        }
+
+        (answer,) = await client.historical("trips", Columns.from_dict(spine))
+
+    assert answer.values == {
+        "to_wind": [2, 3, 6, None],
+        "rate": [None, 10, 20, None],
+        "from_wind": [1, 2, 5, None],
+    }

@@ -37,8 +37,9 @@ class FeatureSettings(service_settings.ServiceSettings):
     statement_seconds: float = Field(default=30.0, gt=0)
     """Longest time of one database statement of a batch write or a historical read."""
 
-    whole_view_rows: int = Field(default=1_000_000, ge=0)
-    """A historical join reads views of up to so many rows once per stream and keeps them in memory."""
+    whole_view_rows: int = Field(default=2_000_000, ge=0)
+    """A historical join keeps whole views of up to so many rows together in memory; larger ones are
+    read piece by piece. A row takes about 60 bytes and its values."""
 
     answer_bytes: int = Field(default=3_500_000, ge=1, le=4_000_000)
     """About how large one answer may be; messages end at 4 MiB."""

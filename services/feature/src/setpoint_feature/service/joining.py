@@ -1,7 +1,7 @@
 """Offline reads: the point-in-time join over a streamed spine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,29 +38,31 @@ class Ask:
 
 
 class _Source:
-    """The history of one group's view, for the pieces of one stream."""
+    """The history of one view, for the pieces of one stream."""
 
     def __init__(
         self,
         store: ports.HistoryStore,
-        group: plan.Group,
+        view: plan.CompiledView,
         upto: int,
+        *,
         arrival: bool,
-        whole_rows: int,
+        may_keep: bool,
     ) -> None:
         self._store = store
-        self._group = group
+        self._view = view
         self._upto = upto
-        self._rule = visibility.Rule.of(group.view.view, arrival=arrival)
-        self._may_keep = upto <= whole_rows
+        self._rule = visibility.Rule.of(view.view, arrival=arrival)
+        self._may_keep = may_keep
         self._read = 0
         self._numbers = history.KeyNumbers()
         self._past: history.Past | None = None
 
-    async def join(self, spine: Columns, times: visibility.Times) -> assemble.Winners:
-        """Returns what the history answers for each row of a piece."""
-        group = self._group
-        keys = await asyncio.to_thread(group.view.codec.encode, spine, group.key_columns, _FIELD)
+    async def join(
+        self, group: plan.Group, spine: Columns, times: visibility.Times
+    ) -> assemble.Winners:
+        """Returns what the history answers for each row of a piece, looked up by a group's key."""
+        keys = await asyncio.to_thread(self._view.codec.encode, spine, group.key_columns, _FIELD)
         if self._past is None and self._is_worth_keeping(spine.rows):
             self._past = await self._load()
         if self._past is not None:
@@ -80,7 +82,7 @@ class _Source:
         key_numbers = []
         for after in range(0, self._upto, PAGE_ROWS):
             page = await self._store.read_sequences(
-                self._group.view.number, after, min(after + PAGE_ROWS, self._upto)
+                self._view.number, after, min(after + PAGE_ROWS, self._upto)
             )
             parts.append(page.rows)
             key_numbers.append(await asyncio.to_thread(self._numbers.assign, page.keys))
@@ -105,7 +107,7 @@ class _Source:
             )
             for start in range(0, len(wanted), KEYS_AT_ONCE):
                 some = wanted[start : start + KEYS_AT_ONCE]
-                page = await self._store.read_window(self._group.view.number, some, window)
+                page = await self._store.read_window(self._view.number, some, window)
                 parts.append(page.rows)
                 key_numbers.append(page.keys + start)
                 self._read += len(page.rows)
@@ -115,13 +117,13 @@ class _Source:
         self, key_numbers: Sequence[visibility.Times], parts: Sequence[history.StoredRows]
     ) -> history.Past:
         joined = np.concatenate(key_numbers) if key_numbers else np.zeros(0, np.int64)
-        return history.Past(self._group.view, self._rule, joined, parts)
+        return history.Past(self._view, self._rule, joined, parts)
 
 
 class Join:
     """One stream's join: every piece sees the history as it was when the stream began."""
 
-    def __init__(self, ask: Ask, compiled: plan.Plan, sources: Sequence[_Source]) -> None:
+    def __init__(self, ask: Ask, compiled: plan.Plan, sources: Mapping[int, _Source]) -> None:
         """Prepares; made by `HistoricalReader`."""
         self._ask = ask
         self._compiled = compiled
@@ -131,11 +133,6 @@ class Join:
     def feature_set(self) -> definitions.FeatureSet:
         """The exact set that is read."""
         return self._compiled.feature_set
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one answered row, texts left out."""
-        return self._compiled.row_bytes
 
     async def piece(self, spine: Columns) -> assemble.Served:
         """Returns the features of one piece of the spine, row by row.
@@ -147,7 +144,10 @@ class Join:
             rule = f"must be at most {MAX_ROWS}"
             raise errors.invalid(f"{_FIELD}.rows", spine.rows, rule, errors.Reason.TOO_LARGE)
         times = spine_times(spine, self._ask.time_column, _FIELD)
-        winners = [await source.join(spine, times) for source in self._sources]
+        winners = [
+            await self._sources[group.view.number].join(group, spine, times)
+            for group in self._compiled.groups
+        ]
         return await asyncio.to_thread(assemble.serve, self._compiled, spine.rows, winners)
 
 
@@ -157,7 +157,7 @@ class HistoricalReader:
     def __init__(
         self, store: ports.HistoryStore, known: snapshot.Snapshot, whole_rows: int
     ) -> None:
-        """Prepares; a view of at most `whole_rows` rows is read once for a whole stream."""
+        """Prepares; a stream keeps views of at most `whole_rows` rows together in memory."""
         self._store = store
         self._known = known
         self._whole_rows = whole_rows
@@ -170,12 +170,18 @@ class HistoricalReader:
         """
         compiled = await self._known.find(lambda found: found.plan(ask.feature_set, ask.version))
         last = await self._store.last_sequences()
-        sources = [
-            _Source(
-                self._store, group, last.get(group.view.number, 0), ask.arrival, self._whole_rows
+        views = {group.view.number: group.view for group in compiled.groups}
+        kept = _affordable({number: last.get(number, 0) for number in views}, self._whole_rows)
+        sources = {
+            number: _Source(
+                self._store,
+                view,
+                last.get(number, 0),
+                arrival=ask.arrival,
+                may_keep=number in kept,
             )
-            for group in compiled.groups
-        ]
+            for number, view in views.items()
+        }
         return Join(ask, compiled, sources)
 
     async def scan(
@@ -205,6 +211,17 @@ class HistoricalReader:
                 return
             rows = page.rows
             cursor = int(rows.event_times[-1]), int(rows.created_times[-1]), int(rows.sequences[-1])
+
+
+def _affordable(rows: Mapping[int, int], budget: int) -> set[int]:
+    """Returns the views that may be kept in memory at the same time, small ones first."""
+    kept = set()
+    for number in sorted(rows, key=rows.__getitem__):
+        budget -= rows[number]
+        if budget < 0:
+            break
+        kept.add(number)
+    return kept
 
 
 def spine_times(table: Columns, name: str, field: str) -> visibility.Times:
