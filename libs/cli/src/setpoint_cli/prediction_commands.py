@@ -52,11 +52,10 @@ def predict(
         )
     for name, output in answer.outputs.items():
         console.print(f"{name} = [bold]{output}[/]")
-    console.print(
-        f"{answer.model} version {answer.version}, route revision {answer.route_revision}"
-    )
+    why = answer.assignment
+    console.print(f"{why.model} version {why.version}, route revision {why.route_revision}")
     for degradation in answer.degradations:
-        console.print(f"[yellow]degraded[/] {degradation}")
+        console.print(f"[yellow]degraded[/] {degradation.kind} {degradation.subject}")
     console.print(f"explain it with: setpoint explain {answer.prediction_id}", highlight=False)
 
 
