@@ -27,10 +27,15 @@ STREAM_SECONDS = 600.0
 """Time for a call with a stream in either direction when nothing else is said."""
 
 METHOD_SECONDS = {
+    # The serving path.
     "/setpoint.inference.v1.InferenceService/Predict": 0.5,
     "/setpoint.feature.v1.FeatureService/GetOnlineFeatures": 0.15,
+    # Work whose size the caller chooses, or that fetches an artifact first.
+    "/setpoint.feature.v1.FeatureService/WriteFeatures": 10.0,
+    "/setpoint.inference.v1.InferenceService/LoadModel": 30.0,
+    "/setpoint.router.v1.RouterService/PredictBatch": 10.0,
 }
-"""Times of the serving path, by method."""
+"""Times by method."""
 
 SERVICE_SECONDS = {"setpoint.monitoring.v1.IngestService": 5.0}
 """Times by service."""
