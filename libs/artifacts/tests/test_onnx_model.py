@@ -236,6 +236,12 @@ def test_inspect_many_nodes_quickly() -> None:
     assert time.monotonic() - started < 5
 
 
+def test_inspect_loops() -> None:
+    """A graph whose run may take any time is known as such."""
+    assert onnx_model.inspect(testing.counting()).has_loops
+    assert not onnx_model.inspect(LINEAR).has_loops
+
+
 def test_inspect_map_output() -> None:
     """An output that is no tensor is named as what it is, for the comparison with a manifest."""
     model = onnx.ModelProto.FromString(LINEAR)

@@ -328,13 +328,9 @@ async def test_load_ends_with_server(start: Callable[..., Any]) -> None:
 async def test_load_takes_too_long(start: Callable[..., Any]) -> None:
     """A load has an end, also one whose model would run for ever."""
     async with start(load_seconds=0.5) as inference:
-        inference.registry.add(
-            "loop",
-            1,
-            artifacts.slow(2**60),
-            [("X", DataType.FLOAT32, ("a",))],
-            [SCORE],
-        )
+        spec = [("X", DataType.FLOAT32, ("a",))]
+        profile = model_pb2.FeatureProfile(column="a", edges=[1e15])
+        inference.registry.add("loop", 1, artifacts.counting(), spec, [SCORE], [profile])
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await inference.load("loop", 1)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -365,12 +361,12 @@ async def test_unload_not_loaded(inference: Inference) -> None:
 async def test_unload_waits_for_calls(inference: Inference) -> None:
     """Running calls finish, and unloading waits for them."""
     spec = [("X", DataType.FLOAT32, ("a",))]
-    inference.registry.add("slow", 1, artifacts.slow(60_000), spec, [SCORE])
+    inference.registry.add("slow", 1, artifacts.counting(), spec, [SCORE])
     await inference.load("slow", 1)
-    call = asyncio.ensure_future(inference.predict("slow", 1, floats({"a": [3.0]})))
+    call = asyncio.ensure_future(inference.predict("slow", 1, floats({"a": [100_000.0]})))
     await asyncio.sleep(0.05)
     await inference.unload("slow", 1)
-    assert (await asyncio.wait_for(call, 0.1))["score"].to_list() == [3.0]
+    assert (await asyncio.wait_for(call, 0.1))["score"].to_list() == [100_000.0]
     assert await inference.listed() == []
 
 

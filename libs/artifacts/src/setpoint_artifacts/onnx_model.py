@@ -23,6 +23,8 @@ KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _FILE_OPERATORS: Final = frozenset({"EPContext"})
 """Operators that read files of their own; no served model needs them."""
 
+_LOOPS: Final = frozenset({"Loop", "Scan"})
+
 _MAX_NAME_LENGTH: Final = 256
 _SHOWN_ERROR_LENGTH: Final = 300
 
@@ -127,6 +129,9 @@ def _signature(model: onnx.ModelProto) -> Signature:
     return Signature(
         tuple(_tensor(each) for each in graph.input if each.name not in given),
         tuple(_tensor(each) for each in graph.output),
+        has_loops=any(
+            isinstance(each, onnx.NodeProto) and each.op_type in _LOOPS for each in _messages(model)
+        ),
     )
 
 

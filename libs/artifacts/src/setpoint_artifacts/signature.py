@@ -41,6 +41,8 @@ class Signature:
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    has_loops: bool = False
+    """How long a run takes may depend on the values that go in, without any bound."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -49,7 +51,11 @@ class Signature:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return what `to_json` was called on."""
-        return cls(_tensors(content["inputs"]), _tensors(content["outputs"]))
+        return cls(
+            _tensors(content["inputs"]),
+            _tensors(content["outputs"]),
+            has_loops=content.get("has_loops", False),
+        )
 
 
 def _tensors(listed: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:

@@ -47,8 +47,8 @@ def identity(element: int, name: str = "X", width: int | None = 1) -> bytes:
     return serialised(graph)
 
 
-def slow(loops: int, width: int = 1) -> bytes:
-    """Return a model `score = X`, computed in a loop that takes time in proportion to `loops`."""
+def counting() -> bytes:
+    """Return a model `score = X` [rows, 1] that counts to the largest X first, a few µs each."""
     body = helper.make_graph(
         [
             helper.make_node("Sin", ["carried_in"], ["sine"]),
@@ -60,20 +60,23 @@ def slow(loops: int, width: int = 1) -> bytes:
         [
             helper.make_tensor_value_info("iteration", TensorProto.INT64, []),
             helper.make_tensor_value_info("condition_in", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("carried_in", TensorProto.FLOAT, [None, width]),
+            helper.make_tensor_value_info("carried_in", TensorProto.FLOAT, [None, 1]),
         ],
         [
             helper.make_tensor_value_info("condition_out", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("carried_out", TensorProto.FLOAT, [None, width]),
+            helper.make_tensor_value_info("carried_out", TensorProto.FLOAT, [None, 1]),
         ],
     )
     graph = helper.make_graph(
-        [helper.make_node("Loop", ["loops", "condition", "X"], ["score"], body=body)],
-        "slow",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, width])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, width])],
         [
-            onnx.numpy_helper.from_array(np.array(loops, np.int64), "loops"),
+            helper.make_node("ReduceMax", ["X"], ["largest"], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["turns"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["turns", "condition", "X"], ["score"], body=body),
+        ],
+        "counting",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 1])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
+        [
             onnx.numpy_helper.from_array(np.array(True), "condition"),
             onnx.numpy_helper.from_array(np.array(0, np.float32), "zero"),
         ],

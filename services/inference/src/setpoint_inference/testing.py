@@ -175,3 +175,8 @@ class Inference:
         """Call ListLoadedModels."""
         answer = await self.stub.ListLoadedModels(pb.ListLoadedModelsRequest())
         return list(answer.models)
+
+
+def stub_of(opened: grpc.aio.Channel) -> "inference_service_pb2_grpc.InferenceServiceAsyncStub":
+    """Return the stub of a channel."""
+    return inference_service_pb2_grpc.InferenceServiceStub(opened)

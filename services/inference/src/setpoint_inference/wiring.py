@@ -8,6 +8,7 @@ from setpoint_inference import config, servicer
 from setpoint_inference.adapters import (
     artifact_cache,
     inspection,
+    metrics,
     onnx_engine,
     registry_versions,
     thread_pool,
@@ -54,4 +55,5 @@ async def build(
             servicer.InferenceServicer(inference),
             SERVICE,
         )
+        server.metrics_registry.register(metrics.InferenceMetrics(table, workers.taken))
         yield

@@ -39,6 +39,10 @@ class ThreadPool:
         self._runners = concurrent.futures.ThreadPoolExecutor(self._threads, "predict")
         self._loader = concurrent.futures.ThreadPoolExecutor(1, "load", _be_nice)
 
+    def taken(self) -> int:
+        """Return how many jobs run or wait."""
+        return self._taken
+
     async def run(
         self,
         job: Callable[[], T],

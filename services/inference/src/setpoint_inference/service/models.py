@@ -22,14 +22,31 @@ may have been a damaged file."""
 
 
 @dataclass(eq=False, slots=True)
+class Counts:
+    """What a version has answered."""
+
+    on_loop: int = 0
+    in_pool: int = 0
+    rows: int = 0
+    run_us: int = 0
+
+    def calls(self) -> tuple[int, int]:
+        """Return the calls that ran on the event loop, and in the pool."""
+        return self.on_loop, self.in_pool
+
+
+@dataclass(eq=False, slots=True)
 class ReadyModel:
     """A version that answers."""
 
     manifest: Manifest
     runner: ports.Runner
     cost: cost.Cost
+    has_loops: bool
+    """How long a run takes depends on what goes in, so no estimate holds."""
     ready_time: int
     last_used: float
+    counts: Counts = field(default_factory=Counts)
     _running: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -210,7 +227,7 @@ class Models:
         except refusal.RefusedError as error:
             raise version.refused(attempt.key, error.reason, error.message) from error
         now_us, now = self._clock.now_us(), self._clock.monotonic()
-        return ReadyModel(manifest, runner, measured, now_us, now)
+        return ReadyModel(manifest, runner, measured, found.has_loops, now_us, now)
 
     def _check(self, manifest: Manifest) -> None:
         if manifest.is_rejected:

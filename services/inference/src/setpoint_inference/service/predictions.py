@@ -52,8 +52,9 @@ class InferenceService:
     ) -> Prediction:
         """Run a version on rows.
 
-        A call that costs less than handing it to a thread runs right here, so the loop never
-        waits longer than `inline_us`; every other call runs in the pool, its packing included.
+        A call that costs less than handing it to a thread runs right here, so the event loop
+        waits about `inline_us` at most; every other call runs in the pool, its packing included.
+        A model with loops always does, since its rows may hold how long it runs.
 
         Args:
             key: The version.
@@ -73,11 +74,15 @@ class InferenceService:
                 remaining_seconds -= self._now() - started
         now = model.last_used = self._now()
         estimate_us = model.cost.estimate_us(rows)
-        if estimate_us <= self._inline_us:
+        if estimate_us <= self._inline_us and not model.has_loops:
             prediction = self._run(model, rows, pack, now, None, self._now)
+            model.counts.on_loop += 1
         else:
             prediction = await self._run_in_pool(model, rows, pack, estimate_us, remaining_seconds)
+            model.counts.in_pool += 1
         model.cost.observe(rows, prediction.cost_us)
+        model.counts.rows += rows
+        model.counts.run_us += prediction.run_us
         return prediction
 
     async def load(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:

@@ -89,7 +89,7 @@ class PredictResponse(google.protobuf.message.Message):
     queue_microseconds: builtins.int
     """Time in the queue before the run, microseconds."""
     run_microseconds: builtins.int
-    """Time of the run, microseconds."""
+    """Time of the run, packing the columns into tensors and back included, microseconds."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version that ran."""

@@ -64,27 +64,32 @@ class InferenceServiceServicer(object):
     """
 
     def Predict(self, request, context):
-        """Runs a version on a batch. Inputs are matched to the manifest's columns by name; integers are accepted where they fit a
-        float, a null only in float inputs (as NaN). A version that is not loaded is loaded first if the deadline allows.
-        INVALID_ARGUMENT (MISSING_FIELD, WRONG_TYPE, NULL_REFUSED) names the column; NOT_FOUND (MODEL_VERSION_NOT_FOUND);
-        FAILED_PRECONDITION (DIGEST_MISMATCH, INVALID_ARTIFACT, SIGNATURE_MISMATCH, EXECUTABLE_ARTIFACT); UNAVAILABLE
-        (MODEL_NOT_READY); RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo; INTERNAL (INFERENCE_FAILED). Safe to repeat.
-        Callers: router, retraining, clients.
+        """Runs a version on a batch. Inputs are matched to the manifest's columns by name. Float inputs take floats, integers that
+        the float type has exactly, flags as 0 and 1, and nulls as NaN; other inputs take their own type without nulls, integers
+        of either width where they fit, and timestamps as INT64 too. No rows are answered with no rows. A version that is not
+        loaded is loaded first if the deadline allows; the load goes on when it does not.
+        INVALID_ARGUMENT (MISSING_FIELD, WRONG_TYPE, NULL_REFUSED, MALFORMED_COLUMNS) names the column; NOT_FOUND
+        (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND); FAILED_PRECONDITION (DIGEST_MISMATCH, INVALID_ARTIFACT, SIGNATURE_MISMATCH,
+        EXECUTABLE_ARTIFACT, ARTIFACT_NOT_FOUND, TOO_LARGE, NOT_APPROVED for a rejected version; whether a pending one may serve
+        is the router's to know); UNAVAILABLE (MODEL_NOT_READY) with RetryInfo; RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo;
+        DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) at once for a batch that takes longer than the time left; INTERNAL
+        (INFERENCE_FAILED). Safe to repeat. Callers: router, retraining, clients.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads and verifies a version before traffic moves to it. Loading a loaded version changes nothing. Errors as Predict.
-        Callers: router, people.
+        """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
+        failed is tried again now. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Drops a version from memory; running calls finish. NOT_FOUND (MODEL_VERSION_NOT_FOUND) when it is not loaded.
+        """Drops a version from memory; running calls finish, and the answer comes after them. A later Predict loads it again.
+        NOT_FOUND (MODEL_VERSION_NOT_FOUND) when it is not loaded.
         Callers: router, people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -135,21 +135,26 @@ class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _Inferen
     ], channel: grpc.aio.Channel) -> None: ...
 
     Predict: _InferenceServicePredictType
-    """Runs a version on a batch. Inputs are matched to the manifest's columns by name; integers are accepted where they fit a
-    float, a null only in float inputs (as NaN). A version that is not loaded is loaded first if the deadline allows.
-    INVALID_ARGUMENT (MISSING_FIELD, WRONG_TYPE, NULL_REFUSED) names the column; NOT_FOUND (MODEL_VERSION_NOT_FOUND);
-    FAILED_PRECONDITION (DIGEST_MISMATCH, INVALID_ARTIFACT, SIGNATURE_MISMATCH, EXECUTABLE_ARTIFACT); UNAVAILABLE
-    (MODEL_NOT_READY); RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo; INTERNAL (INFERENCE_FAILED). Safe to repeat.
-    Callers: router, retraining, clients.
+    """Runs a version on a batch. Inputs are matched to the manifest's columns by name. Float inputs take floats, integers that
+    the float type has exactly, flags as 0 and 1, and nulls as NaN; other inputs take their own type without nulls, integers
+    of either width where they fit, and timestamps as INT64 too. No rows are answered with no rows. A version that is not
+    loaded is loaded first if the deadline allows; the load goes on when it does not.
+    INVALID_ARGUMENT (MISSING_FIELD, WRONG_TYPE, NULL_REFUSED, MALFORMED_COLUMNS) names the column; NOT_FOUND
+    (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND); FAILED_PRECONDITION (DIGEST_MISMATCH, INVALID_ARTIFACT, SIGNATURE_MISMATCH,
+    EXECUTABLE_ARTIFACT, ARTIFACT_NOT_FOUND, TOO_LARGE, NOT_APPROVED for a rejected version; whether a pending one may serve
+    is the router's to know); UNAVAILABLE (MODEL_NOT_READY) with RetryInfo; RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo;
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) at once for a batch that takes longer than the time left; INTERNAL
+    (INFERENCE_FAILED). Safe to repeat. Callers: router, retraining, clients.
     """
 
     LoadModel: _InferenceServiceLoadModelType
-    """Loads and verifies a version before traffic moves to it. Loading a loaded version changes nothing. Errors as Predict.
-    Callers: router, people.
+    """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
+    failed is tried again now. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
     """
 
     UnloadModel: _InferenceServiceUnloadModelType
-    """Drops a version from memory; running calls finish. NOT_FOUND (MODEL_VERSION_NOT_FOUND) when it is not loaded.
+    """Drops a version from memory; running calls finish, and the answer comes after them. A later Predict loads it again.
+    NOT_FOUND (MODEL_VERSION_NOT_FOUND) when it is not loaded.
     Callers: router, people.
     """
 
@@ -186,12 +191,16 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.inference.v1.inference_service_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.inference.v1.inference_service_pb2.PredictResponse, collections.abc.Awaitable[setpoint.inference.v1.inference_service_pb2.PredictResponse]]:
-        """Runs a version on a batch. Inputs are matched to the manifest's columns by name; integers are accepted where they fit a
-        float, a null only in float inputs (as NaN). A version that is not loaded is loaded first if the deadline allows.
-        INVALID_ARGUMENT (MISSING_FIELD, WRONG_TYPE, NULL_REFUSED) names the column; NOT_FOUND (MODEL_VERSION_NOT_FOUND);
-        FAILED_PRECONDITION (DIGEST_MISMATCH, INVALID_ARTIFACT, SIGNATURE_MISMATCH, EXECUTABLE_ARTIFACT); UNAVAILABLE
-        (MODEL_NOT_READY); RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo; INTERNAL (INFERENCE_FAILED). Safe to repeat.
-        Callers: router, retraining, clients.
+        """Runs a version on a batch. Inputs are matched to the manifest's columns by name. Float inputs take floats, integers that
+        the float type has exactly, flags as 0 and 1, and nulls as NaN; other inputs take their own type without nulls, integers
+        of either width where they fit, and timestamps as INT64 too. No rows are answered with no rows. A version that is not
+        loaded is loaded first if the deadline allows; the load goes on when it does not.
+        INVALID_ARGUMENT (MISSING_FIELD, WRONG_TYPE, NULL_REFUSED, MALFORMED_COLUMNS) names the column; NOT_FOUND
+        (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND); FAILED_PRECONDITION (DIGEST_MISMATCH, INVALID_ARTIFACT, SIGNATURE_MISMATCH,
+        EXECUTABLE_ARTIFACT, ARTIFACT_NOT_FOUND, TOO_LARGE, NOT_APPROVED for a rejected version; whether a pending one may serve
+        is the router's to know); UNAVAILABLE (MODEL_NOT_READY) with RetryInfo; RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo;
+        DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) at once for a batch that takes longer than the time left; INTERNAL
+        (INFERENCE_FAILED). Safe to repeat. Callers: router, retraining, clients.
         """
 
     @abc.abstractmethod
@@ -200,8 +209,8 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.inference.v1.inference_service_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.inference.v1.inference_service_pb2.LoadModelResponse, collections.abc.Awaitable[setpoint.inference.v1.inference_service_pb2.LoadModelResponse]]:
-        """Loads and verifies a version before traffic moves to it. Loading a loaded version changes nothing. Errors as Predict.
-        Callers: router, people.
+        """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
+        failed is tried again now. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
         """
 
     @abc.abstractmethod
@@ -210,7 +219,8 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.inference.v1.inference_service_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.inference.v1.inference_service_pb2.UnloadModelResponse, collections.abc.Awaitable[setpoint.inference.v1.inference_service_pb2.UnloadModelResponse]]:
-        """Drops a version from memory; running calls finish. NOT_FOUND (MODEL_VERSION_NOT_FOUND) when it is not loaded.
+        """Drops a version from memory; running calls finish, and the answer comes after them. A later Predict loads it again.
+        NOT_FOUND (MODEL_VERSION_NOT_FOUND) when it is not loaded.
         Callers: router, people.
         """
 

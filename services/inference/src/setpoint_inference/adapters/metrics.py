@@ -1,0 +1,63 @@
+"""Metrics of versions and the pool, read when they are scraped."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from setpoint_inference.service.models import Models, ReadyModel
+
+_LABELS = ("model", "version")
+_PLACES = ("loop", "pool")
+
+
+class InferenceMetrics(Collector):
+    """What the loaded versions have counted; a version that drops out takes its counts along."""
+
+    def __init__(self, models: Models, taken: Callable[[], int]) -> None:
+        """Read from the table of versions, and from the pool how many places are taken."""
+        self._models = models
+        self._taken = taken
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they stand."""
+        calls = CounterMetricFamily(
+            "setpoint_inference_calls",
+            "Calls that ran, on the event loop or in the pool.",
+            labels=(*_LABELS, "place"),
+        )
+        rows = CounterMetricFamily("setpoint_inference_rows", "Rows answered.", labels=_LABELS)
+        seconds = CounterMetricFamily(
+            "setpoint_inference_run_seconds", "Time of all runs, packing included.", labels=_LABELS
+        )
+        states = dict.fromkeys(("loading", "ready", "failed"), 0)
+        loaded_bytes = 0
+        for key, model in self._models.all():
+            if not isinstance(model, ReadyModel):
+                states["loading" if model.error is None else "failed"] += 1
+                continue
+            states["ready"] += 1
+            loaded_bytes += model.manifest.size
+            labels = (key.model, str(key.version))
+            for place, count in zip(_PLACES, model.counts.calls(), strict=True):
+                calls.add_metric((*labels, place), count)
+            rows.add_metric(labels, model.counts.rows)
+            seconds.add_metric(labels, model.counts.run_us / 1e6)
+        yield from (calls, rows, seconds)
+        versions = GaugeMetricFamily(
+            "setpoint_inference_versions", "Versions here, by state.", labels=("state",)
+        )
+        for state, count in states.items():
+            versions.add_metric((state,), count)
+        yield versions
+        yield GaugeMetricFamily(
+            "setpoint_inference_loaded_bytes",
+            "Size of the artifacts of ready versions.",
+            value=loaded_bytes,
+        )
+        yield GaugeMetricFamily(
+            "setpoint_inference_pool_taken",
+            "Calls that run or wait in the pool.",
+            value=self._taken(),
+        )
