@@ -24,6 +24,12 @@ def weights_of(cuts: list[int]) -> dict[int, int]:
     return {at + 1: high - low for at, (low, high) in enumerate(itertools.pairwise(edges))}
 
 
+def counts(table: assignment.SlotTable) -> dict[int, int]:
+    """Returns how many slots each version has."""
+    versions, found = np.unique(table, return_counts=True)
+    return dict(zip(versions.tolist(), found.tolist(), strict=True))
+
+
 WEIGHTS = strategies.lists(strategies.integers(0, assignment.SLOTS), max_size=6).map(weights_of)
 
 
@@ -49,11 +55,9 @@ def test_rebalance_moves_minimum(steps: list[dict[int, int]]) -> None:
     """Shows that shares are exact and no slot moves without need, over any history of weights."""
     table = assignment.empty_table()
     for revision, weights in enumerate(steps):
-        before = dict(
-            zip(*map(np.ndarray.tolist, np.unique(table, return_counts=True)), strict=True)
-        )
+        before = counts(table)
         after, moved = assignment.rebalance(table, weights, f"s{revision}")
-        held = dict(zip(*map(np.ndarray.tolist, np.unique(after, return_counts=True)), strict=True))
+        held = counts(after)
         assert held == {version: share for version, share in weights.items() if share}
         surplus = sum(max(0, count - weights.get(version, 0)) for version, count in before.items())
         assert moved == surplus == int((after != table).sum())

@@ -115,7 +115,7 @@ def without(values: dict[str, Value], name: str) -> dict[str, Value]:
 
 NULL = Value(null_value=value_pb2.NULL_VALUE_UNSPECIFIED)
 TEXT = Value(string_value="x")
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "missing input": ({"inputs": without(GIVEN, "hour")}, "MISSING_FIELD", 'inputs["hour"]'),
     "no input at all": ({"inputs": {}}, "MISSING_FIELD", 'inputs["share"]'),
     "value without kind": (
@@ -218,7 +218,7 @@ async def test_predict_message_too_large(router: Any) -> None:
     huge = {"origin": Value(string_value="x" * 5_000_000)}
     to_router = grpc.aio.insecure_channel(router.server.address)
     async with to_router:
-        call = to_router.unary_unary("/setpoint.router.v1.RouterService/Predict")
+        call: Any = to_router.unary_unary("/setpoint.router.v1.RouterService/Predict")
         request = router_service_pb2.PredictRequest(route="flights", inputs=huge)
         code, _ = await refusal(call(request.SerializeToString(), timeout=5))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -247,6 +247,7 @@ async def test_predict_poisoned_row_fails_alone(router: Any) -> None:
         return await router.predict(inputs=GIVEN | {"hour": Value(int_value=hour)})
 
     answers = await asyncio.gather(*map(ask, hours), return_exceptions=True)
+    answer: Any
     for hour, answer in zip(hours, answers, strict=True):
         if hour == 13:
             assert isinstance(answer, grpc.aio.AioRpcError)
@@ -284,7 +285,7 @@ async def test_predict_storm_of_cancels(router: Any) -> None:
     victims = set(chance.sample(range(300), 100))
     for number in victims:
         asyncio.get_running_loop().call_later(chance.random() * 0.4, tasks[number].cancel)
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    answers: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
     for number, answer in enumerate(answers):
         if isinstance(answer, asyncio.CancelledError):
             assert number in victims

@@ -112,7 +112,7 @@ async def test_update_together_makes_revisions(router: Any) -> None:
     assert sorted(each.route.revision for each in answers) == list(range(2, 10))
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[int, int], dict[str, Any], str, str]] = {
     "unknown version": ({1: 1, 10: 9_999}, {}, "MODEL_VERSION_NOT_FOUND", "NOT_FOUND"),
     "pending version": ({3: 10_000}, {}, "NOT_APPROVED", "FAILED_PRECONDITION"),
     "weights": ({1: 9_999}, {}, "INVALID_WEIGHTS", "INVALID_ARGUMENT"),
@@ -257,6 +257,7 @@ async def test_replica_follows(start_router: Any, serve: Any, router: Any, tmp_p
         other = router_service_pb2_grpc.RouterServiceStub(to_other)
         await router.stub.UpdateRoute(request({1: 5_000, 2: 5_000}))
         ask = router_service_pb2.PredictRequest(route="flights", inputs=GIVEN, assignment_key="x")
+        answer: Any = None
         for _ in range(200):
             answer = await other.Predict(ask, timeout=5)
             if answer.assignment.route_revision == 2:

@@ -70,3 +70,6 @@ class RouterSettings(settings.ServiceSettings):
 
     flush_seconds: float = Field(default=2.0, ge=0)
     """How long records are still shipped when the router stops; the rest stays in the spool."""
+
+    spans_with_values: bool = True
+    """Show the inputs that are not sensitive in spans; without them spans cost less."""

@@ -18,6 +18,7 @@ from setpoint_router import config, ports, servicer
 from setpoint_router.adapters import metrics, peers, rules, traces
 from setpoint_router.adapters.spool import folder, shipper, writer
 from setpoint_router.convert import records, requests
+from setpoint_router.domain.route import SpoolFullPolicy
 from setpoint_router.service import batch_predictor, predictor, route_service, stages
 from setpoint_router.service.book import RouteBook
 from setpoint_router.service.coalescer import Bounds
@@ -28,6 +29,8 @@ from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids, tasks
 
 SERVICE = "setpoint.router.v1.RouterService"
+READINESS_SECONDS = 0.5
+_ROOM = {True: "has room again", False: "is full"}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -37,70 +40,92 @@ async def build(
 ) -> AsyncIterator[None]:
     """Open spool, channels and store, bring the routes into force, and register the servicer."""
     async with contextlib.AsyncExitStack() as stack:
-        owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
+        # What is opened first is closed last: calls in flight end, background tasks end, what they
+        # left is shipped, and only then do channels and spool go.
         counted = metrics.Metrics(server.metrics_registry)
         spool_folder = folder.Folder(Path(settings.spool_directory))
         spool = await _open_spool(settings, spool_folder, counted, stack)
-        to = _Channels(stack)
-        _start_shipping(settings, spool_folder, spool, counted, owner, to, stack)
-        rule_book = _watch_rules(settings, spool_folder, owner, to)
-        features = peers.FeatureClient(to(settings.feature_address))
-        inference = peers.InferenceClient(to(settings.inference_address))
+        to = _Channels(settings, stack)
+        ships = _shipper(settings, spool_folder, spool, counted, to, stack)
         engine = engines.create_engine(
             settings.database_url, application_name="setpoint-router", schema=tables.SCHEMA
         )
         stack.push_async_callback(engine.dispose)
-        store = sql_store.SqlStore(engine)
-        book = RouteBook()
-        recorder = records.WorkRecorder(_producer())
-        codec = requests.RequestCodec()
-        spans = traces.SpanBuilder()
-        way = stages.Stages(
-            features=features,
-            inference=inference,
-            checks=rule_book,
-            codec=codec,
-            recorder=recorder,
-            spool=spool,
-            observer=metrics.Both(counted, spans),
-            clock=clock,
-            limits=stages.Limits(settings.features_seconds, settings.inference_seconds),
-        )
-        predictions = predictor.Predictor(
-            routes=book.serving,
-            stages=way,
-            codec=codec,
-            observer=counted,
-            clock=clock,
-            bounds=Bounds(settings.calls_at_once, settings.batch_rows, settings.queued_rows),
-            maximum_waiting=settings.waiting_predictions,
-        )
-        book.on_change(lambda: predictions.purge(book.serving_routes()))
-        stack.push_async_callback(predictions.drain)
-        batches = batch_predictor.BatchPredictor(
-            routes=book.serving,
-            stages=way,
-            recorder=recorder,
-            clock=clock,
-            calls_at_once=settings.calls_at_once,
-        )
-        kept_routes = route_service.RouteService(
-            store=store,
-            registry=peers.RegistryClient(to(settings.registry_address)),
-            definitions=features,
-            inference=inference,
-            book=book,
-            clock=clock,
-        )
+        owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
+        _ = owner.start("shipper", ships.run())
+        spans = traces.SpanBuilder(with_values=settings.spans_with_values)
         _ = owner.start("spans", spans.run())
+        rule_book = _watch_rules(settings, spool_folder, owner, to)
+        book = RouteBook()
+        store = sql_store.SqlStore(engine)
+        handlers = _servicer(
+            settings, book, store, to, rule_book, spool, counted, spans, clock, stack
+        )
         await _load_routes(settings, spool_folder, book, store, owner)
         server.add(
             router_service_pb2_grpc.add_RouterServiceServicer_to_server,
-            servicer.RouterServicer(predictions, batches, kept_routes),
+            handlers,
             SERVICE,
             untraced_methods=frozenset({"Predict", "PredictBatch"}),
         )
+        _ = owner.start("readiness", _follow_spool(server, spool, book))
         yield
+
+
+def _servicer(
+    settings: config.RouterSettings,
+    book: RouteBook,
+    store: ports.RouteStore,
+    to: "_Channels",
+    rule_book: rules.RuleBook,
+    spool: writer.Writer,
+    counted: metrics.Metrics,
+    spans: traces.SpanBuilder,
+    clock: clocks.Clock,
+    stack: contextlib.AsyncExitStack,
+) -> servicer.RouterServicer:
+    """Put the core together."""
+    features = peers.FeatureClient(to.feature)
+    inference = peers.InferenceClient(to.inference)
+    recorder, codec = records.WorkRecorder(_producer()), requests.RequestCodec()
+    way = stages.Stages(
+        features=features,
+        inference=inference,
+        checks=rule_book,
+        codec=codec,
+        recorder=recorder,
+        spool=spool,
+        observer=metrics.Both(counted, spans),
+        clock=clock,
+        limits=stages.Limits(settings.features_seconds, settings.inference_seconds),
+    )
+    predictions = predictor.Predictor(
+        routes=book.serving,
+        stages=way,
+        codec=codec,
+        observer=counted,
+        clock=clock,
+        bounds=Bounds(settings.calls_at_once, settings.batch_rows, settings.queued_rows),
+        maximum_waiting=settings.waiting_predictions,
+    )
+    stack.push_async_callback(predictions.drain)
+    book.on_change(lambda: predictions.purge(book.serving_routes()))
+    batches = batch_predictor.BatchPredictor(
+        routes=book.serving,
+        stages=way,
+        recorder=recorder,
+        clock=clock,
+        calls_at_once=settings.calls_at_once,
+    )
+    kept_routes = route_service.RouteService(
+        store=store,
+        registry=peers.RegistryClient(to.registry),
+        definitions=features,
+        inference=inference,
+        book=book,
+        clock=clock,
+    )
+    return servicer.RouterServicer(predictions, batches, kept_routes)
 
 
 def _producer() -> str:
@@ -109,12 +134,19 @@ def _producer() -> str:
 
 
 class _Channels:
-    """Makes channels that are closed at the end."""
+    """The channels to the other services, closed at the end."""
 
-    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, settings: config.RouterSettings, stack: contextlib.AsyncExitStack) -> None:
         self._stack = stack
+        self.feature = self._open(settings.feature_address)
+        self.inference = self._open(settings.inference_address)
+        self.monitoring = self._open(settings.monitoring_address)
+        self.registry = self._open(settings.registry_address)
+        self.validation = None
+        if settings.validation_address:
+            self.validation = self._open(settings.validation_address)
 
-    def __call__(self, address: str) -> grpc.aio.Channel:
+    def _open(self, address: str) -> grpc.aio.Channel:
         made = channel.connect(address, client="router")
         self._stack.push_async_callback(made.close)
         return made
@@ -138,28 +170,24 @@ async def _open_spool(
     return spool
 
 
-def _start_shipping(
+def _shipper(
     settings: config.RouterSettings,
     spool_folder: folder.Folder,
     spool: writer.Writer,
     counted: metrics.Metrics,
-    owner: tasks.TaskOwner,
     to: _Channels,
     stack: contextlib.AsyncExitStack,
-) -> None:
-    sink = peers.MonitoringClient(to(settings.monitoring_address))
+) -> shipper.Shipper:
     ships = shipper.Shipper(
-        spool_folder, spool, sink.send, counted, interval_seconds=settings.ship_interval_seconds
+        spool_folder,
+        spool,
+        peers.MonitoringClient(to.monitoring).send,
+        counted,
+        interval_seconds=settings.ship_interval_seconds,
     )
-    task = owner.start("shipper", ships.run())
-
-    async def flush() -> None:
-        """Ship what the last calls left; what monitoring does not take stays on disk."""
-        task.cancel()
-        await asyncio.wait([task])
-        await ships.flush(settings.flush_seconds)
-
-    stack.push_async_callback(flush)
+    # What the last calls left; what monitoring does not take in time stays on disk.
+    stack.push_async_callback(ships.flush, settings.flush_seconds)
+    return ships
 
 
 def _watch_rules(
@@ -168,12 +196,26 @@ def _watch_rules(
     owner: tasks.TaskOwner,
     to: _Channels,
 ) -> rules.RuleBook:
-    if not settings.validation_address:
+    if to.validation is None:
         return rules.RuleBook(is_wanted=False)
     book = rules.RuleBook(is_wanted=True, path=spool_folder.path / "rules.snapshot")
-    watch = rules.RuleWatch(to(settings.validation_address), book)
-    _ = owner.start("rules", watch.run())
+    _ = owner.start("rules", rules.RuleWatch(to.validation, book).run())
     return book
+
+
+async def _follow_spool(server: servers.Server, spool: writer.Writer, book: RouteBook) -> None:
+    """Give work away while no record can be kept and every route wants one."""
+    was_ready = True
+    while True:
+        await asyncio.sleep(READINESS_SECONDS)
+        is_ready = not spool.is_full or any(
+            each.content.spool_full_policy is SpoolFullPolicy.ANSWER_UNRECORDED
+            for each in book.all()
+        )
+        if is_ready != was_ready and not server.draining.is_set():
+            _LOGGER.warning("ready: %s, since the spool %s", is_ready, _ROOM[is_ready])
+            await server.set_ready(is_ready)
+            was_ready = is_ready
 
 
 async def _load_routes(

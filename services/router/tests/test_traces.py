@@ -1,0 +1,166 @@
+"""Spans of predictions, as an OTLP receiver gets them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc.aio
+import pytest
+import pytest_asyncio
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+import setpoint_telemetry
+from setpoint.common.v1 import value_pb2
+from setpoint_telemetry import traces as telemetry_traces
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+GIVEN = {
+    "share": value_pb2.Value(double_value=0.5),
+    "delay": value_pb2.Value(double_value=2.0),
+    "hour": value_pb2.Value(int_value=8),
+    "origin": value_pb2.Value(string_value="JFK"),
+}
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes spans over OTLP."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+
+    async def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: Any
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        """Keep spans."""
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    async def of_trace(self, trace_id: str, enough: Callable[[list[Any]], bool]) -> list[Any]:
+        """Returns the spans of a trace once there are enough."""
+        found: list[Any] = []
+        for _ in range(500):
+            found = [each for each in self.spans if each.trace_id.hex() == trace_id]
+            if enough(found):
+                return found
+            await asyncio.sleep(0.02)
+        raise AssertionError([each.name for each in found])
+
+
+@pytest_asyncio.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch, peers: Any) -> AsyncIterator[Collector]:
+    """An OTLP receiver, and a process that exports to it while the test lasts."""
+    made = Collector()
+    server = grpc.aio.server()
+    add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+    add(made, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    assert telemetry_traces.start("router", "")
+    yield made
+    await asyncio.to_thread(setpoint_telemetry.shutdown, 1)
+    await server.stop(0)
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    """Returns the attributes of a span."""
+    return {
+        each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes
+    }
+
+
+def named(spans: list[Any], name: str) -> list[Any]:
+    """Returns the spans of a name."""
+    return [each for each in spans if each.name == name]
+
+
+async def test_trace_holds_prediction(collector: Collector, router: Any) -> None:
+    """Shows that a caller's trace holds the prediction with its facts, and the calls behind it."""
+    header = f"00-{TRACE}-{PARENT}-01"
+    answer = await router.predict(metadata=(("traceparent", header),))
+    spans = await collector.of_trace(TRACE, lambda found: len(found) >= 3)
+    (root,) = named(spans, "setpoint.predict")
+    assert root.parent_span_id.hex() == PARENT
+    facts = attributes(root)
+    assert facts["setpoint.prediction_id"] == answer.prediction_id
+    assert facts["setpoint.model"] == "delays"
+    assert facts["setpoint.model_version"] == 1
+    assert facts["setpoint.route_revision"] == 1
+    assert facts["setpoint.feature_set"] == "flight"
+    assert facts["setpoint.slot"] == answer.assignment.slot
+    assert facts["setpoint.feature.share"] == 2.0
+    (features,) = named(spans, "setpoint.predict.features")
+    (inference,) = named(spans, "setpoint.predict.inference")
+    assert features.parent_span_id == inference.parent_span_id == root.span_id
+    for behaviour, span in (
+        (router.peers.features.online, features),
+        (router.peers.inference.run, inference),
+    ):
+        assert behaviour.traceparents[-1] == f"00-{TRACE}-{span.span_id.hex()}-01"
+    for _ in range(200):
+        if answer.prediction_id in router.peers.ingest.ids:
+            break
+        await asyncio.sleep(0.01)
+    row = router.peers.ingest.row(answer.prediction_id)
+    assert (row["trace_id"], row["span_id"]) == (TRACE, root.span_id.hex())
+
+
+async def test_trace_links_shared_call(collector: Collector, router: Any) -> None:
+    """Shows that of predictions which share a call each has its own trace, linked to the call."""
+    router.peers.inference.run.delay_seconds = 0.02
+    await asyncio.gather(*(router.predict(inputs=GIVEN) for _ in range(20)))
+    spans: list[Any] = []
+    for _ in range(300):
+        spans = named(collector.spans, "setpoint.predict")
+        if len(spans) == 20:
+            break
+        await asyncio.sleep(0.02)
+    assert len({each.trace_id for each in spans}) == 20
+    calls = {each.span_id: each for each in named(collector.spans, "setpoint.predict.inference")}
+    assert len(calls) < 20
+    for each in spans:
+        inside = [call for call in calls.values() if call.trace_id == each.trace_id]
+        linked = [calls[link.span_id] for link in each.links]
+        assert len(inside) + len(linked) == 1
+
+
+async def test_trace_honours_not_sampled(collector: Collector, router: Any) -> None:
+    """Shows that a caller who does not sample gets no spans, while the record keeps the ids."""
+    header = f"00-{TRACE}-{PARENT}-00"
+    answer = await router.predict(metadata=(("traceparent", header),))
+    other = await router.predict()
+    ids: set[Any] = set()
+    for _ in range(300):
+        ids = {attributes(each).get("setpoint.prediction_id") for each in collector.spans}
+        if other.prediction_id in ids:
+            break
+        await asyncio.sleep(0.02)
+    assert answer.prediction_id not in ids
+    assert other.prediction_id in ids
+    for _ in range(200):
+        if answer.prediction_id in router.peers.ingest.ids:
+            break
+        await asyncio.sleep(0.01)
+    assert router.peers.ingest.row(answer.prediction_id)["trace_id"] == TRACE
+
+
+async def test_trace_hides_sensitive(collector: Collector, router: Any) -> None:
+    """Shows that a sensitive feature is in the record, named as such, and in no span."""
+    router.peers.features.sensitive = {"share"}
+    await router.create("secret")
+    answer = await router.predict("secret", metadata=(("traceparent", f"00-{TRACE}-{PARENT}-01"),))
+    spans = await collector.of_trace(TRACE, lambda found: len(found) >= 3)
+    facts = attributes(named(spans, "setpoint.predict")[0])
+    assert "setpoint.feature.share" not in facts
+    assert facts["setpoint.feature.delay"] == 150.0
+    for _ in range(200):
+        if answer.prediction_id in router.peers.ingest.ids:
+            break
+        await asyncio.sleep(0.01)
+    row = router.peers.ingest.row(answer.prediction_id)
+    assert list(row["record"].sensitive_inputs) == ["share"]
+    assert row["inputs"]["share"] == 2.0
