@@ -161,11 +161,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "UNKNOWN_FIELD",
         'entities["planet"]',
     ),
-    "null entity": (
-        {"entities": {"carrier": NULL}, "inputs": REQUESTED},
-        "NULL_REFUSED",
-        "carrier",
-    ),
     "entity of another type": (
         {"entities": {"carrier": Value(int_value=1)}, "inputs": REQUESTED},
         "WRONG_TYPE",
@@ -537,3 +532,9 @@ async def test_predict_large_texts_share_calls(router: Any) -> None:
     for answer in answers:
         assert (await recorded(router, answer.prediction_id))["status"] == 0
     assert max(each.ByteSize() for each in router.peers.ingest.records) < 2**21
+
+
+async def test_predict_takes_null_entity(router: Any) -> None:
+    """Shows that a null key is an entity that nobody knows: answered, its features flagged missing."""
+    answer = await router.predict(entities={"carrier": NULL}, inputs=REQUESTED)
+    assert degradations(answer) == [("FEATURE_MISSING", "share"), ("FEATURE_MISSING", "delay")]

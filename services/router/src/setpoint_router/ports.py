@@ -70,6 +70,7 @@ class RegisteredVersion:
     feature_set: FeatureSet | None
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
+    score_column: str = ""
 
 
 class Registry(Protocol):

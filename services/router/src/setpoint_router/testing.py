@@ -75,7 +75,7 @@ class FeatureDouble(feature_service_pb2_grpc.FeatureServiceServicer):
         entities = columns_proto.from_proto(request.entities, "entities")
         await self.online.act(entities.rows, context)
         keys = entities["carrier"].to_list()
-        statuses = bytes(self.statuses.get(key, FRESH) for key in keys)
+        statuses = bytes(3 if key is None else self.statuses.get(key, FRESH) for key in keys)
         shares = [None if s == 3 else len(k) for k, s in zip(keys, statuses, strict=True)]
         delays = [None if s == 3 else sum(map(ord, k)) for k, s in zip(keys, statuses, strict=True)]
         features = Columns.from_dict(

@@ -55,6 +55,7 @@ class WorkRecorder:
                 route_revision=plan.route.revision,
                 producer=self._producer,
                 sensitive_inputs=plan.version.sensitive_inputs,
+                score_column=plan.version.score_column,
             )
             found.model_version.model = content.model
             found.model_version.version = plan.version.version

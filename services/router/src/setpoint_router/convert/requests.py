@@ -48,6 +48,8 @@ class RowReader:
         allowed: frozenset[str],
         path: str,
         missing: Callable[[str], errors.InvalidArgumentError],
+        *,
+        takes_nulls: bool = False,
     ) -> None:
         """Prepare a reader.
 
@@ -56,6 +58,7 @@ class RowReader:
             allowed: Names that may be there.
             path: Name of the map, `inputs` or `entities`.
             missing: Makes the error for an absent field, given its name.
+            takes_nulls: Whether any field may be null; else float fields alone.
         """
         self._fields = tuple(fields)
         self._names = [each.name for each in fields]
@@ -63,6 +66,7 @@ class RowReader:
         self._allowed = allowed
         self._path = path
         self._missing = missing
+        self._takes_nulls = takes_nulls
         kinds = [_ATTRIBUTES[each.dtype] for each in fields]
         self._kinds = kinds
         self._getters = [
@@ -105,7 +109,7 @@ class RowReader:
         if kind is None:
             raise self._missing(field.name)
         path = f'{self._path}["{field.name}"]'
-        may_be_null = field.dtype in values.FLOATS
+        may_be_null = self._takes_nulls or field.dtype in values.FLOATS
         return values.check_value(path, python_value(value), field.dtype, may_be_null=may_be_null)
 
     def _check_narrow(self, row: list[Any]) -> None:
@@ -119,7 +123,7 @@ class RowReader:
                     continue
             field = self._fields[at]
             path = f'{self._path}["{field.name}"]'
-            values.check_value(path, value, field.dtype, may_be_null=False)
+            values.check_value(path, value, field.dtype, may_be_null=self._takes_nulls)
         if characters * 4 > MAX_ROW_TEXT_BYTES:
             rule = f"must have at most {MAX_ROW_TEXT_BYTES // 4} characters of text together"
             raise errors.invalid(
@@ -166,7 +170,10 @@ class RequestCodec:
         found = plan.cache.get("entities")
         if found is None:
             fields = plan.version.key_columns
-            found = RowReader(fields, plan.names.entities, "entities", values.key_missing)
+            # A null key is an entity that nobody knows: its features are MISSING.
+            found = RowReader(
+                fields, plan.names.entities, "entities", values.key_missing, takes_nulls=True
+            )
             plan.cache["entities"] = found
         if plan.feature_set is None:
             # Nothing could be looked up by it.

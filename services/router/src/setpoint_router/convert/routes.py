@@ -101,6 +101,7 @@ def served_to_proto(served: ServedVersion) -> route_pb2.ServedVersion:
         features=fields_to_proto(served.features),
         request_fields=fields_to_proto(served.request_fields),
         sensitive_inputs=served.sensitive_inputs,
+        score_column=served.score_column,
     )
     if served.feature_set is not None:
         message.feature_set.name = served.feature_set.name
@@ -119,6 +120,7 @@ def served_from_proto(message: route_pb2.ServedVersion) -> ServedVersion:
         features=fields_from_proto(message.features),
         request_fields=fields_from_proto(message.request_fields),
         sensitive_inputs=tuple(message.sensitive_inputs),
+        score_column=message.score_column,
     )
 
 
@@ -162,6 +164,7 @@ def registered_from_proto(message: model_pb2.ModelVersion) -> ports.RegisteredVe
         feature_set=feature_set_from_proto(manifest.feature_set),
         inputs=_columns_of(manifest.inputs, "inputs"),
         outputs=_columns_of(manifest.outputs, "outputs"),
+        score_column=manifest.score_column,
     )
 
 

@@ -64,6 +64,7 @@ class ServedVersion:
     features: tuple[Field, ...] = ()
     request_fields: tuple[Field, ...] = ()
     sensitive_inputs: tuple[str, ...] = ()
+    score_column: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,21 +78,25 @@ class _Batch:
         """Return the assignment key of each row; rows without a usable one are bad."""
         rows, name = self.ask.rows, self.ask.assignment_key_column
         if name:
-            return self._key_texts(_key_column(rows, name))
+            return self._key_texts(_key_column(rows, name), takes_nulls=False)
         if self.is_given:
             return self.ids
         names = sorted(each for each in rows.names if each in self.route.plans[0].names.entities)
-        columns = [self._key_texts(_key_column(rows, each)).tolist() for each in names]
+        columns = [
+            self._key_texts(_key_column(rows, each), takes_nulls=True).tolist() for each in names
+        ]
         joined = np.empty(rows.rows, object)
         joined[:] = [_KEY_SEPARATOR.join(parts) for parts in zip(*columns, strict=True)]
         return joined
 
-    def _key_texts(self, column: Column) -> npt.NDArray[np.object_]:
+    def _key_texts(self, column: Column, *, takes_nulls: bool) -> npt.NDArray[np.object_]:
         listed = column.to_list()
         for row, each in enumerate(listed):
             if each is None:
-                self.bad.setdefault(row, values.null_refused(f'rows["{column.name}"][{row}]'))
                 listed[row] = ""
+                if not takes_nulls:
+                    path = f'rows["{column.name}"][{row}]'
+                    self.bad.setdefault(row, values.null_refused(path))
             elif column.dtype is DataType.STRING and len(each) > MAX_KEY_LENGTH:
                 path, rule = (
                     f'rows["{column.name}"][{row}]',
@@ -231,7 +235,7 @@ class BatchPredictor:
                 f"must hold every input, since version {version.version} has no feature set",
                 errors.Reason.MISSING_FIELD,
             )
-        entities = table.fitted(sent, version.key_columns, may_be_null=False, bad={})
+        entities = table.fitted(sent, version.key_columns, may_be_null=True, bad={})
         requested = table.fitted(sent, version.request_fields, may_be_null=True, bad={})
         work.entities = entities
         work.started_us = self._clock.now_us()
@@ -281,7 +285,7 @@ def _parted(
     if batch.is_given:
         table.fitted(sent, version.inputs, may_be_null=True, bad=found)
     else:
-        table.fitted(sent, version.key_columns, may_be_null=False, bad=found)
+        table.fitted(sent, version.key_columns, may_be_null=True, bad=found)
         table.fitted(sent, version.request_fields, may_be_null=True, bad=found)
     wrong = {int(rows[at]): error for at, error in found.items()}
     if batch.bad:

@@ -159,7 +159,10 @@ class RouteService:
             )
         if registered.feature_set is None:
             return ServedVersion(
-                version=version, inputs=registered.inputs, outputs=registered.outputs
+                version=version,
+                inputs=registered.inputs,
+                outputs=registered.outputs,
+                score_column=registered.score_column,
             )
         definition = await self._definitions.get_feature_set(registered.feature_set)
         _check_inputs(model, registered, definition)
@@ -172,6 +175,7 @@ class RouteService:
             features=definition.features,
             request_fields=definition.request_fields,
             sensitive_inputs=definition.sensitive,
+            score_column=registered.score_column,
         )
 
     async def _load(self, model: str, version: int) -> None:
