@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -106,3 +108,17 @@ def test_redacted_keeps_addresses_without_password() -> None:
     url = "file:///var/setpoint/artifacts?versions=2"
 
     assert settings.redacted(ExampleSettings(database_url=url))["database_url"] == url
+
+
+def test_tls_files_come_together(tmp_path: Path) -> None:
+    """Half an identity is refused at the start rather than served without TLS."""
+    with pytest.raises(ValidationError, match="tls_authority_file"):
+        ExampleSettings(tls_certificate_file=tmp_path / "own.pem")
+
+
+def test_redacted_shows_where_keys_are(tmp_path: Path) -> None:
+    """The path of a key is no secret, and needed to find a mistake."""
+    path = tmp_path / "own.pem"
+    read = ExampleSettings(tls_certificate_file=path, tls_key_file=path, tls_authority_file=path)
+
+    assert settings.redacted(read)["tls_key_file"] == str(path)

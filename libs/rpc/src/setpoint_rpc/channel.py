@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 from opentelemetry import trace
 
-from setpoint_rpc import context, spans, status
+from setpoint_rpc import context, spans, status, tls
 
 from_rpc_error = status.from_rpc_error
 
@@ -78,7 +78,7 @@ SERVICE_CONFIG: dict[str, Any] = {
 """gRPC service config; a misplaced key is ignored in silence, so a test holds its form."""
 
 
-def connect(target: str, *, client: str) -> "Channel":
+def connect(target: str, *, client: str, identity: tls.TLSFiles | None = None) -> "Channel":
     """Return a channel to a service; generated stubs take it as they take grpc.aio's own.
 
     Every call gets a deadline, `min(own or default time-out, remaining time of the call being
@@ -88,8 +88,14 @@ def connect(target: str, *, client: str) -> "Channel":
     Args:
         target: `host:port` or any gRPC name; with `dns:///` all addresses behind it are used.
         client: Short name of the calling service.
+        identity: Files for mutual TLS; by default those of the process, if it has any.
     """
-    inner = grpc.aio.insecure_channel(target, options=channel_arguments(client))
+    identity = identity or tls.CURRENT.get()
+    options = channel_arguments(client)
+    if identity is None:
+        inner = grpc.aio.insecure_channel(target, options=options)
+    else:
+        inner = grpc.aio.secure_channel(target, identity.channel_credentials(), options=options)
     return Channel(inner, client)
 
 

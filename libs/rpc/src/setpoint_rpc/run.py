@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import setpoint_telemetry
 from setpoint_rpc import server as servers
+from setpoint_rpc import tls
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import settings as runtime_settings
 
@@ -66,7 +67,7 @@ async def serving(
 ) -> AsyncIterator[servers.Server]:
     """Serve inside a loop that is somebody else's, as tests do; ready on entry, drained on exit."""
     clock = clock or clocks.SystemClock()
-    server = servers.Server(name, servers.ServerOptions.from_settings(settings), clock)
+    server = _server(name, settings, clock)
     try:
         await server.bind()
         async with build(settings, server, clock):
@@ -82,11 +83,20 @@ async def serving(
         await server.stop(0)
 
 
+def _server(
+    name: str, settings: runtime_settings.ServiceSettings, clock: clocks.Clock
+) -> servers.Server:
+    """Return the server, and give its identity to the channels that are opened from here on."""
+    options = servers.ServerOptions.from_settings(settings)
+    tls.CURRENT.set(options.identity)
+    return servers.Server(name, options, clock)
+
+
 async def _live(name: str, settings: SettingsT, build: Build[SettingsT]) -> str | None:
     """Serve until told to stop; return what failed, if anything did."""
     signals = _Signals()
     clock = clocks.SystemClock()
-    server = servers.Server(name, servers.ServerOptions.from_settings(settings), clock)
+    server = _server(name, settings, clock)
     try:
         await server.bind()
         async with build(settings, server, clock):

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]  # no
 from prometheus_client import REGISTRY, CollectorRegistry
 
 import setpoint_telemetry
-from setpoint_rpc import context, handlers, health, metrics, probes, registration
+from setpoint_rpc import context, handlers, health, metrics, probes, registration, tls
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import settings as runtime_settings
 
@@ -39,6 +39,8 @@ class ServerOptions:
     """Offer gRPC reflection."""
     allow_insecure_remote: bool = False
     """Permit listening beyond loopback without TLS."""
+    identity: tls.TLSFiles | None = None
+    """Serve with mutual TLS."""
     default_deadline_seconds: float = 30.0
     """Time for a call with one request and one answer whose caller set no deadline."""
     maximum_in_flight: int = 2000
@@ -59,6 +61,7 @@ class ServerOptions:
             metrics_port=settings.effective_metrics_port,
             dev=settings.dev,
             allow_insecure_remote=settings.allow_insecure_remote,
+            identity=tls.TLSFiles.from_settings(settings),
         )
 
 
@@ -111,6 +114,8 @@ class Server:
         self._server = grpc.aio.server(options=_channel_arguments(self.options))
         self._server.add_generic_rpc_handlers((self._registry,))
         self._service_names: list[str] = []
+        self._identity: tls.ServerIdentity | None = None
+        self._watch_identity: asyncio.Task[None] | None = None
         setpoint_telemetry.add_trace_source(context.traceparent)
         self._add_health()
 
@@ -171,8 +176,12 @@ class Server:
         if self.port:
             return
         address = _joined(self.options.host, self.options.port)
+        credentials = self._credentials()
         try:
-            self.port = self._server.add_insecure_port(address)
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise self._taken(address, "PORT") from error
         self._lag.start()
@@ -192,6 +201,9 @@ class Server:
         await self.bind()
         if self.options.dev:
             self._add_reflection()
+        if self._identity is not None:
+            watch = self._identity.watch()
+            self._watch_identity = asyncio.create_task(watch, name="watch certificate")
         await self._server.start()
         _LOGGER.info("listening", address=self.address, metrics_port=self.metrics_port)
 
@@ -227,6 +239,8 @@ class Server:
         await self.drain()
         await self._server.stop(grace_seconds)
         self._lag.stop()
+        if self._watch_identity is not None:
+            self._watch_identity.cancel()
         await self._probes.stop()
 
     def _add_health(self) -> None:
@@ -250,12 +264,26 @@ class Server:
         names = (*self._service_names, health.SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        if self.options.identity is None:
+            return None
+        try:
+            self._identity = tls.ServerIdentity(self.options.identity)
+        except OSError as error:
+            raise StartError(
+                f"cannot use the certificate: {error}; see {self._variable('TLS_CERTIFICATE_FILE')}, "
+                f"{self._variable('TLS_KEY_FILE')} and {self._variable('TLS_AUTHORITY_FILE')}"
+            ) from error
+        return self._identity.credentials()
+
     def _check_exposure(self) -> None:
-        if _is_loopback(self.options.host) or self.options.allow_insecure_remote:
+        options = self.options
+        if options.identity or options.allow_insecure_remote or _is_loopback(options.host):
             return
         raise StartError(
-            f"{self.options.host} is reachable from other machines and TLS is not set up; listen on "
-            f"127.0.0.1, or set {self._variable('ALLOW_INSECURE_REMOTE')}=true where the network is trusted"
+            f"{options.host} is reachable from other machines and TLS is not set up; listen on "
+            f"127.0.0.1, set {self._variable('TLS_CERTIFICATE_FILE')} and its companions, or set "
+            f"{self._variable('ALLOW_INSECURE_REMOTE')}=true where the network is trusted"
         )
 
     def _taken(self, address: str, field: str) -> StartError:

@@ -1,6 +1,7 @@
 """Settings of a service: environment variables with safe defaults, read once at the start."""
 
 import re
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -10,7 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 METRICS_PORT_OFFSET = 1000
 _LAST_PORT = 65_535
 _HIDDEN = "***"
-_SECRET_NAME = re.compile(r"password|secret|token|credential|private_key|api_key", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(?:password|secret|token|credential|private_key|api_key)(?!_(?:file|path|url))", re.IGNORECASE
+)
 # The password of a URL ends at the last @ before the path, since a raw password may hold one.
 _URL_PASSWORD = re.compile(r"(?<=://)([^:/?#\s]*):[^/?#\s]*@")
 _SECRET_QUERY = re.compile(
@@ -56,6 +59,15 @@ class ServiceSettings(BaseSettings):
     allow_insecure_remote: bool = False
     """Permit listening beyond loopback without TLS, where the network itself is trusted."""
 
+    tls_certificate_file: Path | None = None
+    """Own certificate chain in PEM; with key and authority it turns on mutual TLS, both ways."""
+
+    tls_key_file: Path | None = None
+    """Private key of the own certificate in PEM."""
+
+    tls_authority_file: Path | None = None
+    """Certificates in PEM of those who may vouch for callers and peers."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level that is logged."""
 
@@ -78,6 +90,15 @@ class ServiceSettings(BaseSettings):
         if self.metrics_port is None and self.port + METRICS_PORT_OFFSET > _LAST_PORT:
             raise ValueError(
                 f"port {self.port} leaves no room for metrics at +{METRICS_PORT_OFFSET}; set metrics_port"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        files = (self.tls_certificate_file, self.tls_key_file, self.tls_authority_file)
+        if any(files) and not all(files):
+            raise ValueError(
+                "TLS needs tls_certificate_file, tls_key_file and tls_authority_file together"
             )
         return self
 
