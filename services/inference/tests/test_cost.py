@@ -58,9 +58,10 @@ def test_measure_takes_best_of_several() -> None:
     time, runs = 0.0, 0
     durations = {1: [5e-3, 1e-3, 9e-3, 2e-3, 3e-3, 4e-3], 64: [0.5]}
 
-    def run(rows: int) -> None:
+    def run(start: int, end: int) -> None:
         nonlocal time, runs
-        time += durations[rows].pop(0)
+        assert 0 <= start < end <= cost.EXAMPLE_ROWS
+        time += durations[end - start].pop(0)
         runs += 1
 
     measured = cost.measure(run, lambda: time)

@@ -189,7 +189,7 @@ def test_example_packs(dtype: DataType) -> None:
     specs = [spec(dtype, "a", "b")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        feeds = packing.pack(packing.example(specs, {"a": 2.5, "b": "AA"}, 3), specs)
+        feeds = packing.pack(packing.example(specs, {"a": [2.5], "b": ["AA"]}, 3), specs)
     assert feeds["X"].shape == (3, 2)
     if dtype is F32:
         assert feeds["X"][0].tolist() == [2.5, 0.0]

@@ -1,6 +1,6 @@
 """Versions of the registry's contract into what loading needs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from setpoint.registry.v1 import model_pb2
 from setpoint_artifacts import digest as digests
@@ -30,7 +30,7 @@ def from_proto(message: model_pb2.ModelVersion) -> Manifest:
         manifest.artifact_size,
         _tensors(key, manifest.inputs),
         _tensors(key, manifest.outputs),
-        dict(_examples(manifest.reference_profiles)),
+        _examples(manifest.reference_profiles),
         is_rejected=message.approval_state == model_pb2.APPROVAL_STATE_REJECTED,
     )
 
@@ -47,10 +47,10 @@ def _tensors(key: VersionKey, specs: Sequence[model_pb2.TensorSpec]) -> tuple[Te
 
 def _examples(
     profiles: Sequence[model_pb2.FeatureProfile],
-) -> Iterator[tuple[str, float | str]]:
-    """Yield a plausible value for each profiled column: a level that occurs, or a middle edge."""
-    for profile in profiles:
-        if profile.levels:
-            yield profile.column, profile.levels[0]
-        elif profile.edges:
-            yield profile.column, profile.edges[len(profile.edges) // 2]
+) -> dict[str, Sequence[float | str]]:
+    """Return the values that profiled columns take in training: their levels, or their edges."""
+    return {
+        profile.column: tuple(profile.levels or profile.edges)
+        for profile in profiles
+        if profile.levels or profile.edges
+    }

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 BATCH_ROWS = 64
-_REPEATS = 5
+_TURNS = 6
+EXAMPLE_ROWS = BATCH_ROWS * _TURNS
 _LONG_SECONDS = 0.02
 """A run this long is measured once: such a version never runs on the event loop anyway."""
 _GROWTH = 1.1
@@ -38,22 +39,22 @@ class Cost:
             self._scale = max(1.0, self._scale * (_GROWTH if took_us > estimate else _DECAY))
 
 
-def measure(run: Callable[[int], None], now: Callable[[], float]) -> Cost:
+def measure(run: Callable[[int, int], None], now: Callable[[], float]) -> Cost:
     """Return the cost of a version.
 
     Args:
-        run: Runs so many rows.
+        run: Runs rows of the EXAMPLE_ROWS, from the first of two numbers up to the second.
         now: The calling thread's own seconds, so that others do not count.
     """
     return Cost(_best_us(run, 1, now), _best_us(run, BATCH_ROWS, now))
 
 
-def _best_us(run: Callable[[int], None], rows: int, now: Callable[[], float]) -> float:
+def _best_us(run: Callable[[int, int], None], rows: int, now: Callable[[], float]) -> float:
     """Return the shortest of several runs: what disturbs a run only ever adds to it."""
     best = float("inf")
-    for _ in range(1 + _REPEATS):
+    for turn in range(_TURNS):
         started = now()
-        run(rows)
+        run(turn * rows, (turn + 1) * rows)
         best = min(best, now() - started)
         if best > _LONG_SECONDS:
             break

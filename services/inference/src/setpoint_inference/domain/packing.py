@@ -186,19 +186,27 @@ def _has_type(array: AnyArray, dtype: DataType) -> bool:
     return array.dtype == NUMPY_TYPES[dtype]
 
 
-def example(specs: Sequence[TensorSpec], examples: Mapping[str, float | str], rows: int) -> Columns:
-    """Return rows to warm up with: the given value of a column, else zero or empty text."""
+def example(
+    specs: Sequence[TensorSpec], examples: Mapping[str, Sequence[float | str]], rows: int
+) -> Columns:
+    """Return rows to warm up with: values that occur, mixed, and zero or empty text without any.
+
+    Rows differ, because a processor learns the way of the same row through a model's branches, and
+    would make it look cheaper than it is.
+    """
+    random = np.random.default_rng(0)
     made = []
     for spec in specs:
+        is_text = spec.dtype is DataType.STRING
         for name in spec.columns:
-            value = examples.get(name)
-            if spec.dtype is DataType.STRING:
-                text = value if isinstance(value, str) else ""
-                made.append(Column.from_list(name, [text] * rows, DataType.STRING))
+            kinds = str if is_text else (int, float)
+            known = [each for each in examples.get(name, ()) if isinstance(each, kinds)]
+            values = np.array(known or ["" if is_text else 0], object)
+            chosen = values[random.integers(0, len(values), rows)]
+            if is_text:
+                made.append(Column.from_list(name, chosen.tolist(), DataType.STRING))
             else:
-                number = value if isinstance(value, (int, float)) else 0
-                filled = np.full(rows, number, NUMPY_TYPES[spec.dtype])
-                made.append(Column(name, spec.dtype, filled))
+                made.append(Column(name, spec.dtype, chosen.astype(NUMPY_TYPES[spec.dtype])))
     return Columns(rows, made)
 
 

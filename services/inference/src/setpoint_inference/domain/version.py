@@ -1,6 +1,6 @@
 """What inference knows of a model version."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ class Manifest:
     size: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    examples: Mapping[str, float | str] = field(default_factory=dict)
-    """A plausible value for some columns, from the reference profiles, to warm up with."""
+    examples: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
+    """Plausible values for some columns, from the reference profiles, to warm up with."""
     is_rejected: bool = False
 
 

@@ -273,14 +273,14 @@ class _Opening:
         """Return the opened model and what running it costs; blocks."""
         runner = self._engine.open(data, found, [spec.name for spec in manifest.outputs])
         stop = self._stop = runner.stop()
-        examples = packing.example(manifest.inputs, manifest.examples, cost.BATCH_ROWS)
+        examples = packing.example(manifest.inputs, manifest.examples, cost.EXAMPLE_ROWS)
 
-        def warm_up(rows: int) -> None:
+        def warm_up(start: int, end: int) -> None:
             if self._is_stopped:
                 raise version.not_ready(manifest.key, "its load was given up")
-            columns = examples.slice(0, rows)
+            columns = examples.slice(start, end)
             arrays = runner.run(packing.pack(columns, manifest.inputs), stop)
-            packing.unpack(arrays, manifest.outputs, rows)
+            packing.unpack(arrays, manifest.outputs, end - start)
 
         try:
             return runner, cost.measure(warm_up, time.thread_time)
