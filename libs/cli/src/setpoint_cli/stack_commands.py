@@ -17,6 +17,9 @@ from setpoint_devstack import stack
 from setpoint_devstack import up as devstack_up
 
 
+REPORT_WIDTH = 140
+
+
 def up(
     directory: Annotated[
         Path, typer.Option(help="Folder of the stack's state; kept between runs.")
@@ -57,6 +60,9 @@ def demo(
     Example: setpoint demo --last-month 6
     """
     console = Console()
+    if not console.is_terminal:
+        # Tables in a file or a pipe need not be squeezed into a terminal's width.
+        console = Console(width=REPORT_WIDTH)
     options = story.Options(directory, share, last_month, approve)
     try:
         told = asyncio.run(story.run(options, console))

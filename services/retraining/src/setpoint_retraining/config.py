@@ -42,6 +42,10 @@ class RetrainingSettings(settings.ServiceSettings):
     code_version: str = "unknown"
     """Version of the code that trains, as it shall stand in manifests: a commit, for one."""
 
+    training_threads: int = Field(default=1, ge=1)
+    """Threads of one training. One gives the same model from the same data, byte for byte, and does not
+    stall on a machine that has other work; more are quicker on idle cores."""
+
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a worker looks for runs that nobody woke it for."""
 

@@ -60,7 +60,7 @@ async def build(settings: RetrainingSettings, server: Server, clock: Clock) -> A
             registry=registry,
             validation=ValidationClient(await to(settings.validation_address)),
             inference=InferenceClient(await to(settings.inference_address)),
-            training=TrainingProcess(settings.work_directory),
+            training=TrainingProcess(settings.work_directory, settings.training_threads),
         )
         rollout = Rollout(
             store,

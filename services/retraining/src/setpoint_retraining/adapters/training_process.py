@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any
 
 from setpoint_runtime import errors
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 _TAIL = 2_000
 """Characters of a dead process's last words that go to the log."""
 
@@ -19,9 +22,10 @@ _TAIL = 2_000
 class TrainingProcess:
     """Implements `ports.Training`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder for task and result files."""
+    def __init__(self, folder: Path, threads: int) -> None:
+        """Take the folder for task and result files, and the number of threads to train with."""
         self._folder = folder
+        self._environment = {name: str(threads) for name in _THREADS}
 
     async def train(self, task: Mapping[str, Any]) -> Mapping[str, Any]:
         """Do one training; cancelling it kills the process.
@@ -50,6 +54,7 @@ class TrainingProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **self._environment},
         )
         assert process.stderr is not None  # noqa: S101 - asked for above, for the type checker
         try:

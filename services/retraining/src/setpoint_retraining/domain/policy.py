@@ -14,6 +14,10 @@ DEFAULT_TRAINER = "hist_gradient_boosting"
 DEFAULT_METRIC = "log_loss"
 DEFAULT_MINIMUM_ROWS = 1_000
 
+MAXIMUM_COLUMN_NAME = 256
+MAXIMUM_TEXT = 4_000
+"""Characters."""
+
 GATE_METRICS: Mapping[str, int] = {"log_loss": -1, "brier": -1, "roc_auc": 1, "accuracy": 1}
 """Metrics that can decide; 1 where higher is better, -1 where lower is."""
 
@@ -64,6 +68,7 @@ def check(policy: Policy) -> Policy:
         names.check_name("policy.suite", policy.suite)
     if not policy.label_field:
         raise errors.invalid("policy.label_field", "", "must be set", errors.Reason.MISSING_FIELD)
+    check_text("policy.label_field", policy.label_field, MAXIMUM_COLUMN_NAME)
     _check_times(policy)
     if policy.gate_metric not in GATE_METRICS:
         rule = f"must be one of {', '.join(GATE_METRICS)}"
@@ -76,6 +81,17 @@ def check(policy: Policy) -> Policy:
         raise errors.invalid("policy.minimum_rows", policy.minimum_rows, "must be positive")
     _check_rollout(policy.rollout_steps)
     return policy
+
+
+def check_text(field: str, value: str, maximum: int = MAXIMUM_TEXT) -> str:
+    """Returns a text for people if the database can hold it. Raises InvalidArgumentError."""
+    if len(value) > maximum:
+        raise errors.invalid(
+            field, value, f"must have at most {maximum} characters", errors.Reason.TOO_LARGE
+        )
+    if "\0" in value:
+        raise errors.invalid(field, value, "must not contain the character NUL")
+    return value
 
 
 def _check_times(policy: Policy) -> None:
