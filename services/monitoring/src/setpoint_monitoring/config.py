@@ -31,5 +31,5 @@ class MonitoringSettings(settings.ServiceSettings):
     evaluate_seconds: float = Field(default=60.0, ge=0)
     """How often alerts are judged by the service's clock; 0 leaves them to EvaluateAlerts."""
 
-    count_seconds: float = Field(default=0.5, gt=0)
+    count_seconds: float = Field(default=2.0, gt=0)
     """Least time between two rounds of counting what arrived into profiles."""

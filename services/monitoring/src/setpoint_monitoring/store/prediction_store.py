@@ -33,6 +33,18 @@ _RECORD_IDS = sa.text(
     "FROM generate_series(1, CAST(:count AS integer))"
 )
 
+_PENDING = sa.text(
+    """
+    SELECT oldest.record_id, oldest.payload, own.positions
+    FROM (SELECT record_id, payload FROM records WHERE NOT profiled
+          ORDER BY record_id LIMIT :limit) oldest
+    JOIN LATERAL (SELECT array_agg(position) AS positions FROM predictions
+                  WHERE predictions.record_id = oldest.record_id) own
+      ON own.positions IS NOT NULL
+    ORDER BY oldest.record_id
+    """
+)
+
 _ADD_PROFILES = sa.text(
     """
     INSERT INTO profiles AS kept (model, version, column_name, hour, counts)
@@ -232,26 +244,8 @@ class PredictionStore:
 
     async def pending(self, limit: int) -> list[ports.Pending]:
         """Return records that are not yet counted, oldest first."""
-        records, predictions = tables.RECORDS, tables.PREDICTIONS
-        oldest = (
-            sa.select(records.c.record_id, records.c.payload)
-            .where(~records.c.profiled)
-            .order_by(records.c.record_id)
-            .limit(limit)
-            .subquery()
-        )
-        query = (
-            sa.select(
-                oldest.c.record_id,
-                oldest.c.payload,
-                sa.func.array_agg(predictions.c.position).label("positions"),
-            )
-            .join(predictions, predictions.c.record_id == oldest.c.record_id)
-            .group_by(oldest.c.record_id, oldest.c.payload)
-            .order_by(oldest.c.record_id)
-        )
         async with engine.transaction(self._reports) as connection:
-            rows = (await connection.execute(query)).all()
+            rows = (await connection.execute(_PENDING, {"limit": limit})).all()
         return [ports.Pending(row.record_id, row.payload, tuple(row.positions)) for row in rows]
 
     async def add_profiles(
