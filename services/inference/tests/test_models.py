@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
@@ -445,3 +446,22 @@ async def test_load_large_artifact(inference: Inference) -> None:
     error = await refused(inference.load("wide", 2))
     assert error.reason == errors.Reason.INVALID_ARTIFACT
     assert "external data" in error.message
+
+
+async def test_reload_keeps_memory_flat(inference: Inference) -> None:
+    """Loading and dropping a version over and over does not grow the process."""
+    weights = [1.0] * 50_000
+    columns = [f"c{index}" for index in range(len(weights))]
+    data = artifacts.linear(weights=weights)
+    inference.registry.add("wide", 1, data, [("X", DataType.FLOAT32, columns)], [SCORE])
+    process = psutil.Process()
+
+    async def reload(times: int) -> int:
+        for _ in range(times):
+            await inference.load("wide", 1)
+            await inference.unload("wide", 1)
+        return process.memory_info().rss
+
+    before = await reload(8)
+    after = await reload(12)
+    assert after - before < 20 * 1024 * 1024

@@ -46,23 +46,25 @@ def inspect(data: bytes | mmap.mmap) -> Signature:
             what is no readable model, points to external data, or needs unknown operators.
     """
     formats.refuse_unserved(data)
-    # Protobuf takes bytes alone, so a mapped file is copied here, once.
-    content = data if isinstance(data, bytes) else data[:]
-    model = _parse(content)
+    model = _parse(data)
     try:
         _refuse_external_data(model)
         _refuse_unknown_operators(model)
-        _check_structure(content)
-        return _signature(model)
+        found = _signature(model)
+        # The checker makes copies of its own, so this one goes first.
+        del model
+        _check_structure(data if isinstance(data, bytes) else data[:])
+        return found
     except UnicodeError:
         # The parser lets names through that are no UTF-8; reading them is what fails.
         raise _invalid("has a name that is no valid UTF-8") from None
 
 
-def _parse(content: bytes) -> onnx.ModelProto:
+def _parse(data: bytes | mmap.mmap) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(content)
+        with memoryview(data) as content:
+            model.ParseFromString(content)  # type: ignore[arg-type]  # it takes any buffer
     except protobuf_message.DecodeError:
         raise _invalid("cannot be read as ONNX") from None
     if not model.HasField("graph") or not model.graph.node or not model.ir_version:
