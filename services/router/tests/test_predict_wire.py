@@ -77,6 +77,7 @@ async def test_predict_answers_full_path(router: Any) -> None:
     assert row["outputs"]["score"] == answer.outputs["score"].double_value
     assert row["entities"] == {"carrier": "UA"}
     assert row["record"].model_version.version == 1
+    assert row["record"].score_column == "score"
     assert list(row["record"].input_statuses) == [b"\1", b"\1", b"\5", b"\5"]
     assert row["features_microseconds"] > 0
     assert row["arrival_time"] <= row["reply_time"]
@@ -197,6 +198,16 @@ async def test_predict_refuses_bad_input(router: Any, case: str) -> None:
     assert row["status"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert row["error"].startswith(f"{reason}: ")
     assert (await router.predict()).prediction_id
+
+
+async def test_predict_null_entity(router: Any) -> None:
+    """Shows that a null key is an entity that nobody knows, not an error."""
+    answer = await router.predict(entities={"carrier": NULL}, inputs=REQUESTED)
+    kinds = {kind for kind, _ in degradations(answer)}
+    assert kinds == {"DEGRADATION_KIND_FEATURE_MISSING"}
+    row = await recorded(router, answer.prediction_id)
+    assert row["entities"] == {"carrier": None}
+    assert row["assignment_key"] == ""
 
 
 async def test_predict_unknown_route(router: Any) -> None:
@@ -532,9 +543,3 @@ async def test_predict_large_texts_share_calls(router: Any) -> None:
     for answer in answers:
         assert (await recorded(router, answer.prediction_id))["status"] == 0
     assert max(each.ByteSize() for each in router.peers.ingest.records) < 2**21
-
-
-async def test_predict_takes_null_entity(router: Any) -> None:
-    """Shows that a null key is an entity that nobody knows: answered, its features flagged missing."""
-    answer = await router.predict(entities={"carrier": NULL}, inputs=REQUESTED)
-    assert degradations(answer) == [("FEATURE_MISSING", "share"), ("FEATURE_MISSING", "delay")]

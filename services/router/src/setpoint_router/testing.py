@@ -32,6 +32,7 @@ from setpoint_runtime import errors
 
 FEATURE_SET = ("flight", "f" * 64)
 FRESH = 1
+MISSING = 3
 Context = grpc.aio.ServicerContext[Any, Any]
 DoubleT = TypeVar("DoubleT")
 
@@ -199,6 +200,7 @@ class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
                 ),
                 model_pb2.TensorSpec(name="origin", dtype=_STRING, columns=["origin"]),
             ],
+            score_column="score",
             outputs=[model_pb2.TensorSpec(name="score", dtype=_FLOAT64, columns=["score"])],
         )
         if asked.version < 7:
