@@ -9,9 +9,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc.aio
@@ -44,24 +45,27 @@ async def build(settings, server, clock):
     finally:
         print("closed", flush=True)
 
-run.run_service("example", ExampleSettings(), build)
+run.run_service("example", ExampleSettings, build)
 """
 
 
 @contextmanager
 def _process(
-    tmp_path: Path, wiring: str = "", **environment: str
+    tmp_path: Path,
+    wiring: str = "",
+    variables: Mapping[str, str] = MappingProxyType({}),
+    **environment: str,
 ) -> Iterator["subprocess.Popen[str]"]:
     """Runs a service in a process of its own; kills it at the end in any case."""
     script = tmp_path / "service.py"
     script.write_text(_SERVICE.format(wiring=textwrap.indent(wiring, " " * 4).strip() or "pass"))
-    variables = {f"SETPOINT_EXAMPLE_{name}": value for name, value in environment.items()}
+    own = {f"SETPOINT_EXAMPLE_{name}": value for name, value in environment.items()}
     process = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **variables},
+        env={**os.environ, **variables, **own},
     )
     try:
         yield process
@@ -204,6 +208,35 @@ async def test_failing_wiring_is_logged(tmp_path: Path) -> None:
 
     assert process.returncode == 1
     assert any("no such table" in line.get("exception", "") for line in logs)
+
+
+async def test_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
+    """A wrong value is named by its variable, without a traceback and without the value."""
+    with _process(tmp_path, PORT="hunter2") as process:
+        _, errors = await asyncio.to_thread(process.communicate, timeout=20)
+
+    assert process.returncode == 2
+    assert errors.startswith("SETPOINT_EXAMPLE_PORT: ")
+    assert len(errors.splitlines()) == 1
+    assert "hunter2" not in errors
+
+
+async def test_collector_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """A process whose spans nobody takes ends within seconds of its signal."""
+    wiring = """
+import setpoint_telemetry
+span = setpoint_telemetry.SpanRecord(name="x", trace_id=1, span_id=1, start_us=1, end_us=2)
+assert setpoint_telemetry.emit([span]) == 1
+await asyncio.sleep(1.5)
+server.request_stop("enough")
+"""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        with _process(tmp_path, wiring, variables, METRICS_PORT="0", DRAIN_SECONDS="0") as process:
+            await _ended(process)
+
+    assert process.returncode == 1
 
 
 async def test_settings_are_logged_without_secrets(tmp_path: Path) -> None:

@@ -122,3 +122,23 @@ def test_redacted_shows_where_keys_are(tmp_path: Path) -> None:
     read = ExampleSettings(tls_certificate_file=path, tls_key_file=path, tls_authority_file=path)
 
     assert settings.redacted(read)["tls_key_file"] == str(path)
+
+
+def test_read_names_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People are told which variables to change, without the values that may be secrets."""
+    monkeypatch.setenv("SETPOINT_EXAMPLE_PORT", "hunter2")
+    monkeypatch.setenv("SETPOINT_EXAMPLE_DRAIN_SECONDS", "-1")
+
+    with pytest.raises(settings.SettingsError) as caught:
+        settings.read(ExampleSettings)
+
+    assert "SETPOINT_EXAMPLE_PORT: " in str(caught.value)
+    assert "SETPOINT_EXAMPLE_DRAIN_SECONDS: " in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_read_returns_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Good settings are read as by their constructor."""
+    monkeypatch.setenv("SETPOINT_EXAMPLE_PORT", "7500")
+
+    assert settings.read(ExampleSettings).port == 7500

@@ -25,7 +25,7 @@ SettingsT = TypeVar("SettingsT", bound=runtime_settings.ServiceSettings)
 Build = Callable[[SettingsT, servers.Server, clocks.Clock], AbstractAsyncContextManager[None]]
 
 
-def run_service(name: str, settings: SettingsT, build: Build[SettingsT]) -> None:
+def run_service(name: str, settings: SettingsT | type[SettingsT], build: Build[SettingsT]) -> None:
     """Serve until a signal or a failure; exits the process with code 1 after a failure.
 
     The order is: telemetry, ports, `build`, serve, ready. It ends in reverse: not ready, drain,
@@ -33,10 +33,13 @@ def run_service(name: str, settings: SettingsT, build: Build[SettingsT]) -> None
 
     Args:
         name: Short name such as `router`.
-        settings: The settings of the service.
+        settings: The settings of the service, or their class, which is then read from the
+            environment; wrong values are named by their variables, and the code is 2.
         build: Wires the service; registers servicers with the server it is given. Its exit runs
             after the last call has ended.
     """
+    if isinstance(settings, type):
+        settings = _read(settings)
     version = _version(name)
     setpoint_telemetry.setup(
         name, log_level=settings.log_level, log_format=settings.log_format, version=version
@@ -56,6 +59,15 @@ def run_service(name: str, settings: SettingsT, build: Build[SettingsT]) -> None
         _LOGGER.error("stopped", failure=failure)
         sys.exit(1)
     _LOGGER.info("stopped")
+
+
+def _read(settings_type: type[SettingsT]) -> SettingsT:
+    try:
+        return runtime_settings.read(settings_type)
+    except runtime_settings.SettingsError as error:
+        # Logging is set up by the settings, so this goes out as it is.
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
 
 
 @asynccontextmanager

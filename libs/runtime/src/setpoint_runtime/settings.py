@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # Metrics and probes listen this far above the gRPC port unless told otherwise.
@@ -108,6 +108,34 @@ class ServiceSettings(BaseSettings):
         if self.metrics_port is not None:
             return self.metrics_port
         return self.port + METRICS_PORT_OFFSET if self.port else 0
+
+
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the text names the variables, never their values."""
+
+
+def read(settings_type: type[SettingsT]) -> SettingsT:
+    """Return the settings that the environment holds.
+
+    Raises:
+        SettingsError: Some are wrong; each is named by its variable.
+    """
+    try:
+        return settings_type()
+    except ValidationError as error:
+        prefix = str(settings_type.model_config.get("env_prefix", ""))
+        lines = [
+            f"{_variable(prefix, problem['loc'])}: {problem['msg']}" for problem in error.errors()
+        ]
+        raise SettingsError("; ".join(lines)) from error
+
+
+def _variable(prefix: str, location: tuple[int | str, ...]) -> str:
+    """Return the environment variable of a field; a rule over several fields has none."""
+    return prefix + "_".join(str(part) for part in location).upper() if location else "settings"
 
 
 def redacted(settings: BaseSettings) -> dict[str, Any]:
