@@ -164,3 +164,30 @@ async def test_trace_hides_sensitive(collector: Collector, router: Any) -> None:
     row = router.peers.ingest.row(answer.prediction_id)
     assert list(row["record"].sensitive_inputs) == ["share"]
     assert row["inputs"]["share"] == 2.0
+
+
+async def test_trace_holds_batch(collector: Collector, router: Any) -> None:
+    """Shows that a batch is one span of its call, with the calls behind it below."""
+    from setpoint.router.v1 import router_service_pb2
+    from setpoint_columns import Columns, DataType
+    from setpoint_columns import proto as columns_proto
+
+    rows = Columns.from_dict(
+        {
+            "carrier": (DataType.STRING, ["UA", "AA"]),
+            "hour": (DataType.INT64, [1, 2]),
+            "origin": (DataType.STRING, ["JFK", "EWR"]),
+        }
+    )
+    await router.stub.PredictBatch(
+        router_service_pb2.PredictBatchRequest(route="flights", rows=columns_proto.to_proto(rows)),
+        timeout=5,
+        metadata=(("traceparent", f"00-{TRACE}-{PARENT}-01"),),
+    )
+    name = "setpoint.router.v1.RouterService/PredictBatch"
+    spans = await collector.of_trace(TRACE, lambda found: len(found) >= 3)
+    (root,) = named(spans, name)
+    (features,) = named(spans, "setpoint.predict.features")
+    assert features.parent_span_id == root.span_id
+    assert attributes(features)["setpoint.batch_size"] == 2
+    assert len({each.span_id for each in spans}) == len(spans)

@@ -65,6 +65,9 @@ class RouterSettings(settings.ServiceSettings):
     waiting_predictions: int = Field(default=4096, ge=1)
     """Most predictions on their way in the whole process; further ones are refused."""
 
+    batches_at_once: int = Field(default=8, ge=1)
+    """Most calls of PredictBatch at once; further ones are refused."""
+
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often routes changed by other replicas are looked for."""
 

@@ -7,6 +7,7 @@ from random import getrandbits
 from typing import Any
 
 import grpc.aio
+from opentelemetry import trace as telemetry_trace
 
 import setpoint_telemetry
 from setpoint.router.v1 import router_service_pb2, router_service_pb2_grpc
@@ -57,7 +58,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
                 event_time_column=request.event_time_column,
                 event_time=request.event_time,
             ),
-            origin(context),
+            origin(context, is_batch=True),
         )
         return router_service_pb2.PredictBatchResponse(
             results=columns_proto.to_proto(answer.results),
@@ -141,8 +142,11 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         )
 
 
-def origin(servicer_context: Context) -> predictor.Origin:
-    """Returns where a call comes from: its caller, its trace, its deadline."""
+def origin(servicer_context: Context, *, is_batch: bool = False) -> predictor.Origin:
+    """Returns where a call comes from: its caller, its trace, its deadline.
+
+    A batch is one span, which the server has made; single predictions get theirs afterwards.
+    """
     caller, header = "", None
     for name, value in servicer_context.invocation_metadata() or ():
         if name == context.CALLER_KEY:
@@ -151,7 +155,8 @@ def origin(servicer_context: Context) -> predictor.Origin:
             header = str(value)
     remaining = servicer_context.time_remaining()
     deadline = time.monotonic() + (DEFAULT_SECONDS if remaining is None else remaining)
-    return predictor.Origin(caller, _trace(header), deadline)
+    trace = _trace_of_call() if is_batch else _trace(header)
+    return predictor.Origin(caller, trace, deadline)
 
 
 def _trace(header: str | None) -> Trace | None:
@@ -163,6 +168,14 @@ def _trace(header: str | None) -> Trace | None:
     if not setpoint_telemetry.enabled():
         return None
     return Trace(getrandbits(128) or 1, getrandbits(64) or 1, 0, True)
+
+
+def _trace_of_call() -> Trace | None:
+    current = telemetry_trace.get_current_span().get_span_context()
+    if not current.is_valid:
+        return None
+    is_sampled = current.trace_flags.sampled and setpoint_telemetry.enabled()
+    return Trace(current.trace_id, current.span_id, 0, is_sampled)
 
 
 def _token(kind: str, found: Any, limit: int) -> str:

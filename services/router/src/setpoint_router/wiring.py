@@ -66,7 +66,7 @@ async def build(
             router_service_pb2_grpc.add_RouterServiceServicer_to_server,
             handlers,
             SERVICE,
-            untraced_methods=frozenset({"Predict", "PredictBatch"}),
+            untraced_methods=frozenset({"Predict"}),
         )
         _ = owner.start("readiness", _follow_spool(server, spool, book))
         yield
@@ -116,6 +116,8 @@ def _servicer(
         recorder=recorder,
         clock=clock,
         calls_at_once=settings.calls_at_once,
+        batches_at_once=settings.batches_at_once,
+        observer=counted,
     )
     kept_routes = route_service.RouteService(
         store=store,

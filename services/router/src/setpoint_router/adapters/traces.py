@@ -63,13 +63,12 @@ class SpanBuilder:
                 self._remember(mark)
                 yield _shared(mark, work)
         common = _common(work)
-        seen: set[int] = set()
+        if work.jobs is None:
+            # The rows of a caller's own batch have the span of their call.
+            return
         for row, trace in enumerate(work.traces or ()):
-            # The rows of a caller's own batch are one span together.
-            if trace is None or not trace.is_sampled or trace.span_id in seen:
-                continue
-            seen.add(trace.span_id)
-            yield self._prediction(work, row, trace, common)
+            if trace is not None and trace.is_sampled:
+                yield self._prediction(work, row, trace, common)
 
     def _remember(self, mark: Mark) -> None:
         self._marks[mark.span_id] = None

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from setpoint_columns import Column, Columns, DataType
 from setpoint_router import ports
-from setpoint_router.domain import assignment, degradation, identity, table, values
+from setpoint_router.domain import assignment, degradation, identity, refusal, table, values
 from setpoint_router.domain.degradation import Degradation, DegradationKind
 from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason
@@ -151,12 +151,17 @@ class BatchPredictor:
         recorder: ports.Recorder,
         clock: clocks.Clock,
         calls_at_once: int,
+        batches_at_once: int,
+        observer: ports.Observer,
     ) -> None:
         self._routes = routes
         self._stages = stages
         self._recorder = recorder
         self._clock = clock
         self._calls_at_once = calls_at_once
+        self._batches_at_once = batches_at_once
+        self._observer = observer
+        self._running = 0
 
     async def predict(self, ask: BatchAsk, origin: Origin) -> BatchAnswer:
         """Answer many predictions.
@@ -166,6 +171,16 @@ class BatchPredictor:
         """
         route = self._routes(ask.route)
         self._stages.admit(route.route.content.spool_full_policy)
+        if self._running >= self._batches_at_once:
+            self._observer.refused(errors.Reason.OVERLOADED)
+            raise refusal.overloaded()
+        self._running += 1
+        try:
+            return await self._predict(ask, origin, route)
+        finally:
+            self._running -= 1
+
+    async def _predict(self, ask: BatchAsk, origin: Origin, route: ServingRoute) -> BatchAnswer:
         if ask.rows.rows > MAX_ROWS:
             raise errors.invalid(
                 "rows", ask.rows.rows, f"must be at most {MAX_ROWS}", errors.Reason.TOO_LARGE

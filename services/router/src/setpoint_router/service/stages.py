@@ -331,7 +331,7 @@ class Stages:
     def _unrecorded(self, work: Work, error: errors.SetpointError) -> Sequence[Any]:
         self._observer.unrecorded(work.rows)
         if work.plan.route.content.spool_full_policy is SpoolFullPolicy.REJECT:
-            work.errors = {}
+            # Rows that have failed already keep their own error, which says more.
             work.fail_rest(error)
         else:
             work.common = (*work.common, _UNRECORDED)

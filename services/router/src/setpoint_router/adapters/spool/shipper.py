@@ -89,7 +89,14 @@ class Shipper:
         """Ship until cancelled."""
         while True:
             self._writer.grown.clear()
-            if not await self.ship_some():
+            try:
+                is_more = await self.ship_some()
+            except OSError:
+                # A disk that cannot be read now must not end the router; it may come back.
+                _LOGGER.exception("the spool cannot be read")
+                await asyncio.sleep(self._longest_pause_seconds)
+                continue
+            if not is_more:
                 await self._writer.grown.wait()
             if self._interval_seconds:
                 await asyncio.sleep(self._interval_seconds)
