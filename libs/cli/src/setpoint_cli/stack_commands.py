@@ -16,7 +16,6 @@ from setpoint_devstack import errors as devstack_errors
 from setpoint_devstack import stack
 from setpoint_devstack import up as devstack_up
 
-
 REPORT_WIDTH = 140
 
 
