@@ -18,9 +18,9 @@ from setpoint_rpc import channel, testing
 _CALLS = 30
 _LEAST_TURNS = 20
 _MOST_TURNS = 300
-# An empty call through the builder keeps 0.85 of a bare echo's throughput; measured is 0.94.
+# An empty call through the builder keeps 0.85 of a bare echo's throughput; measured is 0.95.
 _BUILDER_GOAL = 0.85
-# Through both builder and channel, which adds metadata to each call, measured is 0.88.
+# Through both builder and channel, which adds metadata to each call, measured is 0.90.
 _CHANNEL_GOAL = 0.75
 
 Call = Callable[[bytes], Awaitable[bytes]]
@@ -92,24 +92,26 @@ async def test_channel_keeps_most_of_a_bare_echo() -> None:
 
 
 async def test_channel_is_cheaper_than_an_interceptor() -> None:
-    """The reason for wrapping: a grpc.aio interceptor that only passes on costs more than all of it."""
+    """The reason for wrapping: the same done by a grpc.aio interceptor costs more."""
 
-    class PassOn(grpc.aio.UnaryUnaryClientInterceptor):
+    class Adding(grpc.aio.UnaryUnaryClientInterceptor):
         async def intercept_unary_unary(
             self, continuation: Any, client_call_details: Any, request: Any
         ) -> Any:
-            return await continuation(client_call_details, request)
+            metadata = grpc.aio.Metadata(("x-setpoint-caller", "tester"))
+            details = client_call_details._replace(timeout=2.0, metadata=metadata)
+            return await continuation(details, request)
 
     async with testing.serve(testing.unary("Echo", _echo)) as served:
         arguments = channel.channel_arguments("tester")
         async with (
             grpc.aio.insecure_channel(
-                served.address, options=arguments, interceptors=[PassOn()]
+                served.address, options=arguments, interceptors=[Adding()]
             ) as intercepted,
             channel.connect(served.address, client="tester") as wrapped,
         ):
             first = wrapped.unary_unary(testing.path("Echo"))
             second: Any = intercepted.unary_unary(testing.path("Echo"))
-            ratio = await _ratio(partial(second, timeout=2), first, 1.0)
+            ratio = await _ratio(second, first, 1.0)
 
     assert ratio > 1.0
