@@ -240,9 +240,10 @@ def _add_text(batch: column_pb2.ColumnBatch, name: str, texts: Sequence[str | No
         present = [text or "" for text in texts]
     else:
         present = texts  # type: ignore[assignment]  # there is no None among them
-    parts = [text.encode() for text in present]
-    column.values = b"".join(parts)
-    column.offsets = array("i", accumulate(map(len, parts), initial=0)).tobytes()
+    joined = "".join(present)
+    column.values = joined.encode()
+    lengths = map(len, present if joined.isascii() else [text.encode() for text in present])
+    column.offsets = array("i", accumulate(lengths, initial=0)).tobytes()
 
 
 def _add_absent_text(batch: column_pb2.ColumnBatch, name: str, rows: int) -> None:
