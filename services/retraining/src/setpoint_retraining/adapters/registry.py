@@ -111,7 +111,10 @@ class RegistryClient:
         try:
             await self._stub.SetAlias(request)
         except grpc.aio.AioRpcError as error:
-            raise channel.from_rpc_error(error) from error
+            told = channel.from_rpc_error(error)
+            # Tried before a crash, for another time: the alias points at the version.
+            if told.reason is not errors.Reason.REQUEST_ID_REUSED:
+                raise told from error
 
     async def _create_model(self, run: Run) -> None:
         model = model_pb2.Model(

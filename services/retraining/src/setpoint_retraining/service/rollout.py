@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import weakref
 from dataclasses import dataclass, replace
 
 from setpoint_retraining import ports
@@ -42,6 +44,15 @@ class Rollout:
         self._registry = registry
         self._monitoring = monitoring
         self._clock = clock
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def lock(self, run_id: str) -> asyncio.Lock:
+        """Return the lock under which a run's route is shifted.
+
+        Route and run change one after the other; without it a step forward and a way back at the
+        same time could leave the route where the run is not.
+        """
+        return self._locks.setdefault(run_id, asyncio.Lock())
 
     async def advance(self, run_id: str, as_of: int) -> Advance:
         """Move a rollout on if its step's time and gate allow.
@@ -51,6 +62,10 @@ class Rollout:
             FailedPreconditionError: The run is not rolling out.
             AbortedError: Somebody else moved it at the same time.
         """
+        async with self.lock(run_id):
+            return await self._advance(run_id, as_of)
+
+    async def _advance(self, run_id: str, as_of: int) -> Advance:
         run = await self._store.run(run_id)
         if run.state is not RunState.ROLLING_OUT or run.version is None:
             raise errors.FailedPreconditionError(
@@ -63,22 +78,28 @@ class Rollout:
 
     async def go_back(self, run: Run, as_of: int, state: RunState, why: str) -> Run:
         """Give the champion all traffic again and end the run."""
-        if run.champion_version is not None and run.rollout_step >= 0:
-            await self._routes.set_weights(
-                run, "go-back", {run.champion_version: EVERYTHING}, as_of, why
-            )
+        if run.state is RunState.ROLLING_OUT and run.version is not None:
+            champion = await self._champion(run, run.version)
+            if champion is not None:
+                await self._routes.set_weights(run, "go-back", {champion: EVERYTHING}, as_of, why)
         return await self._store.save(run.end(state, self._clock.now_us(), why))
+
+    async def _champion(self, run: Run, version: int) -> int | None:
+        """Return the version that takes the traffic back; None if the route was never shifted."""
+        if run.rollout_step >= 0:
+            return run.champion_version
+        # The first step may have shifted the route just before a crash.
+        route = await self._routes.current(run.plan.route)
+        if route is None or version not in route.weights:
+            return None
+        return _greatest(route, version)
 
     async def _begin(self, run: Run, version: int, as_of: int) -> Advance:
         route = await self._routes.current(run.plan.route)
         if route is None:
             why = f"first version: {run.trigger}"
             return await self._finish(run, version, as_of, why)
-        baseline = max(
-            (each for each in route.weights if each != version),
-            key=lambda each: route.weights[each],
-            default=None,
-        )
+        baseline = _greatest(route, version)
         if baseline is None:
             return await self._finish(run, version, as_of, "the route serves this version already")
         return await self._go_to(replace(run, champion_version=baseline), version, 0, as_of, "")
@@ -140,11 +161,18 @@ class Rollout:
         for run_id in await self._store.rolling_out():
             try:
                 advance = await self.advance(run_id, self._clock.now_us())
-            except (errors.AbortedError, errors.FailedPreconditionError) as error:
-                _LOGGER.info("rollout of run %s: %s", run_id, error)
+            except errors.SetpointError as error:
+                # One rollout whose peers are away, or whose route is refused, holds up no other.
+                _LOGGER.warning("rollout of run %s: %s", run_id, error)
                 continue
             if advance.changed:
                 _LOGGER.info("rollout of run %s: %s", run_id, advance.explanation)
+
+
+def _greatest(route: ports.RouteState, version: int) -> int | None:
+    """Returns the version with most traffic beside the new one."""
+    others = {each: share for each, share in route.weights.items() if each != version}
+    return max(others, key=lambda each: others[each], default=None)
 
 
 def _percent(basis_points: int) -> str:

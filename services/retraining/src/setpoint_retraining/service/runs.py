@@ -16,6 +16,8 @@ from setpoint_runtime.clock import Clock
 WATCH_SECONDS = 0.2
 """How often a watched run is looked at."""
 
+CANCEL_TRIES = 5
+
 
 class Runs:
     """Starts, shows, decides and cancels runs."""
@@ -107,7 +109,7 @@ class Runs:
         step = Step("approve", now, now, summary, _request(request_id, fingerprint))
         decided = replace(run, steps=(*run.steps, step))
         if not approve:
-            ended = decided.end(RunState.REJECTED, now, f"rejected by {approver}: {comment}")
+            ended = decided.end(RunState.REJECTED, now, summary)
             return await self._store.save(ended), False
         begun = Step("rollout", now)
         rolling = replace(decided, state=RunState.ROLLING_OUT, steps=(*decided.steps, begun))
@@ -117,6 +119,21 @@ class Runs:
     async def cancel(self, request_id: str, fingerprint: bytes, run_id: str) -> tuple[Run, bool]:
         """Cancel a run; a running rollout goes back. Raises FailedPreconditionError."""
         check_request_id(request_id)
+        for _ in range(CANCEL_TRIES):
+            try:
+                return await self._cancel(request_id, fingerprint, run_id)
+            except errors.AbortedError:
+                # The worker finished a step in between.
+                continue
+        return await self._cancel(request_id, fingerprint, run_id)
+
+    async def _cancel(self, request_id: str, fingerprint: bytes, run_id: str) -> tuple[Run, bool]:
+        async with self._rollout.lock(run_id):
+            return await self._cancel_now(request_id, fingerprint, run_id)
+
+    async def _cancel_now(
+        self, request_id: str, fingerprint: bytes, run_id: str
+    ) -> tuple[Run, bool]:
         run = await self._store.run(run_id)
         if _replayed(run, "cancel", request_id, fingerprint):
             return run, True

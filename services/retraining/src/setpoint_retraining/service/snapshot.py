@@ -44,6 +44,12 @@ async def take(
             f"policy.label_view {policy.label_view!r} must be of the entity of "
             f"{policy.question_view!r}",
         )
+    if not questions.rows or not labels.rows:
+        raise errors.FailedPreconditionError(
+            errors.Reason.NOT_ENOUGH_DATA,
+            f"{questions.rows} questions and {labels.rows} labels from {start} on are known at "
+            f"{known_at}",
+        )
     asked, known = join_labels(questions, labels, keys, policy.label_field)
     if not len(asked):
         raise errors.FailedPreconditionError(
@@ -130,9 +136,10 @@ def digest(table: Columns) -> str:
         if mask is not None:
             total.update(np.packbits(mask).tobytes())
         if column.dtype is DataType.STRING:
-            data, offsets = column.text_bounds()
-            total.update(offsets.tobytes())
-            total.update(data.tobytes())
+            texts = [None if text is None else text.encode() for text in column.to_list()]
+            lengths = [0 if text is None else len(text) for text in texts]
+            total.update(np.array(lengths, dtype="<i8").tobytes())
+            total.update(b"".join(text for text in texts if text))
         else:
             values = column.values
             # What lies below a null is not part of the content.

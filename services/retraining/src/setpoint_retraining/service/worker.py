@@ -8,14 +8,14 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from setpoint_columns import Columns
 from setpoint_retraining import ports
 from setpoint_retraining.domain import gate
-from setpoint_retraining.domain.run import Run, RunState
+from setpoint_retraining.domain.run import Run, RunState, Step
 from setpoint_retraining.service import snapshot
 from setpoint_retraining.training import table as tables
 from setpoint_runtime import errors, ids
@@ -27,6 +27,9 @@ LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
 PATIENCE = 60
 """Tries of a step that fails because another service is away."""
+
+_PASSING = (errors.UnavailableError, errors.DeadlineExceededError, errors.ResourceExhaustedError)
+_T = TypeVar("_T")
 
 Output = tuple[str, dict[str, Any]]
 """Summary, and what later steps need."""
@@ -71,6 +74,8 @@ class Worker:
     async def work(self, poll_seconds: float) -> None:
         """Take runs and do them, forever."""
         while True:
+            # Before the look, so that a run that is added during it is not slept through.
+            self.woken.clear()
             try:
                 run = await self._store.claim(self._holder, LEASE_SECONDS)
             except errors.UnavailableError as error:
@@ -79,7 +84,6 @@ class Worker:
             if run is not None:
                 await self._do(run)
                 continue
-            self.woken.clear()
             try:
                 async with asyncio.timeout(poll_seconds):
                     await self.woken.wait()
@@ -108,14 +112,14 @@ class Worker:
     async def _do_steps(self, run: Run) -> None:
         try:
             while (name := run.next_step()) is not None:
-                run = await self._store.save(run.begin(name, self._clock.now_us()))
+                run = await self._save(run.begin(name, self._clock.now_us()))
                 summary, output = await self._patiently(name, run)
                 run = run.finish(name, self._clock.now_us(), summary, output)
                 run = _with_results(run, name, output)
                 if output.get("rejected"):
                     await self._end(run, RunState.REJECTED, summary, "")
                     return
-                run = await self._store.save(run)
+                run = await self._save(run)
             await self._hand_over(run)
         except errors.AbortedError:
             _LOGGER.info("run %s was changed by somebody else; letting go", run.run_id)
@@ -127,29 +131,31 @@ class Worker:
 
     async def _patiently(self, name: str, run: Run) -> Output:
         """Does a step, again while another service is away."""
-        for attempt in range(PATIENCE):
-            try:
-                return await self._steps[name](run)
-            except errors.UnavailableError as error:
-                if attempt + 1 == PATIENCE:
-                    raise
-                _LOGGER.warning("run %s: %s waits: %s", run.run_id, name, error)
-                await asyncio.sleep(min(5.0, 0.25 * 2**attempt))
-        raise AssertionError("unreachable")
+        return await _again(f"run {run.run_id}: {name}", lambda: self._steps[name](run))
+
+    async def _save(self, run: Run) -> Run:
+        """Stores a changed run, again while the database is away: finished work is not thrown away."""
+        return await _again(f"run {run.run_id}", lambda: self._store.save(run))
 
     async def _hand_over(self, run: Run) -> None:
         """Leaves a registered version to a person, or approves it as the policy says."""
         if not run.plan.automatic_approval:
-            await self._store.save(replace(run, state=RunState.AWAITING_APPROVAL))
+            await self._save(replace(run, state=RunState.AWAITING_APPROVAL))
             return
-        await self._peers.registry.decide(
-            run, True, run.manifest_digest, f"policy {run.plan.name}", "automatic approval"
+        who = f"policy {run.plan.name}"
+        await _again(
+            f"run {run.run_id}: approval",
+            lambda: self._peers.registry.decide(
+                run, True, run.manifest_digest, who, "automatic approval"
+            ),
         )
-        await self._store.save(replace(run, state=RunState.ROLLING_OUT))
+        now = self._clock.now_us()
+        steps = (*run.steps, Step("approve", now, now, f"approved by {who}"), Step("rollout", now))
+        await self._save(replace(run, state=RunState.ROLLING_OUT, steps=steps))
 
     async def _end(self, run: Run, state: RunState, error: str, reason: str) -> None:
         try:
-            await self._store.save(run.end(state, self._clock.now_us(), error, reason))
+            await self._save(run.end(state, self._clock.now_us(), error, reason))
         except errors.AbortedError:
             _LOGGER.info("run %s was ended by somebody else", run.run_id)
 
@@ -304,6 +310,17 @@ class Worker:
             run, package, self._file(run, "model.onnx")
         )
         return f"version {version}, manifest {digest[:12]}", {"version": version, "digest": digest}
+
+
+async def _again(what: str, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Does something, again while whoever is needed is away or too busy."""
+    for attempt in range(PATIENCE - 1):
+        try:
+            return await work()
+        except _PASSING as error:
+            _LOGGER.warning("%s waits: %s", what, error)
+            await asyncio.sleep(min(5.0, 0.25 * 2**attempt))
+    return await work()
 
 
 def _with_results(run: Run, name: str, output: Mapping[str, Any]) -> Run:

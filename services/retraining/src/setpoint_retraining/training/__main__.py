@@ -43,7 +43,8 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not sys.stdin: the interpreter could not close it at its end while this thread reads from it.
+    while os.read(0, 1):
         pass
     os._exit(GAVE_UP)
 
