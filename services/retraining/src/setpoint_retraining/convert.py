@@ -118,7 +118,7 @@ def page_start(token: str, *, of_ids: bool = False) -> str:
         last = base64.urlsafe_b64decode(token.encode("ascii")).decode()
     except ValueError:
         last = ""
-    if not last or (of_ids and not ids.is_uuid(last)):
+    if not last or "\0" in last or (of_ids and not ids.is_uuid(last)):
         raise errors.invalid(
             "page_token",
             token,

@@ -14,10 +14,11 @@ from setpoint.retraining.v1 import (
 )
 from setpoint_db import idempotency
 from setpoint_retraining import convert, ports
+from setpoint_retraining.domain.policy import check_text
 from setpoint_retraining.service.rollout import Rollout
 from setpoint_retraining.service.runs import Runs
 from setpoint_retraining.training import trainers
-from setpoint_runtime import errors
+from setpoint_runtime import errors, names
 from setpoint_runtime.clock import Clock
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -49,7 +50,7 @@ class RetrainingServicer(retraining_service_pb2_grpc.RetrainingServiceServicer):
         self, request: retraining_service_pb2.GetPolicyRequest, context: Context
     ) -> retraining_service_pb2.GetPolicyResponse:
         """Read a policy."""
-        policy = await self._store.policy(_required("name", request.name))
+        policy = await self._store.policy(names.check_name("name", request.name))
         return retraining_service_pb2.GetPolicyResponse(policy=convert.policy_to_proto(policy))
 
     async def ListPolicies(
@@ -90,9 +91,9 @@ class RetrainingServicer(retraining_service_pb2_grpc.RetrainingServiceServicer):
         run, replayed = await self._runs.start(
             request.request_id,
             idempotency.fingerprint(request.policy, str(request.known_at_time), request.trigger),
-            _required("policy", request.policy),
+            names.check_name("policy", request.policy),
             _time("known_at_time", request.known_at_time),
-            request.trigger,
+            check_text("trigger", request.trigger),
         )
         return retraining_service_pb2.StartRunResponse(
             run=convert.run_to_proto(run), replayed=replayed
@@ -111,7 +112,8 @@ class RetrainingServicer(retraining_service_pb2_grpc.RetrainingServiceServicer):
         """List runs."""
         size = convert.page_size(request.page_size)
         before = convert.page_start(request.page_token, of_ids=True)
-        runs = await self._store.runs(request.model or None, before or None, size)
+        model = names.check_name("model", request.model) if request.model else None
+        runs = await self._store.runs(model, before or None, size)
         return retraining_service_pb2.ListRunsResponse(
             runs=[convert.run_to_proto(each) for each in runs],
             next_page_token=convert.page_token(runs[-1].run_id) if len(runs) == size else "",
@@ -148,8 +150,8 @@ class RetrainingServicer(retraining_service_pb2_grpc.RetrainingServiceServicer):
             convert.run_id("run_id", request.run_id),
             request.approve,
             request.manifest_digest,
-            _required("approver", request.approver),
-            request.comment,
+            check_text("approver", _required("approver", request.approver)),
+            check_text("comment", request.comment),
             _time("as_of_time", request.as_of_time),
         )
         return retraining_service_pb2.DecideRunResponse(

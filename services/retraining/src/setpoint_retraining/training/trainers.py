@@ -6,6 +6,7 @@ shape of `Trainer`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, ClassVar, Protocol
@@ -103,4 +104,6 @@ def read_parameters(trainer: Trainer, given: Mapping[str, str]) -> dict[str, int
             raise errors.invalid(
                 field, text, f"must be a {kind.__name__}", errors.Reason.WRONG_TYPE
             ) from None
+        if not math.isfinite(values[name]):
+            raise errors.invalid(field, text, "must be finite")
     return values
