@@ -171,4 +171,9 @@ def _environment(trainer: str, parameters: dict[str, Any]) -> dict[str, str]:
     packages = ("numpy", "onnx", "onnxruntime", "scikit-learn", "skl2onnx")
     versions = {name: importlib.metadata.version(name) for name in packages}
     chosen = {f"trainer.{name}": str(value) for name, value in parameters.items()}
-    return {**versions, **chosen, "trainer": trainer, "threads": os.environ.get("OMP_NUM_THREADS", "all")}
+    return {
+        **versions,
+        **chosen,
+        "trainer": trainer,
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+    }
