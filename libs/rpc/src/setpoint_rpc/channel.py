@@ -90,6 +90,7 @@ def connect(target: str, *, client: str, identity: tls.TLSFiles | None = None) -
         client: Short name of the calling service.
         identity: Files for mutual TLS; by default those of the process, if it has any.
     """
+    client = client.removeprefix("setpoint-")
     identity = identity or tls.CURRENT.get()
     options = channel_arguments(client)
     if identity is None:
