@@ -96,6 +96,6 @@ async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitS
         client = valkey_store.connect(
             settings.valkey_url, timeout_seconds=timeout, connections=connections
         )
-        online.append(valkey_store.ValkeyStore(client, store_id))
+        online.append(valkey_store.ValkeyStore(client, store_id, timeout))
         stack.push_async_callback(online[-1].close)
     return _Stores(definition, history_store.SQLHistoryStore(short, long), online[0], online[1])

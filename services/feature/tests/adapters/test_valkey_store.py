@@ -1,12 +1,16 @@
 import asyncio
 import itertools
+import os
 import random
+import signal
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
 
 from setpoint_devstack import ports as free_ports
+from setpoint_devstack import valkey as valkey_server
 from setpoint_feature.adapters import valkey_store
 from setpoint_feature.domain import online
 from setpoint_runtime import errors
@@ -17,7 +21,7 @@ Store = valkey_store.ValkeyStore
 
 
 def make(url: str, store_id: str = "test") -> Store:
-    return Store(valkey_store.connect(url, timeout_seconds=2, connections=2), store_id)
+    return Store(valkey_store.connect(url, timeout_seconds=5, connections=2), store_id, 5)
 
 
 @pytest.fixture
@@ -145,3 +149,37 @@ async def test_read_given_up_does_not_mix_up_answers(store: Store) -> None:
 
     for start in range(0, 600, 20):
         await asyncio.gather(*(read(start + number) for number in range(20)))
+
+
+async def test_read_that_is_cancelled_ends(store: Store) -> None:
+    """A cancellation is never swallowed, at whatever point of a read it comes."""
+    await store.watermarks([VERSION])
+    for turns in list(range(12)) * 10:
+        reading = asyncio.create_task(_read_for_ever(store))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        done, _ = await asyncio.wait([reading], timeout=5)
+        assert done
+        assert reading.cancelled()
+
+
+async def _read_for_ever(store: Store) -> None:
+    while True:
+        await store.watermarks([VERSION])
+
+
+async def test_call_to_a_frozen_server_ends(valkey: valkey_server.ValkeyServer) -> None:
+    """A server that takes the command and never answers costs the time limit, not more."""
+    made = Store(valkey_store.connect(valkey.url(), timeout_seconds=5, connections=2), "test", 0.2)
+    await made.watermarks([VERSION])
+    os.kill(valkey.child.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(errors.UnavailableError):
+            await made.watermarks([VERSION])
+        assert time.monotonic() - started < 5
+    finally:
+        os.kill(valkey.child.pid, signal.SIGCONT)
+    assert await made.watermarks([VERSION]) == [None]
+    await made.close()

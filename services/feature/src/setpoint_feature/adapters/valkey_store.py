@@ -5,6 +5,7 @@ sequence of its history the copies are complete. Both are changed by one script,
 Valkey loses, in a crash, a failover or a wipe, the watermark tells what is missing.
 """
 
+import asyncio
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -51,18 +52,20 @@ _LOGGER = setpoint_telemetry.get_logger(__name__)
 
 
 def connect(url: str, *, timeout_seconds: float, connections: int) -> "redis.asyncio.Redis":
-    """Returns a client whose calls end in bounded time; nothing is connected yet.
+    """Returns a client; nothing is connected yet.
 
     Args:
         url: `redis://…`, `rediss://…` or `unix://…`.
-        timeout_seconds: Longest time for connecting, and for each answer.
+        timeout_seconds: Longest time for connecting, and for getting a connection.
         connections: Most connections at once; further calls wait for one.
     """
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
         timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
+        # No time limit of its own: it is kept with asyncio.wait_for, which costs a task for every
+        # command and, before Python 3.12, swallows a cancellation that comes with the answer.
+        socket_timeout=None,
         socket_connect_timeout=timeout_seconds,
         socket_keepalive=True,
         # One more try at once: a pooled connection may have died with the last server. All that is
@@ -75,9 +78,18 @@ def connect(url: str, *, timeout_seconds: float, connections: int) -> "redis.asy
 class ValkeyStore:
     """Keeps the greatest row of each entity."""
 
-    def __init__(self, client: "redis.asyncio.Redis", store_id: str) -> None:
-        """Uses a client; `store_id` keeps the copies of different histories apart."""
+    def __init__(
+        self, client: "redis.asyncio.Redis", store_id: str, timeout_seconds: float
+    ) -> None:
+        """Uses a client.
+
+        Args:
+            client: Made by `connect`.
+            store_id: Keeps the copies of different histories apart.
+            timeout_seconds: Longest time for each command, retries included.
+        """
         self._client = client
+        self._timeout_seconds = timeout_seconds
         self._prefix = f"setpoint:{store_id}:".encode("ascii")
         self._prefixes: dict[str, bytes] = {}
         self._digest: str | None = None
@@ -176,7 +188,8 @@ class ValkeyStore:
             UnavailableError: ONLINE_STORE_UNAVAILABLE.
         """
         try:
-            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis leaves it open.
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis leaves it open.
         except redis.exceptions.NoScriptError:
             raise
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:

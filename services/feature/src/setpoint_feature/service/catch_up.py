@@ -48,6 +48,7 @@ class CatchUp:
         """Looks again and again, for as long as the process lives."""
         while True:
             await self.tick()
+            _end_if_cancelled()
             await asyncio.sleep(self._poll_seconds)
 
     async def tick(self) -> None:
@@ -117,6 +118,17 @@ class CatchUp:
             await self._online.apply(view.view.version, values, -1, -1)
             after = found.keys[-1]
         await self._online.apply(view.view.version, {}, 0, last)
+
+
+def _end_if_cancelled() -> None:
+    """Ends the task when a library swallowed its cancellation, which would make it immortal.
+
+    Raises:
+        CancelledError: The task was asked to end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _values(found: history.NamedRows) -> dict[bytes, bytes]:
