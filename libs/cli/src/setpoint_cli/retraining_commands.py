@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
+import grpc
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -18,7 +20,7 @@ from setpoint_cli.session import (
     read_time,
     session,
 )
-from setpoint_client import Client
+from setpoint_client import Client, errors, typed_error
 from setpoint_runtime import ids
 
 WATCH_SECONDS = 3600.0
@@ -61,8 +63,7 @@ def _follow(client: Client, run: retraining_pb2.Run) -> retraining_pb2.Run:
     told: set[str] = set()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("waits for a worker", total=len(STEPS))
-        for response in client.stubs.retraining.WatchRun(request, timeout=WATCH_SECONDS):
-            run = response.run
+        for run in _changes(client, request, run):
             for step in run.steps:
                 if step.done and step.name not in told:
                     told.add(step.name)
@@ -71,6 +72,20 @@ def _follow(client: Client, run: retraining_pb2.Run) -> retraining_pb2.Run:
             done = len(told & set(STEPS))
             progress.update(task, completed=done, description=going[0] if going else "stored")
     return run
+
+
+def _changes(
+    client: Client, request: retraining_service_pb2.WatchRunRequest, run: retraining_pb2.Run
+) -> Iterator[retraining_pb2.Run]:
+    """Yields a run after each change; a stream that ends with its connection is opened again."""
+    while run.state in (retraining_pb2.RUN_STATE_QUEUED, retraining_pb2.RUN_STATE_RUNNING):
+        try:
+            for response in client.stubs.retraining.WatchRun(request, timeout=WATCH_SECONDS):
+                run = response.run
+                yield run
+        except grpc.RpcError as error:
+            if not isinstance(typed_error(error), errors.UnavailableError):
+                raise
 
 
 def _report(run: retraining_pb2.Run) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import grpc
+
 from setpoint.monitoring.v1 import monitoring_service_pb2, report_pb2
 from setpoint.retraining.v1 import retraining_pb2, retraining_service_pb2
 from setpoint_client.stubs import AsyncStubs
@@ -20,6 +22,12 @@ REST_BETWEEN_RUNS = timedelta(days=75) // MICROSECOND
 """After a run, decay is watched for this long before the next one is started."""
 
 APPROVER = "demo"
+
+_AT_WORK = (
+    retraining_pb2.RUN_STATE_UNSPECIFIED,
+    retraining_pb2.RUN_STATE_QUEUED,
+    retraining_pb2.RUN_STATE_RUNNING,
+)
 
 
 class RunFailedError(Exception):
@@ -118,17 +126,27 @@ class Lifecycle:
             trigger=trigger,
         )
         started = await self.services.retraining.StartRun(request, timeout=CONTROL_TIMEOUT_SECONDS)
-        run = started.run
-        watched = self.services.retraining.WatchRun(
-            retraining_service_pb2.WatchRunRequest(run_id=run.run_id, stop_at_approval=True),
-            timeout=RUN_TIMEOUT_SECONDS,
-        )
-        async for response in watched:
-            run = response.run
+        run = await self._follow(started.run)
         if run.state == retraining_pb2.RUN_STATE_FAILED:
             raise RunFailedError(f"run {run.run_id} failed: {run.error_reason}: {run.error}")
         self.say(_result_of(run))
         self._note(run)
+        return run
+
+    async def _follow(self, run: retraining_pb2.Run) -> retraining_pb2.Run:
+        """Watches a run until it ends or waits for a person.
+
+        A stream lives no longer than its connection, which servers renew every few minutes.
+        """
+        request = retraining_service_pb2.WatchRunRequest(run_id=run.run_id, stop_at_approval=True)
+        while run.state in _AT_WORK:
+            watched = self.services.retraining.WatchRun(request, timeout=RUN_TIMEOUT_SECONDS)
+            try:
+                async for response in watched:
+                    run = response.run
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
         return run
 
     async def _decide(self, run: retraining_pb2.Run, time: int) -> None:
