@@ -63,7 +63,8 @@ def _follow(client: Client, run: retraining_pb2.Run) -> retraining_pb2.Run:
     told: set[str] = set()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("waits for a worker", total=len(STEPS))
-        for run in _changes(client, request, run):
+        for changed in _changes(client, request, run):
+            run = changed
             for step in run.steps:
                 if step.done and step.name not in told:
                     told.add(step.name)

@@ -6,10 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 from rich.console import Console
 
 from setpoint_cli import explanation
+from setpoint_cli.session import EXIT_FAILED
+from setpoint_client import typed_error
 from setpoint_demo import story, summary
 from setpoint_demo.lifecycle import RunFailedError
 from setpoint_devstack import errors as devstack_errors
@@ -67,9 +70,14 @@ def demo(
         told = asyncio.run(story.run(options, console))
     except (RunFailedError, devstack_errors.DevstackError) as error:
         console.print(f"[red]{error}[/]")
-        raise typer.Exit(1) from None
+        raise typer.Exit(EXIT_FAILED) from None
+    except grpc.RpcError as error:
+        told_error = typed_error(error)
+        console.print(f"[red]{told_error.reason}[/]: {told_error.message}")
+        console.print(f"the services' logs are in {directory / 'stack' / 'logs'}")
+        raise typer.Exit(EXIT_FAILED) from None
     summary.show(told.summary, console)
     explanation.show(told.prediction, told.assignment, console)
     console.print(f"summary in {directory / 'summary.json'}")
     if not told.summary.complete:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)
