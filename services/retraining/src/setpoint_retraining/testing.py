@@ -67,7 +67,8 @@ def run(plan: Policy | None = None, **changes: Any) -> Run:
 
 def rolling_out(**changes: Any) -> Run:
     """Return a run whose version 2 was approved."""
-    return run(state=RunState.ROLLING_OUT, version=2, manifest_digest="d" * 64, **changes)
+    given = {"state": RunState.ROLLING_OUT, "version": 2, "manifest_digest": "d" * 64}
+    return run(**{**given, **changes})
 
 
 def snapshot(rows: int = 1_000, seed: int = 0) -> Columns:

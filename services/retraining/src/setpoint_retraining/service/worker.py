@@ -155,7 +155,9 @@ class Worker:
 
     async def _end(self, run: Run, state: RunState, error: str, reason: str) -> None:
         try:
-            await self._save(run.end(state, self._clock.now_us(), error, reason))
+            # The words of a dead process may hold anything; the database takes all but NUL.
+            words = error.replace("\0", "")
+            await self._save(run.end(state, self._clock.now_us(), words, reason))
         except errors.AbortedError:
             _LOGGER.info("run %s was ended by somebody else", run.run_id)
 
