@@ -192,4 +192,9 @@ def _result_of(run: retraining_pb2.Run) -> str:
     )
     state = retraining_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
     version = f"version {run.version}" if run.HasField("version") else "no version"
-    return f"[cyan]retrain[/] {version}, {state.replace('_', ' ')}: {measured}"
+    spent = ", ".join(
+        f"{step.name} {(step.end_time - step.start_time) / 1e6:.1f} s"
+        for step in run.steps
+        if step.done
+    )
+    return f"[cyan]retrain[/] {version}, {state.replace('_', ' ')}: {measured} ({spent})"
