@@ -42,7 +42,7 @@ async def world(
     """
     from tests.support import world as worlds
 
-    environment = {**worlds.EVENT_TIME_ONLY, "OTEL_EXPORTER_OTLP_ENDPOINT": spans.endpoint}
+    environment = {**worlds.ENVIRONMENT, "OTEL_EXPORTER_OTLP_ENDPOINT": spans.endpoint}
     async with make_stack(environment=environment) as stack, worlds.connected(stack) as found:
         await worlds.settle(found)
         yield found

@@ -1,22 +1,36 @@
 """The demo's question on the first days of its real history: definitions, data, a served version."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 from tests.support import world as worlds
 
 from setpoint.retraining.v1 import retraining_pb2
+from setpoint_client import AsyncClient
 from setpoint_demo import definitions, flights, streams
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BEGIN = datetime(2013, 1, 1, tzinfo=UTC)
 DAYS = 8
 _MICROSECOND = timedelta(microseconds=1)
 _DAY = timedelta(days=1) // _MICROSECOND
+LEAK = ("departed_flight", "departure_delay", "")
+"""View, field and alias of what is known only after the question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What happened, and a feature service that was told."""
+
+    client: AsyncClient
+    frames: dict[str, pl.DataFrame]
+    """What was written, by view."""
 
 
 def midnight(day: int) -> int:
     """Returns when a day begins, in microseconds UTC; day 0 is the first of 2013."""
-    return (BEGIN - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND + day * _DAY
+    return (BEGIN - EPOCH) // _MICROSECOND + day * _DAY
 
 
 def history(days: int) -> dict[str, pl.DataFrame]:

@@ -25,6 +25,12 @@ SUITE = "parcel_requests"
 POLICY = "parcel_late"
 
 DEPOTS = ("aachen", "bremen", "celle", "dessau", "erfurt", "fulda")
+CREWS = tuple(f"crew-{number}" for number in range(len(DEPOTS)))
+"""One for each depot."""
+
+SILENT = CREWS[-1]
+"""The crew that never tells how many of it are sick."""
+
 KINDS = ("box", "letter", "pallet")
 BEGIN = datetime(2024, 3, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -52,6 +58,7 @@ def _spec(name: str, dtype: column_pb2.DataType.ValueType) -> reference_pb2.Fiel
 
 ENTITIES: Sequence[definition_pb2.Entity] = (
     definition_pb2.Entity(name="depot", keys=[_spec("depot", _TEXT)]),
+    definition_pb2.Entity(name="crew", keys=[_spec("crew", _TEXT)]),
     definition_pb2.Entity(name="parcel", keys=[_spec("parcel_id", _TEXT)]),
 )
 
@@ -78,8 +85,8 @@ VIEWS: Sequence[definition_pb2.FeatureView] = (
         ttl=timedelta(hours=3),
     ),
     _view(
-        "depot_crew",
-        "depot",
+        "crew_health",
+        "crew",
         (
             definition_pb2.FeatureField(
                 name="sick_share",
@@ -94,6 +101,7 @@ VIEWS: Sequence[definition_pb2.FeatureView] = (
         "parcel",
         (
             definition_pb2.FeatureField(name="depot", dtype=_TEXT),
+            definition_pb2.FeatureField(name="crew", dtype=_TEXT),
             definition_pb2.FeatureField(name="distance", dtype=_DOUBLE),
             definition_pb2.FeatureField(name="kind", dtype=_TEXT),
             definition_pb2.FeatureField(name="hour", dtype=_INTEGER),
@@ -117,7 +125,7 @@ def feature_set() -> definition_pb2.FeatureSet:
         features=[
             definition_pb2.FeatureReference(view="depot_load", field="queue"),
             definition_pb2.FeatureReference(view="depot_load", field="staff"),
-            definition_pb2.FeatureReference(view="depot_crew", field="sick_share"),
+            definition_pb2.FeatureReference(view="crew_health", field="sick_share"),
         ],
         request_fields=[_spec("distance", _DOUBLE), _spec("kind", _TEXT), _spec("hour", _INTEGER)],
     )
@@ -184,6 +192,7 @@ class Parcel:
 
     parcel_id: str
     depot: str
+    crew: str
     distance: float
     kind: str
     hour: int
@@ -193,7 +202,7 @@ class Parcel:
     @property
     def entities(self) -> dict[str, Any]:
         """The keys of a prediction about it."""
-        return {"depot": self.depot}
+        return {"depot": self.depot, "crew": self.crew}
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -234,6 +243,7 @@ class Day:
         return Parcel(
             parcel_id=f"p{self.number:03d}-{place:04d}",
             depot=DEPOTS[depot],
+            crew=CREWS[depot],
             distance=distance,
             kind=kind,
             hour=hour,
@@ -254,15 +264,15 @@ class Day:
         )
 
     def crews(self) -> pl.DataFrame:
-        """Returns the rows of `depot_crew`; the last depot never tells."""
-        told = len(DEPOTS) - 1
+        """Returns the rows of `crew_health`, of all crews but one."""
+        told = len(CREWS) - 1
         times = np.full(told, midnight(self.number))
-        return _frame(times, times, depot=DEPOTS[:told], sick_share=self._sick_share[:told])
+        return _frame(times, times, crew=CREWS[:told], sick_share=self._sick_share[:told])
 
     def sent(self) -> pl.DataFrame:
         """Returns the rows of `parcel_sent`."""
         times = np.array([parcel.sent_time for parcel in self.parcels])
-        names = ("parcel_id", "depot", *REQUEST_FIELDS)
+        names = ("parcel_id", "depot", "crew", *REQUEST_FIELDS)
         return _frame(
             times, times, **{name: [getattr(each, name) for each in self.parcels] for name in names}
         )
@@ -281,7 +291,7 @@ class Day:
         """Returns the rows of every view."""
         return {
             "depot_load": self.loads(),
-            "depot_crew": self.crews(),
+            "crew_health": self.crews(),
             "parcel_sent": self.sent(),
             "parcel_arrived": self.arrived(),
         }

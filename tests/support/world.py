@@ -26,16 +26,20 @@ from setpoint_runtime import ids
 
 CALLER = "setpoint-tests"
 CALL_SECONDS = 30.0
-"""For calls that are not themselves the matter of a test; a busy machine is slow."""
+"""For calls that are not themselves the matter of a test; a busy machine is slow, and a service that
+was killed a moment ago is waited for."""
 
 PAGE = 1_000
 APPROVER = "a person"
 
-EVENT_TIME_ONLY = {
+ENVIRONMENT = {
+    # The worlds of these tests lie in the past; the services' clocks must not judge them.
     "SETPOINT_MONITORING_EVALUATE_SECONDS": "0",
     "SETPOINT_RETRAINING_ADVANCE_SECONDS": "0",
+    # How long a busy machine takes for features is no matter of these tests.
+    "SETPOINT_ROUTER_FEATURES_SECONDS": "5",
 }
-"""The worlds of these tests lie in the past; the services' clocks must not judge them."""
+"""Settings of the shared stack."""
 
 
 @dataclass(slots=True)
@@ -88,21 +92,25 @@ class World:
             await feature.RegisterEntity(
                 feature_service_pb2.RegisterEntityRequest(request_id=ids.uuid7(), entity=entity),
                 timeout=CALL_SECONDS,
+                wait_for_ready=True,
             )
         for view in views:
             await feature.RegisterFeatureView(
                 feature_service_pb2.RegisterFeatureViewRequest(request_id=ids.uuid7(), view=view),
                 timeout=CALL_SECONDS,
+                wait_for_ready=True,
             )
         await feature.RegisterFeatureSet(
             feature_service_pb2.RegisterFeatureSetRequest(
                 request_id=ids.uuid7(), feature_set=feature_set
             ),
             timeout=CALL_SECONDS,
+            wait_for_ready=True,
         )
         await self.services.validation.PutSuite(
             validation_service_pb2.PutSuiteRequest(request_id=ids.uuid7(), suite=suite),
             timeout=CALL_SECONDS,
+            wait_for_ready=True,
         )
 
     async def write(self, frames: dict[str, pl.DataFrame]) -> None:
@@ -111,6 +119,15 @@ class World:
             *(self.client.write_features(view, frame) for view, frame in frames.items())
         )
 
+    @asynccontextmanager
+    async def killed(self, name: str) -> AsyncIterator[None]:
+        """Kills a service or store with -9; it runs again after the block, whatever happens in it."""
+        await self.stack.kill(name)
+        try:
+            yield
+        finally:
+            await self.stack.restart(name)
+
     # Retraining.
 
     async def put_policy(self, policy: retraining_pb2.Policy) -> None:
@@ -118,6 +135,7 @@ class World:
         await self.services.retraining.PutPolicy(
             retraining_service_pb2.PutPolicyRequest(request_id=ids.uuid7(), policy=policy),
             timeout=CALL_SECONDS,
+            wait_for_ready=True,
         )
 
     async def start_run(self, policy: str, known_at: int) -> retraining_pb2.Run:
@@ -127,13 +145,16 @@ class World:
                 request_id=ids.uuid7(), policy=policy, known_at_time=known_at, trigger="a test"
             ),
             timeout=CALL_SECONDS,
+            wait_for_ready=True,
         )
         return response.run
 
     async def get_run(self, run_id: str) -> retraining_pb2.Run:
         """Reads a run."""
         request = retraining_service_pb2.GetRunRequest(run_id=run_id)
-        response = await self.services.retraining.GetRun(request, timeout=CALL_SECONDS)
+        response = await self.services.retraining.GetRun(
+            request, timeout=CALL_SECONDS, wait_for_ready=True
+        )
         return response.run
 
     async def retrain(self, policy: str, known_at: int) -> retraining_pb2.Run:
@@ -158,7 +179,9 @@ class World:
             approver=APPROVER,
             as_of_time=as_of,
         )
-        response = await self.services.retraining.DecideRun(request, timeout=CALL_SECONDS)
+        response = await self.services.retraining.DecideRun(
+            request, timeout=CALL_SECONDS, wait_for_ready=True
+        )
         return response.run
 
     async def advance(
@@ -166,7 +189,9 @@ class World:
     ) -> retraining_service_pb2.AdvanceRolloutResponse:
         """Looks at a rollout as of a time."""
         request = retraining_service_pb2.AdvanceRolloutRequest(run_id=run_id, as_of_time=as_of)
-        return await self.services.retraining.AdvanceRollout(request, timeout=CALL_SECONDS)
+        return await self.services.retraining.AdvanceRollout(
+            request, timeout=CALL_SECONDS, wait_for_ready=True
+        )
 
     # Predictions.
 
@@ -183,7 +208,7 @@ class World:
 
     async def serve_day(self, day: parcels.Day) -> Asked:
         """Lives through a day: hour by hour the depots' counters, then the questions."""
-        await self.client.write_features("depot_crew", day.crews())
+        await self.client.write_features("crew_health", day.crews())
         asked = Asked()
         loads = day.loads().partition_by("event_time", maintain_order=True)
         for hour, load in enumerate(loads):
@@ -223,6 +248,7 @@ class World:
                     model=model, page_size=PAGE, page_token=token
                 ),
                 timeout=CALL_SECONDS,
+                wait_for_ready=True,
             )
             found.update(each.prediction_id for each in page.predictions)
             token = page.next_page_token
@@ -239,13 +265,17 @@ class World:
     async def route(self, name: str = parcels.ROUTE) -> route_pb2.Route:
         """Reads the current revision of a route."""
         request = router_service_pb2.GetRouteRequest(name=name)
-        response = await self.services.router.GetRoute(request, timeout=CALL_SECONDS)
+        response = await self.services.router.GetRoute(
+            request, timeout=CALL_SECONDS, wait_for_ready=True
+        )
         return response.route
 
     async def revisions(self, name: str = parcels.ROUTE) -> list[route_pb2.Route]:
         """Reads all revisions of a route, newest first."""
         request = router_service_pb2.ListRouteRevisionsRequest(name=name, page_size=PAGE)
-        response = await self.services.router.ListRouteRevisions(request, timeout=CALL_SECONDS)
+        response = await self.services.router.ListRouteRevisions(
+            request, timeout=CALL_SECONDS, wait_for_ready=True
+        )
         return list(response.routes)
 
 
