@@ -316,7 +316,12 @@ def _columns(columns: Columns | None) -> Columns:
 
 
 def assembled(parts: Sequence[tuple[npt.NDArray[np.intp], Columns]], rows: int) -> Columns | None:
-    """Returns the outputs of some rows as outputs of all, null where there is none."""
+    """Returns the outputs of some rows as outputs of all, null where there is none.
+
+    Args:
+        parts: Rising positions of rows and their outputs; no row is in two parts.
+        rows: Number of rows of all.
+    """
     if not parts:
         return None
     if len(parts) == 1 and len(parts[0][0]) == rows:
