@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ from setpoint_columns import Columns, interop, proto
 from setpoint_demo import definitions
 from setpoint_demo.replay import SCORE_COLUMN
 
-SPINE_ROWS = 10_000
+PIECE_ROWS = 10_000
 TIMEOUT_SECONDS = 60.0
 
 Scores = npt.NDArray[np.float64]
@@ -62,25 +61,31 @@ async def scores_of_version(services: AsyncStubs, questions: pl.DataFrame, versi
         "tailnum",
         pl.col("question_time").dt.replace_time_zone("UTC").alias("event_time"),
     )
-    pieces = list(spine.iter_slices(SPINE_ROWS))
-    features = await _historical(services, pieces)
+    features = await _historical(services, spine)
     scores = [
-        await _predict(services, known, questions.slice(number * SPINE_ROWS, known.rows), version)
-        for number, known in enumerate(features)
+        await _predict(
+            services,
+            features.slice(start, min(start + PIECE_ROWS, questions.height)),
+            questions.slice(start, PIECE_ROWS),
+            version,
+        )
+        for start in range(0, questions.height, PIECE_ROWS)
     ]
     return np.concatenate(scores) if scores else np.empty(0)
 
 
-async def _historical(services: AsyncStubs, pieces: Sequence[pl.DataFrame]) -> list[Columns]:
+async def _historical(services: AsyncStubs, spine: pl.DataFrame) -> Columns:
+    """Returns the features of each spine row; a piece may be answered in several messages."""
     requests = [
         feature_service_pb2.GetHistoricalFeaturesRequest(
             feature_set=reference_pb2.FeatureSetReference(name=definitions.FEATURE_SET),
             spine=proto.to_proto(interop.from_polars(piece)),
         )
-        for piece in pieces
+        for piece in spine.iter_slices(PIECE_ROWS)
     ]
     call = services.feature.GetHistoricalFeatures(iter(requests), timeout=TIMEOUT_SECONDS)
-    return [proto.from_proto(response.features) async for response in call]
+    parts = [proto.from_proto(response.features) async for response in call]
+    return Columns.concat(parts) if parts else Columns(0)
 
 
 async def _predict(
