@@ -38,6 +38,19 @@ _OUTCOME_COLUMNS = {
     "label": DataType.FLOAT64,
     "event_time": DataType.TIMESTAMP,
 }
+_OPTIONAL_COLUMNS = {
+    **dict.fromkeys(("arrival_time", "reply_time"), DataType.TIMESTAMP),
+    **dict.fromkeys(("slot", "reason"), DataType.INT32),
+    **dict.fromkeys(
+        ("assignment_key", "trace_id", "span_id", "caller", "error", "degradations"),
+        DataType.STRING,
+    ),
+    **dict.fromkeys(
+        ("features_microseconds", "checks_microseconds", "queue_microseconds"), DataType.INT64
+    ),
+    "inference_microseconds": DataType.INT64,
+}
+_LARGEST_TIME = 2**63 - 1
 _STAGES = ("features", "checks", "queue", "inference")
 
 
@@ -57,6 +70,9 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
     """
     predictions = proto.from_proto(message.predictions, f"{field}.predictions")
     _require(predictions, _PREDICTION_COLUMNS, f"{field}.predictions")
+    _check_types(predictions, _OPTIONAL_COLUMNS, f"{field}.predictions")
+    text(f"{field}.route", message.route)
+    text(f"{field}.model_version.model", message.model_version.model)
     inputs = _side(message.inputs, predictions.rows, f"{field}.inputs")
     outputs = _side(message.outputs, predictions.rows, f"{field}.outputs")
     _side(message.entities, predictions.rows, f"{field}.entities")
@@ -83,21 +99,32 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
 
 
 def _require(batch: Columns, columns: dict[str, DataType], field: str) -> None:
-    for name, dtype in columns.items():
+    for name in columns:
         if name not in batch:
             raise errors.invalid(field, list(batch.names), f"must have a column {name}")
-        column = batch[name]
-        if column.dtype is not dtype:
-            raise errors.invalid(
-                f"{field}.{name}",
-                column.dtype.name,
-                f"must be {dtype.name}",
-                errors.Reason.WRONG_TYPE,
-            )
-        if column.null_count:
+        if batch[name].null_count:
             raise errors.invalid(
                 f"{field}.{name}", None, "must not be null", errors.Reason.NULL_REFUSED
             )
+    _check_types(batch, columns, field)
+
+
+def _check_types(batch: Columns, columns: dict[str, DataType], field: str) -> None:
+    for name, dtype in columns.items():
+        if name in batch and batch[name].dtype is not dtype:
+            raise errors.invalid(
+                f"{field}.{name}",
+                batch[name].dtype.name,
+                f"must be {dtype.name}",
+                errors.Reason.WRONG_TYPE,
+            )
+
+
+def text(field: str, value: str) -> str:
+    """Returns a text that the database can hold. Raises InvalidArgumentError."""
+    if "\0" in value:
+        raise errors.invalid(field, value, "must not contain the character NUL")
+    return value
 
 
 def _side(message: column_pb2.ColumnBatch, rows: int, field: str) -> Columns:
@@ -159,6 +186,7 @@ def outcomes_from_proto(message: column_pb2.ColumnBatch, now: int) -> list[Outco
     """
     batch = proto.from_proto(message, "outcomes")
     _require(batch, _OUTCOME_COLUMNS, "outcomes")
+    _check_types(batch, {"arrival_time": DataType.TIMESTAMP}, "outcomes")
     arrivals: Sequence[int | None] = [None] * batch.rows
     if "arrival_time" in batch:
         arrivals = batch["arrival_time"].to_list()
@@ -278,7 +306,7 @@ def version_from_proto(message: reference_pb2.ModelVersionReference, field: str)
         raise errors.invalid(f"{field}.model", "", "must be set", errors.Reason.MISSING_FIELD)
     if message.version < 1:
         raise errors.invalid(f"{field}.version", message.version, "must be at least 1")
-    return VersionKey(message.model, message.version)
+    return VersionKey(text(f"{field}.model", message.model), message.version)
 
 
 def window_from_proto(message: reference_pb2.TimeRange, field: str) -> Window:
@@ -412,16 +440,18 @@ def page_start(token: str) -> tuple[int, str] | None:
         return None
     try:
         time, last = json.loads(base64.urlsafe_b64decode(token))
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         time, last = None, None
-    if not isinstance(time, int) or not isinstance(last, str) or not ids.is_uuid(last):
+    # A truth value is an int to Python, though not to the database.
+    is_time = type(time) is int and -_LARGEST_TIME <= time <= _LARGEST_TIME
+    if not is_time or not isinstance(last, str) or not ids.is_uuid(last):
         raise errors.invalid(
             "page_token",
             token,
             "must be the next_page_token of an earlier answer",
             errors.Reason.INVALID_PAGE_TOKEN,
         )
-    return time, last
+    return int(time), last
 
 
 def page_size(size: int) -> int:

@@ -83,7 +83,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
     ) -> monitoring_service_pb2.ListPredictionsResponse:
         """List predictions."""
         which = ports.ListFilter(
-            request.model or None,
+            convert.text("model", request.model) or None,
             request.version or None,
             convert.window_from_proto(request.range, "range")
             if request.HasField("range")
@@ -174,7 +174,8 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         size = convert.page_size(request.page_size)
         before = convert.page_start(request.page_token)
         states = convert.states_from_proto(request.states)
-        alerts = await self._alerts.list(request.model or None, states, before, size)
+        model = convert.text("model", request.model) or None
+        alerts = await self._alerts.list(model, states, before, size)
         last = alerts[-1] if len(alerts) == size else None
         return monitoring_service_pb2.ListAlertsResponse(
             alerts=[convert.alert_to_proto(each) for each in alerts],
@@ -200,7 +201,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
 def _required(field: str, value: str) -> str:
     if not value:
         raise errors.invalid(field, value, "must be set", errors.Reason.MISSING_FIELD)
-    return value
+    return convert.text(field, value)
 
 
 def _uuid(field: str, value: str) -> str:

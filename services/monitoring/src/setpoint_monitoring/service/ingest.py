@@ -42,6 +42,8 @@ class Ingest:
 
     async def predictions(self, records: Sequence[Record]) -> tuple[int, int]:
         """Store records; return how many predictions are new and how many came before."""
+        # A record of nothing would wait for ever to be counted.
+        records = [record for record in records if record.entries]
         if not records:
             return 0, 0
         stored = await self._store.add_records(records, self._clock.now_us())
@@ -76,7 +78,7 @@ class Ingest:
             self.arrived.clear()
             try:
                 await self.count_pending()
-            except errors.UnavailableError as error:
+            except errors.SetpointError as error:
                 _LOGGER.warning("profiles wait: %s", error)
                 self.arrived.set()
             await asyncio.sleep(wait_seconds)

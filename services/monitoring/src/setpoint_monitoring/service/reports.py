@@ -23,6 +23,9 @@ from setpoint_monitoring.domain.records import (
 from setpoint_monitoring.service.ingest import Ingest
 from setpoint_runtime import errors
 
+MAXIMUM_WINDOWS = 10_000
+"""Of one answer; a year of hours is 8,766."""
+
 
 class Reports:
     """Reads what was stored."""
@@ -69,6 +72,7 @@ class Reports:
             raise errors.NotFoundError(
                 errors.Reason.MODEL_NOT_FOUND, f"no predictions of model {model!r} are stored"
             )
+        windows = _windows(asked, length)
         measured = []
         for key, first, last in versions:
             if version is not None and key.version != version:
@@ -76,7 +80,6 @@ class Reports:
             facts = await self._registry.facts(key)
             predicted = Window(max(asked.start, first), min(asked.end, last + 1))
             scored = await self._store.scored(key, predicted, known_at)
-            windows = aligned_windows(asked.start, asked.end, length)
             measured += [_performance(key, window, scored, facts) for window in windows]
         shown = [each for each in measured if each.predictions]
         return sorted(shown, key=lambda each: (each.window.start, each.version))
@@ -92,6 +95,7 @@ class Reports:
             FailedPreconditionError: The version has no reference profile.
             NotFoundError: The version does not exist.
         """
+        windows = _windows(asked, length)
         facts = await self._registry.facts(version)
         if not facts.references:
             raise errors.FailedPreconditionError(
@@ -101,7 +105,7 @@ class Reports:
         await self._ingest.count_pending()
         counted = await self._store.profiles(version, asked)
         findings = []
-        for window in aligned_windows(asked.start, asked.end, length):
+        for window in windows:
             pairs = _pairs(facts.references, counted, window)
             if any(counts.sum() for _, counts in pairs):
                 findings += [(window, each) for each in drift.judge(pairs)]
@@ -124,6 +128,15 @@ class Reports:
             arms.append(_arm(scored, facts))
         judged = comparison.compare(arms[0], arms[1], share, minimum_predictions)
         return judged, arms[0], arms[1]
+
+
+def _windows(asked: Window, length: int) -> list[Window]:
+    """Cuts what is asked for into windows. Raises InvalidArgumentError if they are too many."""
+    if length and (asked.end - asked.start) // length >= MAXIMUM_WINDOWS:
+        raise errors.invalid(
+            "window_microseconds", length, f"must cut the range into at most {MAXIMUM_WINDOWS}"
+        )
+    return aligned_windows(asked.start, asked.end, length)
 
 
 def losses(scored: Scored, facts: VersionFacts) -> npt.NDArray[np.float64]:

@@ -112,7 +112,7 @@ class Watch:
             try:
                 for model in await models():
                     await self.evaluate(model, self._clock.now_us())
-            except errors.UnavailableError as error:
+            except errors.SetpointError as error:
                 _LOGGER.warning("evaluation waits: %s", error)
 
     async def _evaluate(
@@ -128,7 +128,7 @@ class Watch:
             return 0, []
         facts = await self._facts(version)
         known = {each.key.subject: each for each in await self._alerts.unresolved(version, cause)}
-        before = {subject: alert.state for subject, alert in known.items()}
+        before = {alert.alert_id: alert.state for alert in known.values()}
         touched: dict[str, Alert] = {}
         windows = [Window(at, at + length) for at in range(start, end, length)]
         for window in windows:
@@ -140,7 +140,7 @@ class Watch:
         kept = [each for each in touched.values() if each.state is not State.OK]
         if not await self._alerts.save(version, cause, previous, end, kept, ended):
             return 0, []
-        changed = [each for each in kept if before.get(each.key.subject) != each.state]
+        changed = [each for each in kept if before.get(each.alert_id) != each.state]
         return len(windows), changed
 
     async def _move(

@@ -145,7 +145,14 @@ async def _put(connection: AsyncConnection, alert: Alert) -> None:
         "acknowledged_by": alert.acknowledged_by,
     }
     insert = postgresql.insert(tables.ALERTS).values(values)
-    await connection.execute(insert.on_conflict_do_update(index_elements=["alert_id"], set_=values))
+    # Somebody may have taken the alert while the windows were judged.
+    state = tables.ALERTS.c.state
+    is_taken = sa.and_(state == State.ACKNOWLEDGED, insert.excluded.state == State.FIRING)
+    changed = {**values, "state": sa.case((is_taken, state), else_=insert.excluded.state)}
+    del changed["acknowledged_by"]
+    await connection.execute(
+        insert.on_conflict_do_update(index_elements=["alert_id"], set_=changed)
+    )
 
 
 async def _find(connection: AsyncConnection, alert_id: str) -> Alert:
