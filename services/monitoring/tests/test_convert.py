@@ -1,0 +1,158 @@
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from setpoint.common.v1 import column_pb2
+from setpoint.monitoring.v1 import prediction_pb2
+from setpoint_columns import Column, Columns, DataType, proto
+from setpoint_monitoring import convert, ports, testing
+from setpoint_monitoring.testing import START
+from setpoint_runtime import errors, ids
+
+Records = prediction_pb2.PredictionRecords
+
+
+def changed(batch: column_pb2.ColumnBatch, column: Column | None, without: str = "") -> None:
+    """Put a column in place of one of a batch, or take one away."""
+    table = proto.from_proto(batch)
+    name = column.name if column is not None else without
+    kept = [each for each in table.columns if each.name != name]
+    batch.CopyFrom(proto.to_proto(Columns(table.rows, [*kept, *([column] if column else [])])))
+
+
+def with_column(name: str, values: list[Any], dtype: DataType) -> Callable[[Records], None]:
+    return lambda record: changed(record.predictions, Column.from_list(name, values, dtype))
+
+
+def test_record_round_trip() -> None:
+    """A record that was taken apart is found again in its payload."""
+    record = testing.record([START, START + 1], scores=[0.5, float("nan")], failed=[False, False])
+    again = convert.RecordCodec().decode(record.payload)
+    assert again == record
+    assert [entry.score for entry in record.entries] == [0.5, None]
+    assert record.version == testing.V1
+
+
+def test_record_of_failed() -> None:
+    """A failed prediction has no score, whatever stands in the outputs."""
+    message = testing.message([START, START + 1], failed=[True, False])
+    record = convert.record_from_proto(message, "record")
+    assert [entry.score for entry in record.entries] == [None, 0.25]
+    message.outputs.Clear()
+    record = convert.record_from_proto(message, "record")
+    assert [entry.score for entry in record.entries] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda r: r.predictions.Clear(), "record.predictions"),
+        (lambda r: changed(r.predictions, None, "prediction_id"), "record.predictions"),
+        (lambda r: changed(r.predictions, None, "status"), "record.predictions"),
+        (
+            with_column("prediction_id", ["x", ids.uuid7()], DataType.STRING),
+            "record.predictions.prediction_id[0]",
+        ),
+        (
+            with_column("prediction_id", [ids.uuid7(), None], DataType.STRING),
+            "record.predictions.prediction_id",
+        ),
+        (with_column("event_time", [1, 2], DataType.INT64), "record.predictions.event_time"),
+        (with_column("status", [0, 0], DataType.INT64), "record.predictions.status"),
+        (
+            with_column("arrival_time", ["a", "b"], DataType.STRING),
+            "record.predictions.arrival_time",
+        ),
+        (with_column("error", [1, 2], DataType.INT32), "record.predictions.error"),
+        (lambda r: setattr(r.inputs, "rows", 3), "record.inputs"),
+        (lambda r: r.inputs.CopyFrom(testing.message([1]).inputs), "record.inputs.rows"),
+        (lambda r: r.outputs.CopyFrom(testing.message([1]).outputs), "record.outputs.rows"),
+        (lambda r: r.input_statuses.append(b"\1\1"), "record.input_statuses"),
+        (lambda r: r.input_statuses.__setitem__(0, b"\1"), "record.input_statuses[0]"),
+        (lambda r: r.input_event_times.__setitem__(0, b"\1"), "record.input_event_times[0]"),
+        (lambda r: setattr(r, "route", "a\0b"), "record.route"),
+        (lambda r: setattr(r.model_version, "model", "\0"), "record.model_version.model"),
+    ],
+)
+def test_record_names_malformed(change: Callable[[Records], object], field: str) -> None:
+    """A malformed record is refused by the name of what is wrong with it."""
+    message = testing.message([START, START + 1])
+    change(message)
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        convert.record_from_proto(message, "record")
+    assert caught.value.violations[0].field.startswith(field)
+
+
+ID = ids.uuid7()
+
+
+def test_outcomes_from_proto() -> None:
+    """Outcomes come with their time of arrival, or arrive now."""
+    batch = testing.outcomes([(ID, 1.0, 5), (ID, 0.0, 6)], arrivals=[7, None])
+    assert [each.arrival_time for each in convert.outcomes_from_proto(batch, 99)] == [7, 99]
+    (only,) = convert.outcomes_from_proto(testing.outcomes([(ID, 1.0, 5)]), 99)
+    assert (only.prediction_id, only.label, only.event_time, only.arrival_time) == (ID, 1.0, 5, 99)
+
+
+@pytest.mark.parametrize(
+    ("column", "field"),
+    [
+        (Column.from_list("prediction_id", ["x"], DataType.STRING), "outcomes.prediction_id[0]"),
+        (Column.from_list("prediction_id", [1], DataType.INT64), "outcomes.prediction_id"),
+        (Column.from_list("label", [float("nan")], DataType.FLOAT64), "outcomes.label[0]"),
+        (Column.from_list("label", [float("inf")], DataType.FLOAT64), "outcomes.label[0]"),
+        (Column.from_list("label", [None], DataType.FLOAT64), "outcomes.label"),
+        (Column.from_list("label", [1], DataType.INT64), "outcomes.label"),
+        (Column.from_list("event_time", [None], DataType.TIMESTAMP), "outcomes.event_time"),
+        (Column.from_list("arrival_time", ["now"], DataType.STRING), "outcomes.arrival_time"),
+    ],
+)
+def test_outcomes_name_malformed(column: Column, field: str) -> None:
+    """A malformed outcome is refused by column and row."""
+    batch = testing.outcomes([(ID, 1.0, 5)])
+    changed(batch, column)
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        convert.outcomes_from_proto(batch, 99)
+    assert caught.value.violations[0].field == field
+
+
+def test_prediction_to_proto_tells_all() -> None:
+    """The story of one row holds what the router wrote, and what happened."""
+    record = testing.record([START, START + 100], x=[1.5, None], failed=[False, True])
+    happened = tuple(testing.labels(record, [1.0, 0.0])[1:])
+    stored = ports.StoredPrediction(record.payload, 1, START + 500, happened)
+    story = convert.prediction_to_proto(record, stored)
+    assert story.prediction_id == record.entries[1].prediction_id
+    assert (story.slot, story.assignment_key, story.route_revision) == (1, "key 1", 3)
+    assert (story.status, story.error) == (14, "MODEL_UNAVAILABLE: gone")
+    assert dict(story.stage_microseconds) == {"queue": 7, "total": 40}
+    assert proto.from_proto(story.inputs)["x"].to_list() == [None]
+    assert [(each.input, each.event_time) for each in story.provenance] == [("x", START + 90)]
+    assert [each.label for each in story.outcomes] == [0.0]
+    first = convert.prediction_to_proto(record, ports.StoredPrediction(record.payload, 0, 1, ()))
+    assert list(first.degradations) == ["STALE:x", "DEFAULT:y"]
+
+
+@given(time=st.integers(-(2**63), 2**63 - 1), last=st.uuids().map(str))
+def test_page_token_round_trip(time: int, last: str) -> None:
+    """A token means where its list goes on."""
+    if time > -(2**63):
+        assert convert.page_start(convert.page_token(time, last)) == (time, last)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [5, [1], [1, 2], ["1", ID], [True, ID], [2**63, ID], [1, "x"], {"a": 1}, None, [1, ID, 3]],
+)
+def test_page_start_refuses_foreign(content: object) -> None:
+    """What is no token of this list is refused, whatever it holds."""
+    token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+    for each in (token, "x", "ü", base64.urlsafe_b64encode(b"[" * 100_000).decode()):
+        with pytest.raises(errors.InvalidArgumentError) as caught:
+            convert.page_start(each)
+        assert caught.value.reason is errors.Reason.INVALID_PAGE_TOKEN
