@@ -94,10 +94,10 @@ def outcomes(
 
 
 def labels(of: Record, values: Sequence[float], delay: int = HOUR) -> list[Outcome]:
-    """Return the outcomes of a record's predictions, some time after each."""
+    """Return the outcomes of a record's first predictions, some time after each."""
     return [
         Outcome(entry.prediction_id, value, entry.event_time + delay, entry.event_time + delay)
-        for entry, value in zip(of.entries, values, strict=True)
+        for entry, value in zip(of.entries, values, strict=False)
     ]
 
 
