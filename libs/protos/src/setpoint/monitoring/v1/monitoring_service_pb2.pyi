@@ -170,7 +170,7 @@ class GetPerformanceRequest(google.protobuf.message.Message):
     version: builtins.int
     """Only this version; 0 means all."""
     window_microseconds: builtins.int
-    """Length of a window in microseconds; 0 means the whole range as one."""
+    """Length of a window in microseconds; 0 means the whole range as one. At most 10,000 windows."""
     known_at_time: builtins.int
     """Outcomes that had arrived by then; 0 means all."""
     @property
@@ -221,7 +221,7 @@ class GetDriftRequest(google.protobuf.message.Message):
     RANGE_FIELD_NUMBER: builtins.int
     WINDOW_MICROSECONDS_FIELD_NUMBER: builtins.int
     window_microseconds: builtins.int
-    """Length of a window in microseconds, a multiple of an hour; 0 means the whole range as one."""
+    """Length of a window in microseconds, a multiple of an hour; 0 means the whole range as one. At most 10,000 windows."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version whose inputs are compared with its reference profile."""

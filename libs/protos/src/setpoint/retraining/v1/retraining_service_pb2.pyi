@@ -355,7 +355,7 @@ class WatchRunRequest(google.protobuf.message.Message):
     run_id: builtins.str
     """Id of the run."""
     stop_at_approval: builtins.bool
-    """End the stream when the run waits for a person."""
+    """End the stream when the run waits for a person, or rolls out without one."""
     def __init__(
         self,
         *,

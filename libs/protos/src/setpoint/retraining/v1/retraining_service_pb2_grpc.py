@@ -156,7 +156,8 @@ class RetrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """Sends the run now and after each change, until it ends, or waits for a person when stop_at_approval is set.
+        """Sends the run now and after each change, until it ends; with stop_at_approval until it waits for a person or, where the
+        policy needs none, rolls out. NOT_FOUND (RUN_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

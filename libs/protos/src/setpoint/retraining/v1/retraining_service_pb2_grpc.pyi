@@ -331,7 +331,9 @@ class RetrainingServiceStub(typing.Generic[_RetrainingServicePutPolicyType, _Ret
     """Lists runs, newest first."""
 
     WatchRun: _RetrainingServiceWatchRunType
-    """Sends the run now and after each change, until it ends, or waits for a person when stop_at_approval is set."""
+    """Sends the run now and after each change, until it ends; with stop_at_approval until it waits for a person or, where the
+    policy needs none, rolls out. NOT_FOUND (RUN_NOT_FOUND).
+    """
 
     CancelRun: _RetrainingServiceCancelRunType
     """Cancels a run that has not ended; a running rollout goes back. FAILED_PRECONDITION (RUN_STATE). Callers: people."""
@@ -468,7 +470,9 @@ class RetrainingServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.retraining.v1.retraining_service_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[setpoint.retraining.v1.retraining_service_pb2.WatchRunResponse], collections.abc.AsyncIterator[setpoint.retraining.v1.retraining_service_pb2.WatchRunResponse]]:
-        """Sends the run now and after each change, until it ends, or waits for a person when stop_at_approval is set."""
+        """Sends the run now and after each change, until it ends; with stop_at_approval until it waits for a person or, where the
+        policy needs none, rolls out. NOT_FOUND (RUN_NOT_FOUND).
+        """
 
     @abc.abstractmethod
     def CancelRun(
