@@ -128,6 +128,12 @@ class World:
         finally:
             await self.stack.restart(name)
 
+    async def revive(self) -> None:
+        """Starts whatever does not run, in the order in which it can start."""
+        for name in ("postgres", "valkey", *(service.name for service in self.stack.services)):
+            if not self.stack.is_running(name):
+                await self.stack.restart(name)
+
     # Retraining.
 
     async def put_policy(self, policy: retraining_pb2.Policy) -> None:
