@@ -87,6 +87,33 @@ def test_compare_verdicts(candidate: Arm, baseline: Arm, verdict: Verdict) -> No
     assert judged.explanation
 
 
+@pytest.mark.parametrize(
+    ("candidate", "baseline", "verdict"),
+    [
+        (_arm(400, failures=400), _arm(3_600), Verdict.FAIL),
+        (_arm(40_000, failures=40_000), _arm(360_000), Verdict.FAIL),
+        (_arm(8_000), _arm(30_000), Verdict.INCONCLUSIVE),
+        (_arm(8_000, failures=4_000), _arm(30_000), Verdict.FAIL),
+        (_arm(900, failures=45), _arm(100, failures=5), Verdict.INCONCLUSIVE),
+    ],
+    ids=["all fail", "all of many fail", "split far off", "fails and split off", "more traffic"],
+)
+def test_compare_extremes(candidate: Arm, baseline: Arm, verdict: Verdict) -> None:
+    """A candidate that fails outright is stopped, whatever else is wrong; nothing overflows."""
+    judged = comparison.compare(candidate, baseline, 0.1, minimum_predictions=50)
+    assert judged.verdict is verdict
+    assert math.isfinite(judged.failure_e_value)
+    assert math.isfinite(judged.split_e_value)
+
+
+@given(*(st.integers(0, 10**6) for _ in range(4)), st.floats(0.0001, 0.9999))
+def test_compare_never_raises(a: int, b: int, c: int, d: int, share: float) -> None:
+    """Any counts have an answer with finite evidence."""
+    judged = comparison.compare(Arm(a, min(a, b)), Arm(c, min(c, d)), share, 50)
+    assert math.isfinite(judged.failure_e_value)
+    assert math.isfinite(judged.split_e_value)
+
+
 def test_compare_equal_versions_rarely_fail() -> None:
     """Looking after every hundred predictions, equal versions are called worse in under 5 %."""
     random = np.random.default_rng(7)

@@ -50,16 +50,20 @@ def test_count_levels_tells_unseen_from_missing() -> None:
     st.data(),
 )
 def test_pooled_keeps_rows_and_fills_bins(reference: list[int], data: st.DataObject) -> None:
-    """Pooling loses no row, and each of several bins is expected to hold 5 rows."""
+    """Pooling loses no ordinary row, and each of several bins is expected to hold 5 rows."""
     window = data.draw(
         st.lists(st.integers(0, 50), min_size=len(reference), max_size=len(reference))
     )
     before, now = np.array(reference, dtype=np.int64), np.array(window, dtype=np.int64)
-    p, q = drift.pooled(before, now)
-    assert (p.sum(), q.sum()) == (before.sum(), now.sum())
-    if len(p) > 1:
-        share = min(p.sum(), q.sum()) / (p.sum() + q.sum())
-        assert ((p + q) * share >= drift.MINIMUM_EXPECTED - 1e-9).all()
+    p, q = drift.pooled(before, now, special=2)
+    share = min(before.sum(), now.sum()) / max(1, (before + now).sum())
+    kept = [place for place in (-2, -1) if (before + now)[place] * share >= 5]
+    ordinary = len(p) - len(kept)
+    assert p[:ordinary].sum() == before[:-2].sum()
+    assert q[:ordinary].sum() == now[:-2].sum()
+    assert p[ordinary:].tolist() == [before[place] for place in kept]
+    if ordinary > 1:
+        assert ((p + q)[:ordinary] * share >= drift.MINIMUM_EXPECTED - 1e-9).all()
 
 
 def _reference(random: np.random.Generator, effect: float = 1.0) -> Reference:
@@ -102,6 +106,22 @@ def test_judge_missing_is_drift() -> None:
     found = _judge(_reference(random), values)
     assert found.level is Level.ALARM
     assert found.missing_share == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("rows", [500, 1_000, 2_000])
+def test_judge_few_missing_are_seen(rows: int) -> None:
+    """A tenth of the values gone missing is an alarm at any size, where training missed none."""
+    random = np.random.default_rng(9)
+    values = random.normal(size=rows)
+    values[: rows // 10] = np.nan
+    assert _judge(_reference(random), values).level is Level.ALARM
+
+
+def test_judge_unseen_levels_are_seen() -> None:
+    """Categories that training never saw are an alarm."""
+    reference = Reference("c", (), ("a", "b"), (5_000, 4_000, 0, 0, 1_000, 0), categorical=True)
+    counts = np.array([450, 360, 0, 100, 90, 0])
+    assert drift.judge([(reference, counts)])[0].level is Level.ALARM
 
 
 def test_judge_few_rows_says_nothing() -> None:

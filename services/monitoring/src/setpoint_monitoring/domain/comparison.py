@@ -21,7 +21,11 @@ SPLIT_LIMIT = 1_000.0
 LOSS_HORIZON = 2_000
 """Labelled predictions at which the confidence sequence is tightest."""
 
+LARGEST_SHARE = 1 - 1e-9
 MINIMUM_LABELLED = 100
+
+LARGEST_LOGARITHM = 700.0
+"""Evidence beyond e to this power overflows a float and needs no telling apart."""
 
 
 class Verdict(enum.IntEnum):
@@ -68,7 +72,7 @@ def binomial_e_value(successes: int, others: int, share: float) -> float:
 
     The mixture of all alternatives with a uniform prior: B(1 + a, 1 + b) / (share^a (1 - share)^b).
     """
-    return math.exp(_log_mixture(successes, others, share))
+    return _exponential(_log_mixture(successes, others, share))
 
 
 def one_sided_e_value(successes: int, others: int, share: float) -> float:
@@ -79,7 +83,12 @@ def one_sided_e_value(successes: int, others: int, share: float) -> float:
     above = float(special.betaincc(1 + successes, 1 + others, share))
     if above <= 0.0:
         return 0.0
-    return math.exp(_log_mixture(successes, others, share) + math.log(above / (1 - share)))
+    return _exponential(_log_mixture(successes, others, share) + math.log(above / (1 - share)))
+
+
+def _exponential(logarithm: float) -> float:
+    """Computes e to a power, as large as a float can be where the true value is larger."""
+    return math.exp(min(logarithm, LARGEST_LOGARITHM))
 
 
 def _log_mixture(successes: int, others: int, share: float) -> float:
@@ -132,7 +141,10 @@ def compare(
         candidate_share: The candidate's share of traffic, between 0 and 1, constant in that time.
         minimum_predictions: With fewer of the candidate the answer is INCONCLUSIVE, not PASS.
     """
-    failures = one_sided_e_value(candidate.failures, baseline.failures, candidate_share)
+    # Where more traffic came than was asked for, more failures are no sign of a worse version.
+    both = max(1, candidate.predictions + baseline.predictions)
+    share = min(max(candidate_share, candidate.predictions / both), LARGEST_SHARE)
+    failures = one_sided_e_value(candidate.failures, baseline.failures, share)
     split = binomial_e_value(candidate.predictions, baseline.predictions, candidate_share)
     loss = loss_interval(candidate, baseline)
     verdict, why = _verdict(candidate, failures, split, loss, minimum_predictions)
@@ -142,17 +154,17 @@ def compare(
 def _verdict(
     candidate: Arm, failures: float, split: float, loss: Interval | None, minimum: int
 ) -> tuple[Verdict, str]:
-    if split >= SPLIT_LIMIT:
-        return (
-            Verdict.INCONCLUSIVE,
-            f"traffic is not split as asked (e-value {split:.3g}); the versions cannot be compared",
-        )
     if failures >= 1 / FAILURE_LEVEL:
         return Verdict.FAIL, f"the candidate fails more often (e-value {failures:.3g})"
     if loss is not None and loss.lower > 0:
         return (
             Verdict.FAIL,
             f"the candidate's loss is {loss.difference:.4f} higher, at least {loss.lower:.4f}",
+        )
+    if split >= SPLIT_LIMIT:
+        return (
+            Verdict.INCONCLUSIVE,
+            f"traffic is not split as asked (e-value {split:.3g}); the versions cannot be compared",
         )
     if candidate.predictions < minimum:
         return (

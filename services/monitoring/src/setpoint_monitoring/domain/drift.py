@@ -32,7 +32,14 @@ MINIMUM_EXPECTED = 5.0
 
 MOVED_BINS = 3
 SHARE_FLOOR = 0.01
-"""A share of missing, unseen or invalid values must rise by this much to matter by itself."""
+"""A bin's share must change by this much to be named."""
+
+SPECIAL_WARNING = 0.01
+"""Missing, unseen or invalid values are worth a look when their share rises by this much, and to
+twice what it was."""
+
+SPECIAL_ALARM = 0.05
+"""The same, from which they are an alarm."""
 
 
 class Level(enum.IntEnum):
@@ -70,6 +77,8 @@ class _Measured:
     p_value: float
     distance: float
     largest_change: float
+    special_rise: float
+    """Greatest rise of the share of missing, unseen or invalid values, if it at least doubled."""
 
 
 def population_stability_index(reference: npt.ArrayLike, window: npt.ArrayLike) -> float:
@@ -100,20 +109,43 @@ def chance_of_index(
     return float(stats.chi2.sf(index / scale, bins - 1))
 
 
-def pooled(reference: Counts, window: Counts) -> tuple[Counts, Counts]:
-    """Pools neighbouring bins until each is expected to hold 5 rows on both sides."""
+def pooled(reference: Counts, window: Counts, special: int) -> tuple[Counts, Counts]:
+    """Pools neighbouring bins until each is expected to hold 5 rows on both sides.
+
+    The last `special` bins have no neighbours: each stands alone if it is expected to hold 5 rows, and
+    is left out otherwise (`special_chance` judges them by themselves).
+    """
     total = reference + window
     share = min(reference.sum(), window.sum()) / max(1, total.sum())
+    values = len(total) - special
     starts: list[int] = []
     held = 0.0
-    for place, count in enumerate(total):
+    for place, count in enumerate(total[:values]):
         if not starts or held >= MINIMUM_EXPECTED:
             starts.append(place)
             held = 0.0
         held += float(count) * share
     if held < MINIMUM_EXPECTED and len(starts) > 1:
         starts.pop()
-    return np.add.reduceat(reference, starts), np.add.reduceat(window, starts)
+    alone = values + np.flatnonzero(total[values:] * share >= MINIMUM_EXPECTED)
+    return (
+        np.concatenate([np.add.reduceat(reference[:values], starts), reference[alone]]),
+        np.concatenate([np.add.reduceat(window[:values], starts), window[alone]]),
+    )
+
+
+def special_chance(reference: Counts, window: Counts, special: int, effect: float) -> float:
+    """Computes how likely so large a rise of any special bin's share is when nothing has moved.
+
+    Two-proportion z-tests, half a row added to each count, corrected for their number.
+    """
+    n, m = float(reference.sum()), float(window.sum())
+    before = (reference[-special:] + 0.5) / (n + 1)
+    now = (window[-special:] + 0.5) / (m + 1)
+    middle = (reference[-special:] + window[-special:] + 0.5) / (n + m + 1)
+    spread = np.sqrt(middle * (1 - middle) * (1 / n + 1 / m) * max(1.0, effect))
+    chances = stats.norm.sf((now - before) / spread)
+    return float(min(1.0, special * chances.min()))
 
 
 def judge(pairs: Sequence[tuple[Reference, Counts]]) -> list[Finding]:
@@ -139,15 +171,25 @@ def _has_data(measured: _Measured) -> bool:
 def _measure(reference: Reference, counts: Counts) -> _Measured:
     expected = np.asarray(reference.counts, dtype=np.int64)
     if not counts.sum() or not expected.sum():
-        return _Measured(reference, counts, 0.0, 1.0, 0.0, 0.0)
-    before, now = pooled(expected, counts)
+        return _Measured(reference, counts, 0.0, 1.0, 0.0, 0.0, 0.0)
+    before, now = pooled(expected, counts, reference.special)
     index = population_stability_index(before, now)
-    p_value = chance_of_index(
-        index, len(before), float(now.sum()), float(before.sum()), reference.design_effect
+    by_index = chance_of_index(
+        index, len(before), float(counts.sum()), float(expected.sum()), reference.design_effect
     )
-    change = float(np.max(np.abs(_shares(expected) - _shares(counts))))
+    by_special = special_chance(expected, counts, reference.special, reference.design_effect)
+    shares_before, shares_now = _shares(expected), _shares(counts)
+    rises = (shares_now - shares_before)[-reference.special :]
+    doubled = shares_now[-reference.special :] >= 2 * shares_before[-reference.special :]
     return _Measured(
-        reference, counts, index, p_value, jensen_shannon_distance(expected, counts), change
+        reference,
+        counts,
+        index,
+        # Two looks at one column: the smaller chance, doubled.
+        min(1.0, 2 * min(by_index, by_special)),
+        jensen_shannon_distance(expected, counts),
+        float(np.max(np.abs(shares_before - shares_now))),
+        float(max(0.0, (rises * doubled).max())),
     )
 
 
@@ -175,9 +217,11 @@ def _level(measured: _Measured, adjusted: float | None) -> Level:
         return Level.NO_DATA
     if adjusted > FALSE_DISCOVERY_RATE:
         return Level.OK
-    if measured.index >= ALARM_FLOOR:
+    if measured.index >= ALARM_FLOOR or measured.special_rise >= SPECIAL_ALARM:
         return Level.ALARM
-    return Level.WARNING if measured.index >= WARNING_FLOOR else Level.OK
+    if measured.index >= WARNING_FLOOR or measured.special_rise >= SPECIAL_WARNING:
+        return Level.WARNING
+    return Level.OK
 
 
 def _moved(

@@ -39,6 +39,11 @@ class Reference:
         return len(self.levels) + 2 if self.categorical else len(self.edges) + 1
 
     @property
+    def special(self) -> int:
+        """Number of last bins that hold no ordinary values: unseen, missing, invalid."""
+        return 3 if self.categorical else 2
+
+    @property
     def size(self) -> int:
         """Length of a count vector."""
         return self.bins + 2
