@@ -42,6 +42,19 @@ def test_outcomes_exist_exactly_for_landed_flights(history: flights.History) -> 
     assert (frame["late"].is_null() == frame["landing_time"].is_null()).all()
 
 
+def test_outcomes_are_known_at_the_gate(history: flights.History) -> None:
+    """An arrival lies after take-off, flight and a while of taxiing, never before."""
+    frame = history.flights.filter(pl.col("landing_time").is_not_null())
+    airborne = pl.duration(minutes=pl.col("air_time"))
+    taxiing = frame.select(
+        (pl.col("landing_time") - pl.col("departure_time") - airborne).dt.total_minutes()
+    ).to_series()
+    assert 20 <= taxiing.median() <= 40  # type: ignore[operator]  # polars types it broadly
+    assert (taxiing >= 0).all()
+    assert (taxiing >= 5).mean() > 0.999  # type: ignore[operator]  # the same
+    assert taxiing.max() < 300  # type: ignore[operator]  # the same
+
+
 def test_streams_hold_every_view_and_its_fields(history: flights.History) -> None:
     """Frames and definitions agree, sorted by when rows became known, none before it was true."""
     frames = streams.streams(history)

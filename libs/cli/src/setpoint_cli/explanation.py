@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from google.rpc import code_pb2
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from setpoint.feature.v1 import definition_pb2
 from setpoint.monitoring.v1 import prediction_pb2
-from setpoint.router.v1 import router_service_pb2
+from setpoint.router.v1 import route_pb2
 from setpoint_columns import proto
 
 _STATUSES: dict[int, str] = {
@@ -18,36 +21,73 @@ _STATUSES: dict[int, str] = {
 }
 
 
-def show(
-    prediction: prediction_pb2.Prediction,
-    assignment: router_service_pb2.ExplainAssignmentResponse,
-    console: Console,
-) -> None:
-    """Prints what was asked, what the model saw, which version answered and why, and what happened."""
+def show(prediction: prediction_pb2.Prediction, route: route_pb2.Route, console: Console) -> None:
+    """Prints what was asked, what the model saw, which version answered and why, and what happened.
+
+    Args:
+        prediction: The story as monitoring tells it.
+        route: The revision of the route that the prediction was answered by.
+        console: Where to print.
+    """
     console.rule(f"[bold]Prediction {prediction.prediction_id}")
-    console.print(
-        f"asked      {_moment(prediction.event_time)} by {prediction.caller or 'unknown'}"
-    )
+    for heading, text in _facts(prediction, route):
+        console.print(f"{heading:<10} {text}", markup=False, highlight=False)
+    if prediction.inputs.columns:
+        console.print(_inputs(prediction))
+    for heading, text in _circumstances(prediction):
+        console.print(f"{heading:<10} {text}", markup=False, highlight=False)
+
+
+def _facts(
+    prediction: prediction_pb2.Prediction, route: route_pb2.Route
+) -> Iterator[tuple[str, str]]:
     version = prediction.model_version
-    console.print(f"answered   {version.model} version {version.version}: {_outputs(prediction)}")
-    console.print(f"why        {assignment.explanation}")
+    asked_by = prediction.caller or "unknown"
+    yield "asked", f"{_moment(prediction.event_time)} by {asked_by}"
+    if prediction.status:
+        code = code_pb2.Code.Name(code_pb2.Code.ValueType(prediction.status))
+        yield "failed", f"{code}: {prediction.error}"
+        yield "meant for", f"{version.model} version {version.version}"
+    else:
+        outputs = _outputs(prediction)
+        yield "answered", f"{version.model} version {version.version}: {outputs}"
+    yield "why", _why(prediction, route)
     if prediction.feature_set.name:
-        console.print(
-            f"features   {prediction.feature_set.name} {prediction.feature_set.version[:12]}…"
+        yield (
+            "features",
+            f"{prediction.feature_set.name} {prediction.feature_set.version[:12]}…",
         )
-    console.print(_inputs(prediction))
-    stages = ", ".join(
-        f"{name} {value / 1e3:.2f} ms"
-        for name, value in sorted(prediction.stage_microseconds.items())
+
+
+def _why(prediction: prediction_pb2.Prediction, route: route_pb2.Route) -> str:
+    reason = route_pb2.AssignmentReason.Name(
+        route_pb2.AssignmentReason.ValueType(prediction.assignment_reason)
+    ).removeprefix("ASSIGNMENT_REASON_")
+    weights = ", ".join(
+        f"version {each.version} {each.basis_points / 100:g} %" for each in route.weights
     )
-    console.print(f"stages     {stages}")
-    console.print(f"trace      {prediction.trace_id or 'not traced'}")
+    return (
+        f"{reason}: key {prediction.assignment_key!r} has slot {prediction.slot}; revision "
+        f"{route.revision} of route {route.name} ({weights}) is in force since "
+        f"{_moment(route.valid_from)}: {route.reason}"
+    )
+
+
+def _circumstances(prediction: prediction_pb2.Prediction) -> Iterator[tuple[str, str]]:
+    yield (
+        "stages",
+        ", ".join(
+            f"{name} {value / 1e3:.2f} ms"
+            for name, value in sorted(prediction.stage_microseconds.items())
+        ),
+    )
+    yield "trace", prediction.trace_id or "not traced"
     for degradation in prediction.degradations:
-        console.print(f"[yellow]degraded[/]   {degradation}")
+        yield "degraded", degradation
     for outcome in prediction.outcomes:
-        console.print(f"happened   {outcome.label:g}, known {_moment(outcome.arrival_time)}")
+        yield "happened", f"{outcome.label:g}, known {_moment(outcome.arrival_time)}"
     if not prediction.outcomes:
-        console.print("happened   not known yet")
+        yield "happened", "not known yet"
 
 
 def _inputs(prediction: prediction_pb2.Prediction) -> Table:
@@ -62,7 +102,7 @@ def _inputs(prediction: prediction_pb2.Prediction) -> Table:
         known = origin is not None and origin.HasField("event_time")
         table.add_row(
             name,
-            "null" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value),
+            _value(value),
             status,
             _moment(origin.event_time) if origin is not None and known else "",
         )
@@ -75,6 +115,12 @@ def _outputs(prediction: prediction_pb2.Prediction) -> str:
         f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
         for name, value in values.items()
     )
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "null"
+    return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
 
 
 def _moment(time: int) -> str:

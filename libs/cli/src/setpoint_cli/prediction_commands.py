@@ -72,12 +72,10 @@ def explain(
             monitoring_service_pb2.GetPredictionRequest(prediction_id=prediction_id),
             timeout=TIMEOUT_SECONDS,
         )
-        assignment = client.stubs.router.ExplainAssignment(
-            router_service_pb2.ExplainAssignmentRequest(
-                route=found.prediction.route,
-                assignment_key=found.prediction.assignment_key,
-                time=found.prediction.event_time,
+        route = client.stubs.router.GetRoute(
+            router_service_pb2.GetRouteRequest(
+                name=found.prediction.route, revision=found.prediction.route_revision
             ),
             timeout=TIMEOUT_SECONDS,
-        )
-    explanation.show(found.prediction, assignment, console)
+        ).route
+    explanation.show(found.prediction, route, console)

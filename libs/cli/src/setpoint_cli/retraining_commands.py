@@ -7,6 +7,7 @@ from typing import Annotated
 
 import grpc
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from setpoint.retraining.v1 import retraining_pb2, retraining_service_pb2
@@ -68,7 +69,8 @@ def _follow(client: Client, run: retraining_pb2.Run) -> retraining_pb2.Run:
             for step in run.steps:
                 if step.done and step.name not in told:
                     told.add(step.name)
-                    console.print(f"[green]{step.name}[/]: {step.summary}", soft_wrap=True)
+                    summary = escape(step.summary)
+                    console.print(f"[green]{step.name}[/]: {summary}", soft_wrap=True)
             going = [step.name for step in run.steps if not step.done]
             done = len(told & set(STEPS))
             progress.update(task, completed=done, description=going[0] if going else "stored")
@@ -100,7 +102,7 @@ def _report(run: retraining_pb2.Run) -> None:
         )
         console.print(f"let it go live with: setpoint approve {run.run_id}", highlight=False)
     if run.error:
-        problems.print(f"[red]{run.error_reason}[/] {run.error}", soft_wrap=True)
+        problems.print(f"[red]{run.error_reason}[/] {escape(run.error)}", soft_wrap=True)
     bad = (retraining_pb2.RUN_STATE_FAILED, retraining_pb2.RUN_STATE_REJECTED)
     if run.state in bad:
         raise typer.Exit(EXIT_FAILED)

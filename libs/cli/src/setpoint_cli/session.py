@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import grpc
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from setpoint_client import Client, errors, typed_error
 from setpoint_devstack import stack
@@ -62,10 +63,14 @@ def _settings(folder: Path) -> Any:
 
 
 def _end(error: errors.SetpointError) -> None:
-    problems.print(f"[red]{error.reason}[/]: {error.message}", highlight=False, soft_wrap=True)
+    told = escape(error.message)
+    problems.print(f"[red]{error.reason}[/]: {told}", highlight=False, soft_wrap=True)
     for violation in error.violations:
         problems.print(
-            f"  {violation.field}: {violation.description}", highlight=False, soft_wrap=True
+            f"  {violation.field}: {violation.description}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
     code = EXIT_FAILED
     if isinstance(error, errors.NotFoundError):

@@ -77,7 +77,7 @@ def demo(
         console.print(f"the services' logs are in {directory / 'stack' / 'logs'}")
         raise typer.Exit(EXIT_FAILED) from None
     summary.show(told.summary, console)
-    explanation.show(told.prediction, told.assignment, console)
+    explanation.show(told.prediction, told.route, console)
     console.print(f"summary in {directory / 'summary.json'}")
     if not told.summary.complete:
         raise typer.Exit(EXIT_FAILED)

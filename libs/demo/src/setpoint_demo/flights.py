@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,14 @@ WEATHER_FIELDS = (
     "visib",
 )
 
+ISLAND_ZONES: Mapping[str, str] = {
+    "BQN": "America/Puerto_Rico",
+    "PSE": "America/Puerto_Rico",
+    "SJU": "America/Puerto_Rico",
+    "STT": "America/St_Thomas",
+}
+"""Destinations that the package's list of airports leaves out."""
+
 _NULLS = ["NA", ""]
 
 
@@ -43,7 +52,7 @@ class History:
 
     flights: pl.DataFrame
     """A row for each scheduled flight, by scheduled time: flight_id, question_time, departure_time
-    and landing_time (null when it never left or landed), late (null when not known), and what the
+    and landing_time (arrival at the gate; null when it never left or arrived), late (null when not known), and what the
     timetable says."""
 
     weather: pl.DataFrame
@@ -74,7 +83,9 @@ def read_history(folder: Path | None = None) -> History:
         )
     weather = pl.read_csv(folder / "weather.csv", null_values=_NULLS, infer_schema_length=None)
     planes = pl.read_csv(folder / "planes.csv", null_values=_NULLS, infer_schema_length=None)
-    return History(_flights(flights), _weather(weather), _aircraft(planes))
+    airports = pl.read_csv(folder / "airports.csv", null_values=_NULLS, infer_schema_length=None)
+    zones = {**dict(airports.select("faa", "tzone").rows()), **ISLAND_ZONES}
+    return History(_flights(flights, zones), _weather(weather), _aircraft(planes))
 
 
 def _utc(column: str) -> pl.Expr:
@@ -83,13 +94,17 @@ def _utc(column: str) -> pl.Expr:
     )
 
 
-def _flights(raw: pl.DataFrame) -> pl.DataFrame:
+def _flights(raw: pl.DataFrame, zones: Mapping[str, str]) -> pl.DataFrame:
     scheduled = _utc("time_hour") + pl.duration(minutes=pl.col("minute"))
     departure = pl.col("scheduled_time") + pl.duration(minutes=pl.col("dep_delay"))
-    # The files give times of day in the airports' own zones, so the landing is taken from durations.
-    landing = pl.col("departure_time") + pl.duration(minutes=pl.col("air_time"))
+    # arr_delay is known at the gate, so the arrival there is what the answer waits for.
+    # Seven timetables of the nights on which clocks change contradict the flight itself.
+    landing = pl.max_horizontal(
+        pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay")),
+        pl.col("departure_time") + pl.duration(minutes=pl.col("air_time")),
+    )
     return (
-        raw.with_columns(scheduled_time=scheduled)
+        _with_arrival(raw.with_columns(scheduled_time=scheduled), zones)
         .sort("scheduled_time", "carrier", "flight", "origin")
         .with_row_index("number")
         .with_columns(departure_time=departure)
@@ -108,10 +123,35 @@ def _flights(raw: pl.DataFrame) -> pl.DataFrame:
             weekday=pl.date("year", "month", "day").dt.weekday().cast(pl.Int64),
             month=pl.col("month").cast(pl.Int64),
             distance=pl.col("distance").cast(pl.Float64),
+            air_time=pl.col("air_time").cast(pl.Float64),
             departure_delay=pl.col("dep_delay").cast(pl.Float64),
             arrival_delay=pl.col("arr_delay").cast(pl.Float64),
             late=pl.col("arr_delay") > LATE_AFTER / timedelta(minutes=1),
         )
+    )
+
+
+def _with_arrival(raw: pl.DataFrame, zones: Mapping[str, str]) -> pl.DataFrame:
+    """Adds ``scheduled_arrival`` in UTC: the timetable gives it in the destination's own time."""
+    minutes = pl.col("sched_arr_time") // 100 * 60 + pl.col("sched_arr_time") % 100
+    local = pl.datetime("year", "month", "day", time_unit="us") + pl.duration(minutes=minutes)
+    placed = raw.with_columns(
+        scheduled_arrival=local, zone=pl.col("dest").replace_strict(zones, default=None)
+    )
+    parts = [
+        part.with_columns(
+            pl.col("scheduled_arrival")
+            .dt.replace_time_zone(str(zone), ambiguous="earliest", non_existent="null")
+            .dt.convert_time_zone("UTC")
+            .dt.replace_time_zone(None)
+        )
+        for (zone,), part in placed.group_by("zone", maintain_order=True)
+    ]
+    # A flight over midnight arrives on the day after.
+    late = pl.col("scheduled_arrival") < pl.col("scheduled_time")
+    next_day = pl.col("scheduled_arrival") + pl.duration(days=1)
+    return pl.concat(parts).with_columns(
+        scheduled_arrival=pl.when(late).then(next_day).otherwise("scheduled_arrival")
     )
 
 

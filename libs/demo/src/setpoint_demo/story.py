@@ -21,15 +21,16 @@ from setpoint.feature.v1 import feature_service_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2, report_pb2
 from setpoint.registry.v1 import registry_service_pb2
 from setpoint.retraining.v1 import retraining_pb2, retraining_service_pb2
-from setpoint.router.v1 import router_service_pb2
+from setpoint.router.v1 import route_pb2, router_service_pb2
 from setpoint.validation.v1 import validation_service_pb2
 from setpoint_client import AsyncClient
 from setpoint_client.stubs import AsyncStubs
 from setpoint_demo import definitions, feed, flights, quality, streams
-from setpoint_demo.lifecycle import ROLLOUT, Lifecycle, day_text
+from setpoint_demo.lifecycle import ROLLOUT, Lifecycle, RunFailedError, day_text
 from setpoint_demo.replay import CALLER, MICROSECOND, Replay, sample
 from setpoint_demo.summary import Month, RolloutStep, Summary, Version
-from setpoint_devstack import stack
+from setpoint_devstack import lock, stack
+from setpoint_devstack.errors import AlreadyRunningError
 from setpoint_runtime import ids
 
 CONTROL_TIMEOUT_SECONDS = 30.0
@@ -68,7 +69,8 @@ class Told:
 
     summary: Summary
     prediction: prediction_pb2.Prediction
-    assignment: router_service_pb2.ExplainAssignmentResponse
+    route: route_pb2.Route
+    """The revision that the prediction was answered by."""
 
 
 async def run(options: Options, console: Console) -> Told:
@@ -82,6 +84,10 @@ async def run(options: Options, console: Console) -> Told:
     history = flights.read_history()
     frames = streams.streams(history)
     state = options.directory / "stack"
+    if lock.is_held(state):
+        raise AlreadyRunningError(
+            f"a stack runs on {state}; stop it first, the demo empties that folder"
+        )
     shutil.rmtree(state, ignore_errors=True)
     async with stack.Stack(state, environment=EVENT_TIME_ONLY) as running:
         console.print(f"all services run, logs in {state / 'logs'}")
@@ -111,15 +117,13 @@ async def _told(services: AsyncStubs, summary: Summary) -> Told:
         monitoring_service_pb2.GetPredictionRequest(prediction_id=summary.explained_prediction_id),
         timeout=CONTROL_TIMEOUT_SECONDS,
     )
-    assignment = await services.router.ExplainAssignment(
-        router_service_pb2.ExplainAssignmentRequest(
-            route=found.prediction.route,
-            assignment_key=found.prediction.assignment_key,
-            time=found.prediction.event_time,
+    route = await services.router.GetRoute(
+        router_service_pb2.GetRouteRequest(
+            name=found.prediction.route, revision=found.prediction.route_revision
         ),
         timeout=CONTROL_TIMEOUT_SECONDS,
     )
-    return Told(summary, found.prediction, assignment)
+    return Told(summary, found.prediction, route.route)
 
 
 class _Story:
@@ -216,6 +220,8 @@ class _Story:
         failed = sum(answers.failures.values())
         for reason, count in answers.failures.items():
             self._console.print(f"[red]{count} predictions failed:[/] {reason}")
+        if not answers.prediction_id:
+            raise RunFailedError(f"no prediction was answered: {answers.failures}")
         records = await self._records(len(answers.prediction_id) + failed)
         latencies = np.asarray(answers.latency_seconds) * 1e3
         return Summary(
@@ -255,7 +261,7 @@ class _Story:
         months = []
         for number in range(4, self._options.last_month + 1):
             month = asked.filter(pl.col("month") == number)
-            if month.height:
+            if month["late"].count():
                 months.append(await self._month(number, month, lifecycle))
         return months
 

@@ -109,11 +109,18 @@ class Watch:
         """Judge the named models by the service's clock, forever."""
         while True:
             await asyncio.sleep(every_seconds)
-            try:
-                for model in await models():
+            for model in await self._known(models):
+                try:
                     await self.evaluate(model, self._clock.now_us())
-            except errors.SetpointError as error:
-                _LOGGER.warning("evaluation waits: %s", error)
+                except errors.SetpointError as error:
+                    _LOGGER.warning("evaluation of %s waits: %s", model, error)
+
+    async def _known(self, models: Callable[[], Awaitable[Sequence[str]]]) -> Sequence[str]:
+        try:
+            return await models()
+        except errors.SetpointError as error:
+            _LOGGER.warning("evaluation waits: %s", error)
+            return ()
 
     async def _evaluate(
         self, version: VersionKey, cause: Cause, first: int, last: int, as_of: int
@@ -201,17 +208,13 @@ class Watch:
         self, version: VersionKey, scored: Scored, facts: VersionFacts
     ) -> list[Judged]:
         name = "log_loss" if facts.binary else "mean_squared_error"
-        if name not in facts.metrics:
+        registered = facts.metrics.get(name)
+        if registered is None and "root_mean_squared_error" in facts.metrics:
+            registered = facts.metrics["root_mean_squared_error"] ** 2
+        if registered is None:
             return []
-        return [
-            judge_losses(
-                version,
-                name,
-                reports.losses(scored, facts).tolist(),
-                facts.metrics[name],
-                self._options.tolerance,
-            )
-        ]
+        losses = reports.losses(scored, facts).tolist()
+        return [judge_losses(version, name, losses, registered, self._options.tolerance)]
 
 
 def judge_drift(version: VersionKey, finding: drift.Finding) -> Judged:
