@@ -30,7 +30,7 @@ def test_read_history_counts_the_year(history: flights.History) -> None:
 
 
 def test_questions_come_before_departure(history: flights.History) -> None:
-    """Each question is asked at most half an hour before the flight is scheduled, never after."""
+    """Each question is asked less than an hour before the flight is scheduled, never after."""
     ahead = history.flights["scheduled_time"] - history.flights["question_time"]
     assert ahead.min() >= timedelta(0)  # type: ignore[operator]  # polars types min() broadly
     assert ahead.max() < flights.QUESTION_EVERY  # type: ignore[operator]  # the same

@@ -176,7 +176,7 @@ def feature_set(*extra: tuple[str, str, str]) -> definition_pb2.FeatureSet:
     """Makes the feature set of the question, with further (view, field, alias) triples on demand."""
     return definition_pb2.FeatureSet(
         name=FEATURE_SET,
-        description="What is known about a flight at the half-hour mark before its departure",
+        description="What is known about a flight at the last full hour before its departure",
         features=[
             definition_pb2.FeatureReference(view=view, field=field, alias=alias)
             for view, field, alias in (*_FEATURES, *extra)

@@ -18,7 +18,7 @@ import polars as pl
 LATE_AFTER = timedelta(minutes=15)
 """A flight that arrives more than this after schedule is late."""
 
-QUESTION_EVERY = timedelta(minutes=30)
+QUESTION_EVERY = timedelta(hours=1)
 """The question about a flight is asked at the last such mark before its scheduled departure."""
 
 WEATHER_ARRIVES_AFTER = timedelta(minutes=10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,10 +19,9 @@ from setpoint.monitoring.v1 import ingest_service_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint_client.stubs import AsyncStubs
 from setpoint_columns import Columns, DataType, proto
-from setpoint_demo import definitions, feed, flights
+from setpoint_demo import definitions, feed
 
 MICROSECOND = timedelta(microseconds=1)
-TICK = flights.QUESTION_EVERY // MICROSECOND
 DAY = timedelta(days=1) // MICROSECOND
 
 SERVED_VIEWS = ("carrier_lateness", "origin_lateness", "weather", "last_landing")
@@ -121,25 +120,37 @@ class Replay:
             on_day: Called at each midnight UTC that passes, with that time.
             on_questions: Called with the number of questions asked at each mark.
         """
-        position = 0
-        mark = self._rows[0]["question"]
-        next_day = (mark // DAY + 1) * DAY
-        while mark <= until:
-            if mark >= next_day:
-                self.rows_written += await self._history.write_until(self._services, next_day)
-                await on_day(next_day)
+        next_day = (self._rows[0]["question"] // DAY + 1) * DAY
+        for mark, positions in self._marks(until):
+            while mark >= next_day:
+                await self._end_day(next_day, on_day)
                 next_day += DAY
-            end = position
-            while end < len(self._rows) and self._rows[end]["question"] <= mark:
-                end += 1
             stored, _ = await asyncio.gather(
                 self._served.write_until(self._services, mark), self._deliver_outcomes(mark)
             )
             self.rows_written += stored
-            await self._ask(range(position, end))
-            on_questions(end - position)
-            position = end
-            mark += TICK
+            await self._ask(positions)
+            on_questions(len(positions))
+        while next_day <= until:
+            await self._end_day(next_day, on_day)
+            next_day += DAY
+
+    def _marks(self, until: int) -> Iterator[tuple[int, range]]:
+        """Yields each mark at which something is asked, with the positions of its questions."""
+        start = 0
+        while start < len(self._rows) and (mark := self._rows[start]["question"]) <= until:
+            end = start
+            while end < len(self._rows) and self._rows[end]["question"] == mark:
+                end += 1
+            yield mark, range(start, end)
+            start = end
+
+    async def _end_day(self, midnight: int, on_day: Callable[[int], Awaitable[None]]) -> None:
+        stored, _ = await asyncio.gather(
+            self._history.write_until(self._services, midnight), self._deliver_outcomes(midnight)
+        )
+        self.rows_written += stored
+        await on_day(midnight)
 
     async def deliver_rest(self) -> None:
         """Delivers the outcomes of flights that land after the last mark."""

@@ -15,7 +15,7 @@ import polars as pl
 
 from setpoint_demo import flights
 
-SHARE_EVERY = timedelta(hours=1)
+SHARE_EVERY = timedelta(hours=2)
 """How often the lateness shares are computed anew."""
 
 SHARE_WINDOWS: Mapping[str, timedelta] = {
@@ -47,7 +47,7 @@ def streams(history: flights.History) -> dict[str, pl.DataFrame]:
 
 
 def lateness(landed: pl.DataFrame, key: str) -> pl.DataFrame:
-    """Computes the share of late arrivals of the last 24 hours and 7 days, at every hour.
+    """Computes the share of late arrivals of the last 24 hours and 7 days, every two hours.
 
     Args:
         landed: Landed flights by landing_time, with the key column and ``late``.
