@@ -1,5 +1,7 @@
 """What tests of the whole house share: one running stack, started at its first use in a run."""
 
+import contextlib
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +15,9 @@ import pytest_asyncio
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+LOGS = ROOT / "var" / "e2e" / "logs"
+"""What the shared stack wrote in the last run; the rest of its folder is removed."""
 
 if TYPE_CHECKING:
     from tests.support import otlp
@@ -44,5 +49,10 @@ async def world(
 
     environment = {**worlds.ENVIRONMENT, "OTEL_EXPORTER_OTLP_ENDPOINT": spans.endpoint}
     async with make_stack(environment=environment) as stack, worlds.connected(stack) as found:
-        await worlds.settle(found)
-        yield found
+        try:
+            await worlds.settle(found)
+            yield found
+        finally:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(LOGS, ignore_errors=True)
+                shutil.copytree(stack.directory / "logs", LOGS)

@@ -1,4 +1,4 @@
-"""Story 9: first all that decides is killed, then the router, and at last everything that runs.
+"""Story 12: first all that decides is killed, then the router, and at last everything that runs.
 
 The data plane goes on by what it was last told, also when it starts anew meanwhile. When all are
 back, nothing is missing and nothing has changed.

@@ -1,4 +1,4 @@
-"""Story 10: what the router asks is killed under load: clear errors, and then answers again.
+"""Story 11: what the router asks is killed under load: clear errors, and then answers again.
 
 Failed predictions are predictions: they are recorded too.
 """
