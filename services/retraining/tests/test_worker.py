@@ -56,12 +56,13 @@ class World:
     validation: FakeValidation = field(default_factory=FakeValidation)
     inference: FakeInference = field(default_factory=FakeInference)
     training: Training = field(default_factory=Training)
+    lease_seconds: float = workers.LEASE_SECONDS
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[Worker]:
         """Run a new worker for the length of the block; its end is as sudden as a crash."""
         peers = Peers(self.features, self.registry, self.validation, self.inference, self.training)
-        worker = Worker(self.store, peers, self.folder, "commit", SystemClock())
+        worker = Worker(self.store, peers, self.folder, "commit", SystemClock(), self.lease_seconds)
         task = asyncio.create_task(worker.work(0.02))
         try:
             yield worker
@@ -204,10 +205,9 @@ async def test_work_survives_database_blink(world: World) -> None:
     assert len(failed) == 2
 
 
-async def test_work_goes_on_after_crash(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_goes_on_after_crash(world: World) -> None:
     """A new worker takes the run when the lease has passed, and does no finished step again."""
-    monkeypatch.setattr(workers, "LEASE_SECONDS", 0.3)
-    monkeypatch.setattr(workers, "HEARTBEAT_SECONDS", 0.1)
+    world.lease_seconds = 0.3
     world.training.hold = asyncio.Event()
     run_id = await world.start()
     async with world.working():
@@ -222,10 +222,9 @@ async def test_work_goes_on_after_crash(world: World, monkeypatch: pytest.Monkey
     assert len(world.registry.registered) == 1
 
 
-async def test_work_keeps_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_keeps_lease(world: World) -> None:
     """A step that takes longer than a lease is not taken away."""
-    monkeypatch.setattr(workers, "LEASE_SECONDS", 0.5)
-    monkeypatch.setattr(workers, "HEARTBEAT_SECONDS", 0.05)
+    world.lease_seconds = 0.5
     world.training.hold = asyncio.Event()
     run_id = await world.start()
     async with world.working(), world.working():
@@ -236,9 +235,9 @@ async def test_work_keeps_lease(world: World, monkeypatch: pytest.MonkeyPatch) -
     assert len(world.training.tasks) == 1
 
 
-async def test_work_stops_when_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_stops_when_cancelled(world: World) -> None:
     """A cancelled run is let go, and the worker takes the next one."""
-    monkeypatch.setattr(workers, "HEARTBEAT_SECONDS", 0.05)
+    world.lease_seconds = 0.3
     world.training.hold = asyncio.Event()
     run_id = await world.start()
     async with world.working():

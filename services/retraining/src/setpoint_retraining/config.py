@@ -49,5 +49,8 @@ class RetrainingSettings(settings.ServiceSettings):
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a worker looks for runs that nobody woke it for."""
 
+    lease_seconds: float = Field(default=30.0, ge=1)
+    """How long a run stays with a worker that gives no sign of life; then another one takes it."""
+
     advance_seconds: float = Field(default=10.0, ge=0)
     """How often rollouts are looked at by the service's clock; 0 leaves them to AdvanceRollout."""

@@ -69,7 +69,14 @@ async def build(settings: RetrainingSettings, server: Server, clock: Clock) -> A
             MonitoringClient(await to(settings.monitoring_address)),
             clock,
         )
-        worker = Worker(store, peers, settings.work_directory, settings.code_version, clock)
+        worker = Worker(
+            store,
+            peers,
+            settings.work_directory,
+            settings.code_version,
+            clock,
+            settings.lease_seconds,
+        )
         runs = Runs(store, registry, rollout, _check_trainer, worker.woken.set, clock)
         server.add(
             retraining_service_pb2_grpc.add_RetrainingServiceServicer_to_server,

@@ -24,7 +24,11 @@ from setpoint_runtime.clock import Clock
 _LOGGER = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30.0
-HEARTBEAT_SECONDS = 5.0
+"""How long a run stays with a worker that gives no sign of life."""
+
+HEARTBEATS = 6
+"""Signs of life in the time of a lease."""
+
 PATIENCE = 60
 """Tries of a step that fails because another service is away."""
 
@@ -50,7 +54,13 @@ class Worker:
     """Takes runs that wait and does their steps."""
 
     def __init__(
-        self, store: ports.Store, peers: Peers, folder: Path, code_version: str, clock: Clock
+        self,
+        store: ports.Store,
+        peers: Peers,
+        folder: Path,
+        code_version: str,
+        clock: Clock,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         """Take what it works with; files of runs go below the folder."""
         self._store = store
@@ -58,6 +68,7 @@ class Worker:
         self._folder = folder
         self._code_version = code_version
         self._clock = clock
+        self._lease_seconds = lease_seconds
         # Unique per process: a restarted one must not look like the one that died.
         self._holder = f"{os.getpid()}-{ids.uuid7()}"
         self.woken = asyncio.Event()
@@ -77,7 +88,7 @@ class Worker:
             # Before the look, so that a run that is added during it is not slept through.
             self.woken.clear()
             try:
-                run = await self._store.claim(self._holder, LEASE_SECONDS)
+                run = await self._store.claim(self._holder, self._lease_seconds)
             except errors.UnavailableError as error:
                 _LOGGER.warning("no look for runs: %s", error)
                 run = None
@@ -95,7 +106,7 @@ class Worker:
         doing = asyncio.create_task(self._do_steps(run), name=f"run {run.run_id}")
         try:
             while not doing.done():
-                await asyncio.wait({doing}, timeout=HEARTBEAT_SECONDS)
+                await asyncio.wait({doing}, timeout=self._lease_seconds / HEARTBEATS)
                 if not doing.done() and not await self._keep(run.run_id):
                     _LOGGER.warning("run %s is no longer this worker's", run.run_id)
                     break
@@ -105,7 +116,7 @@ class Worker:
 
     async def _keep(self, run_id: str) -> bool:
         try:
-            return await self._store.extend(run_id, self._holder, LEASE_SECONDS)
+            return await self._store.extend(run_id, self._holder, self._lease_seconds)
         except errors.UnavailableError:
             return True
 
