@@ -15,7 +15,7 @@ CALLERS = 8
 PAUSE_SECONDS = 0.05
 """After a failure; a caller who is refused does not come back at once."""
 
-PREDICT_SECONDS = 5.0
+PREDICT_SECONDS = 30.0
 
 
 class Load:

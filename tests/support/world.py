@@ -36,8 +36,11 @@ ENVIRONMENT = {
     # The worlds of these tests lie in the past; the services' clocks must not judge them.
     "SETPOINT_MONITORING_EVALUATE_SECONDS": "0",
     "SETPOINT_RETRAINING_ADVANCE_SECONDS": "0",
-    # How long a busy machine takes for features is no matter of these tests.
+    # How soon a new worker takes the run of a dead one.
+    "SETPOINT_RETRAINING_LEASE_SECONDS": "5",
+    # How long a busy machine takes is no matter of these tests.
     "SETPOINT_ROUTER_FEATURES_SECONDS": "5",
+    "SETPOINT_ROUTER_INFERENCE_SECONDS": "20",
 }
 """Settings of the shared stack."""
 
