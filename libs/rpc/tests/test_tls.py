@@ -168,11 +168,12 @@ def _common_name(port: int, caller: tls.TLSFiles) -> str:
         ],
         check=False,
         capture_output=True,
-        text=True,
         stdin=subprocess.DEVNULL,
         timeout=20,
     )
-    subject = next(line for line in finished.stdout.splitlines() if line.startswith("subject="))
+    # What follows the certificate may hold bytes of the connection itself, which are no text.
+    shown = finished.stdout.decode(errors="replace")
+    subject = next(line for line in shown.splitlines() if line.startswith("subject="))
     return subject.replace(" ", "").partition("CN=")[2]
 
 

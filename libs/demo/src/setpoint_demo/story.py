@@ -232,7 +232,7 @@ class _Story:
             feature_rows_written=self._rows_written,
             versions=await self._versions(replay, lifecycle),
             rollout=await self._rollout(),
-            months=await self._months(replay, lifecycle),
+            months=await self._months(replay),
             alerts=[each.summary for each in lifecycle.alerts_fired],
             predictions_per_s=len(latencies) / max(answers.asking_seconds, 1e-9),
             p50_ms=float(np.percentile(latencies, 50)),
@@ -253,7 +253,7 @@ class _Story:
                 return response.total_size
             await asyncio.sleep(0.2)
 
-    async def _months(self, replay: Replay, lifecycle: Lifecycle) -> list[Month]:
+    async def _months(self, replay: Replay) -> list[Month]:
         asked = self._questions[replay.answers.flight].with_columns(
             score=pl.Series(replay.answers.score, dtype=pl.Float64),
             version=pl.Series(replay.answers.version, dtype=pl.Int64),
@@ -262,19 +262,14 @@ class _Story:
         for number in range(4, self._options.last_month + 1):
             month = asked.filter(pl.col("month") == number)
             if month["late"].count():
-                months.append(await self._month(number, month, lifecycle))
+                months.append(await self._month(number, month))
         return months
 
-    async def _month(self, number: int, month: pl.DataFrame, lifecycle: Lifecycle) -> Month:
+    async def _month(self, number: int, month: pl.DataFrame) -> Month:
         labelled = month.filter(pl.col("late").is_not_null())
         labels = labelled["late"].to_numpy().astype(np.bool_)
         first = await quality.scores_of_version(self._services, labelled, 1)
-        alarms = [
-            alert
-            for alert in lifecycle.alerts_fired
-            if alert.cause == report_pb2.ALERT_CAUSE_DRIFT
-            and datetime.fromtimestamp(alert.fire_time / 1e6, UTC).month == number
-        ]
+        version = Counter(month["version"].to_list()).most_common(1)[0][0]
         return Month(
             month=number,
             predictions=month.height,
@@ -283,8 +278,25 @@ class _Story:
             serving_versions=sorted(month["version"].unique().to_list()),
             serving=quality.measure(labelled["score"].to_numpy(), labels),
             first_version=quality.measure(first, labels),
-            drift_alarms=len(alarms),
+            drift_alarms=await self._drift_alarms(number, version),
         )
+
+    async def _drift_alarms(self, month: int, version: int) -> int:
+        """Counts the columns that lie far from what the month's version was trained on."""
+        start = datetime(2013, month, 1, 4, tzinfo=UTC)
+        response = await self._services.monitoring.GetDrift(
+            monitoring_service_pb2.GetDriftRequest(
+                model_version=reference_pb2.ModelVersionReference(
+                    model=definitions.MODEL, version=version
+                ),
+                range=reference_pb2.TimeRange(
+                    start_time=_microseconds(start), end_time=_microseconds(_month_after(month))
+                ),
+            ),
+            timeout=CONTROL_TIMEOUT_SECONDS,
+        )
+        alarm = report_pb2.DRIFT_LEVEL_ALARM
+        return sum(finding.level == alarm for finding in response.findings)
 
     async def _versions(self, replay: Replay, lifecycle: Lifecycle) -> list[Version]:
         predictions = Counter(replay.answers.version)

@@ -27,6 +27,7 @@ class Month:
     serving: Quality
     first_version: Quality
     drift_alarms: int
+    """Columns far from the training data of the version that answered most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def _months(summary: Summary) -> Table:
     )
     for heading in ("month", "predictions", "late", "serving", "log loss", "first version's"):
         table.add_column(heading, justify="left" if heading in ("month", "serving") else "right")
-    for heading in ("better by", "ROC AUC", "first version's", "drift alarms"):
+    for heading in ("better by", "ROC AUC", "first version's", "drifting columns"):
         table.add_column(heading, justify="right")
     for each in summary.months:
         gain = each.first_version.log_loss - each.serving.log_loss
