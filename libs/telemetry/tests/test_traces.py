@@ -95,7 +95,7 @@ def test_spans_arrive_with_resource(receiver: Receiver) -> None:
     assert receiver.resource["service.version"] == "1.2.3"
 
 
-def _record(**changes: Any) -> traces.SpanRecord:
+def _record(**changes: Any) -> setpoint_telemetry.SpanRecord:
     values: dict[str, Any] = {
         "name": "predict",
         "trace_id": _TRACE_ID,
@@ -103,7 +103,7 @@ def _record(**changes: Any) -> traces.SpanRecord:
         "start_us": 1_700_000_000_000_000,
         "end_us": 1_700_000_000_001_500,
     }
-    return traces.SpanRecord(**(values | changes))
+    return setpoint_telemetry.SpanRecord(**(values | changes))
 
 
 def test_emitted_record_arrives_with_its_ids(receiver: Receiver) -> None:
@@ -236,3 +236,27 @@ def test_endpoint_without_scheme_reaches_loopback(
     assert setpoint_telemetry.shutdown()
 
     assert len(receiver.spans) == 1
+
+
+def test_spans_of_both_kinds_share_their_process(receiver: Receiver) -> None:
+    """Emitted spans and started ones arrive under one resource, each in its own scope."""
+    traces.start("router", "1.2.3")
+    setpoint_telemetry.tracer("usual").start_span("work").end()
+    setpoint_telemetry.emit([_record()], scope="emitted")
+    setpoint_telemetry.shutdown()
+
+    assert {span.name for span in receiver.spans} == {"work", "predict"}
+    resources = [each for request in receiver.requests for each in request.resource_spans]
+    assert len({each.resource.SerializeToString(deterministic=True) for each in resources}) == 1
+    scopes = {scope.scope.name for each in resources for scope in each.scope_spans}
+    assert scopes == {"usual", "emitted"}
+
+
+def test_emitted_spans_alone_name_their_process(receiver: Receiver) -> None:
+    """A request without a usual span has the resource too."""
+    traces.start("router", "1.2.3")
+    setpoint_telemetry.emit([_record()])
+    setpoint_telemetry.shutdown()
+
+    assert receiver.resource["service.name"] == "setpoint-router"
+    assert receiver.resource["telemetry.sdk.language"] == "python"

@@ -5,9 +5,10 @@ nothing and go nowhere. Spans are for looking; what must not be lost goes into r
 """
 
 from setpoint_telemetry import names
+from setpoint_telemetry.encoding import SpanRecord
 from setpoint_telemetry.lifecycle import setup, shutdown
 from setpoint_telemetry.logs import add_trace_source, get_logger
-from setpoint_telemetry.traces import SpanRecord, emit, enabled, tracer
+from setpoint_telemetry.traces import emit, enabled, tracer
 
 __all__ = [
     "SpanRecord",

@@ -1,51 +1,29 @@
 """Spans: started in the usual way, or built afterwards from a record of what happened."""
 
 import ipaddress
-import itertools
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from setpoint_telemetry import encoding
+from setpoint_telemetry.encoding import SpanRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
-AttributeValue = str | bool | int | float
-
-# Fields such as an input text or a vector must not turn a span into a record.
-_ATTRIBUTE_LENGTH = 256
-_ATTRIBUTE_COUNT = 64
 # A burst of 8,192 spans fits; more is dropped, oldest first, and is in the records anyway.
 _QUEUE_SIZE = 8192
 _BATCH_SIZE = 512
 # Spans made in the last second are what a kill can lose.
 _SCHEDULE_DELAY_MILLISECONDS = 1000
 _EXPORT_TIMEOUT_SECONDS = 5
-_NANOSECONDS_PER_MICROSECOND = 1000
 _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpanRecord:
-    """A span that is over, as written down on the way; ids are those of W3C trace context."""
-
-    name: str
-    trace_id: int
-    span_id: int
-    parent_span_id: int | None = None
-    start_us: int
-    end_us: int
-    kind: SpanKind = SpanKind.INTERNAL
-    error: str | None = None
-    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
-    links: Sequence[tuple[int, int]] = ()
-    """Trace and span ids of spans that this one shares work with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +63,23 @@ def start(service_name: str, version: str) -> bool:
     if target is None or _State.pipeline is not None:
         return _State.pipeline is not None
     # The SDK and its exporter take a quarter of a second to load and are needed only here.
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanLimits, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    exporter = OTLPSpanExporter(
+    from setpoint_telemetry import exporter as exporters
+
+    resource = Resource.create(
+        {"service.name": f"setpoint-{service_name}", "service.version": version}
+    )
+    exporter = exporters.SpanExporter(
+        resource.attributes,
         endpoint=target,
         # Without a scheme the exporter would want TLS, which no collector on loopback offers.
         insecure=True if _is_plaintext(target) else None,
         timeout=_from_environment("OTEL_EXPORTER_OTLP_TIMEOUT", _EXPORT_TIMEOUT_SECONDS),
         # A collector belongs to the inside; a proxy meant for the outside would capture its calls.
-        # gRPC wants this number as a number; the annotation of the exporter is too narrow.
-        channel_options=(("grpc.enable_http_proxy", 0),),  # type: ignore[arg-type]
+        channel_options=(("grpc.enable_http_proxy", 0),),
     )
     processor = BatchSpanProcessor(
         exporter,
@@ -108,11 +90,10 @@ def start(service_name: str, version: str) -> bool:
         ),
     )
     provider = TracerProvider(
-        resource=Resource.create(
-            {"service.name": f"setpoint-{service_name}", "service.version": version}
-        ),
+        resource=resource,
         span_limits=SpanLimits(
-            max_span_attributes=_ATTRIBUTE_COUNT, max_span_attribute_length=_ATTRIBUTE_LENGTH
+            max_span_attributes=encoding.ATTRIBUTE_COUNT,
+            max_span_attribute_length=encoding.ATTRIBUTE_LENGTH,
         ),
         # The SDK's own exit hook may wait 30 seconds for a collector that is down.
         shutdown_on_exit=False,
@@ -132,33 +113,13 @@ def emit(records: Iterable[SpanRecord], *, scope: str = "setpoint") -> int:
     pipeline = _State.pipeline
     if pipeline is None:
         return 0
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from setpoint_telemetry.exporter import EncodedSpan
 
-    sampled = TraceFlags(TraceFlags.SAMPLED)
-    instrumentation = InstrumentationScope(scope)
     count = 0
     for record in records:
-        parent = None
-        if record.parent_span_id:
-            parent = SpanContext(record.trace_id, record.parent_span_id, True, sampled)
-        pipeline.processor.on_end(
-            # The SDK offers its constructor for its own use, but its start_span() cannot take ids
-            # that were given out earlier.
-            ReadableSpan(
-                record.name,
-                context=SpanContext(record.trace_id, record.span_id, False, sampled),
-                parent=parent,
-                resource=pipeline.provider.resource,
-                attributes=_bounded(record.attributes),
-                links=[Link(SpanContext(*link, True, sampled)) for link in record.links],
-                kind=record.kind,
-                status=Status(StatusCode.ERROR, record.error) if record.error else Status(),
-                start_time=record.start_us * _NANOSECONDS_PER_MICROSECOND,
-                end_time=record.end_us * _NANOSECONDS_PER_MICROSECOND,
-                instrumentation_scope=instrumentation,
-            )
-        )
+        encoded = EncodedSpan(scope, encoding.span(record))
+        # The processor keeps what it is given for the exporter, which is ours.
+        pipeline.processor.on_end(encoded)  # type: ignore[arg-type]
         count += 1
     return count
 
@@ -195,11 +156,3 @@ def _from_environment(variable: str, default: int) -> int:
     """Return a number from the environment; a value that is none is ignored, as the SDK does."""
     value = os.environ.get(variable, "")
     return int(value) if value.isdecimal() else default
-
-
-def _bounded(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
-    """Return the attributes within the limits that the SDK applies to spans it starts itself."""
-    return {
-        name: value[:_ATTRIBUTE_LENGTH] if isinstance(value, str) else value
-        for name, value in itertools.islice(attributes.items(), _ATTRIBUTE_COUNT)
-    }
