@@ -7,7 +7,8 @@ below it; the other predictions link to it.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from opentelemetry.trace import SpanKind
 
@@ -66,49 +67,55 @@ class SpanBuilder:
         if work.jobs is None:
             # The rows of a caller's own batch have the span of their call.
             return
+        # Column by column once, rather than value by value for each row.
+        shown, rows = _shown(work) if self._with_values else ((), ())
         for row, trace in enumerate(work.traces or ()):
             if trace is not None and trace.is_sampled:
-                yield self._prediction(work, row, trace, common)
+                values = zip(shown, rows[row], strict=True) if shown else ()
+                yield _prediction(work, row, trace, common, values)
 
     def _remember(self, mark: Mark) -> None:
         self._marks[mark.span_id] = None
         if len(self._marks) > _REMEMBERED_MARKS:
             self._marks.popitem(last=False)
 
-    def _prediction(
-        self, work: Work, row: int, trace: Trace, common: dict[str, str | int]
-    ) -> SpanRecord:
-        attributes: dict[str, str | bool | int | float] = {
-            **common,
-            names.PREDICTION_ID: work.prediction_ids[row],
-            names.SLOT: int(work.slots[row]),
-            names.ASSIGNMENT_REASON: int(work.reasons[row]),
-            names.CALLER: work.callers[row],
-        }
-        if found := work.degradations_of(row):
-            attributes[names.DEGRADED] = degradation.to_text(found)
-        error = work.errors.get(row)
-        if error is not None:
-            attributes[names.ERROR_REASON] = error.reason.value
-        attributes[names.RPC_STATUS_CODE] = 0 if error is None else records.code_of(error)
-        if self._with_values:
-            attributes.update(_values(work, row))
-        return SpanRecord(
-            name="setpoint.predict",
-            trace_id=trace.trace_id,
-            span_id=trace.span_id,
-            parent_span_id=trace.parent_span_id or None,
-            start_us=int(work.arrival_times[row]),
-            end_us=work.reply_time,
-            kind=SpanKind.SERVER,
-            error=None if error is None else error.message,
-            attributes=attributes,
-            links=[
-                (mark.trace_id, mark.span_id)
-                for mark in work.marks
-                if mark.trace_id != trace.trace_id
-            ],
-        )
+
+def _prediction(
+    work: Work,
+    row: int,
+    trace: Trace,
+    common: dict[str, str | int],
+    values: Iterable[tuple[str, str | bool | int | float | None]],
+) -> SpanRecord:
+    """Returns the span of one prediction; nulls among the values are left out."""
+    attributes: dict[str, str | bool | int | float] = {
+        **common,
+        names.PREDICTION_ID: work.prediction_ids[row],
+        names.SLOT: int(work.slots[row]),
+        names.ASSIGNMENT_REASON: int(work.reasons[row]),
+        names.CALLER: work.callers[row],
+    }
+    if found := work.degradations_of(row):
+        attributes[names.DEGRADED] = degradation.to_text(found)
+    error = work.errors.get(row)
+    if error is not None:
+        attributes[names.ERROR_REASON] = error.reason.value
+    attributes[names.RPC_STATUS_CODE] = 0 if error is None else records.code_of(error)
+    attributes.update((name, value) for name, value in values if value is not None)
+    return SpanRecord(
+        name="setpoint.predict",
+        trace_id=trace.trace_id,
+        span_id=trace.span_id,
+        parent_span_id=trace.parent_span_id or None,
+        start_us=int(work.arrival_times[row]),
+        end_us=work.reply_time,
+        kind=SpanKind.SERVER,
+        error=None if error is None else error.message,
+        attributes=attributes,
+        links=[
+            (mark.trace_id, mark.span_id) for mark in work.marks if mark.trace_id != trace.trace_id
+        ],
+    )
 
 
 def _common(work: Work) -> dict[str, str | int]:
@@ -141,11 +148,11 @@ def _shared(mark: Mark, work: Work) -> SpanRecord:
     )
 
 
-def _values(work: Work, row: int) -> Iterator[tuple[str, str | bool | int | float]]:
-    """Yields the inputs of a row that may be shown."""
+def _shown(work: Work) -> tuple[Sequence[str], Sequence[tuple[Any, ...]]]:
+    """Returns the names of the inputs that may be shown, and their values for each row."""
     if work.inputs is None:
-        return
+        return (), ()
     hidden = work.plan.version.sensitive_inputs
-    for name, column in work.inputs.items():
-        if name not in hidden and (value := column.item(row)) is not None:
-            yield names.FEATURE_VALUE_PREFIX + name, value
+    shown = [column for column in work.inputs.columns if column.name not in hidden]
+    rows = list(zip(*(column.to_list() for column in shown), strict=True))
+    return [names.FEATURE_VALUE_PREFIX + column.name for column in shown], rows
