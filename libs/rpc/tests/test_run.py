@@ -294,3 +294,23 @@ async def test_serving_cleans_up_when_wiring_fails() -> None:
 
     with socket.create_server(("127.0.0.1", ports[0])):
         pass
+
+
+async def test_collector_leaves_a_started_process_alone(tmp_path: Path) -> None:
+    """What a service consists of once it is ready is never searched for garbage again."""
+    wiring = (
+        "import gc\n"
+        "set_ready = server.set_ready\n"
+        "async def noted(ready):\n"
+        "    print(gc.get_freeze_count(), gc.get_threshold()[0], flush=True)\n"
+        "    await set_ready(ready)\n"
+        "server.set_ready = noted"
+    )
+    with _process(tmp_path, wiring, PORT=str(_free_port())) as process:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == "built\n"
+        frozen, threshold = (await asyncio.to_thread(process.stdout.readline)).split()
+        process.send_signal(signal.SIGTERM)
+        await _ended(process)
+    assert int(frozen) > 10_000
+    assert int(threshold) > 10_000

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,9 @@ _FLUSH_SECONDS = 3.0
 # What calls in flight get after a second signal: somebody is waiting at the terminal.
 _SHORT_GRACE_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Net allocations, and collections of the younger generation, before a generation is looked at. The
+# calls in flight alone hold thousands of objects, which Python's own 700 mistakes for garbage.
+_COLLECTOR_THRESHOLDS = (20_000, 20, 50)
 
 SettingsT = TypeVar("SettingsT", bound=runtime_settings.ServiceSettings)
 Build = Callable[[SettingsT, servers.Server, clocks.Clock], AbstractAsyncContextManager[None]]
@@ -113,6 +117,7 @@ async def _live(name: str, settings: SettingsT, build: Build[SettingsT]) -> str 
         await server.bind()
         async with build(settings, server, clock):
             await server.start()
+            _spare_the_collector()
             await server.set_ready(True)
             signals.started()
             _LOGGER.info("ready", address=server.address)
@@ -143,6 +148,18 @@ async def _end(
         await server.stop(min(settings.grace_seconds, _SHORT_GRACE_SECONDS))
     hurry.cancel()
     await stop
+
+
+def _spare_the_collector() -> None:
+    """Keep Python's garbage collector away from what lives as long as the process.
+
+    Modules, contracts and wiring are some hundred thousand objects that never become garbage, and
+    walking through them holds up every call. Under load the collector took a tenth of the router's
+    time; what calls leave behind is freed by its reference counts but for rare cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
 
 
 class _Signals:
