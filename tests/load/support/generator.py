@@ -21,6 +21,7 @@ from tests.load.support import figures, http2
 Protocol = Literal["grpc", "json"]
 
 LAST_ANSWERS_SECONDS = 5.0
+DEADLINE_SECONDS = 10
 NANOSECONDS = 1_000_000_000
 _STATUS = slice(9, 12)
 """Where `HTTP/1.1 200 OK` has its code."""
@@ -281,6 +282,8 @@ def fields(job: Job) -> list[tuple[str, str]]:
         (":authority", authority),
         ("te", "trailers"),
         ("content-type", "application/grpc"),
+        # Callers of a serving path have a deadline.
+        ("grpc-timeout", f"{DEADLINE_SECONDS}S"),
         ("user-agent", "setpoint-bench"),
         *job.headers.items(),
     ]

@@ -147,7 +147,12 @@ def h2load_arguments(
     is_json = target.protocol == "json"
     headers = {**target.headers, "content-type": "application/json"}
     if not is_json:
-        headers |= {"content-type": "application/grpc", "te": "trailers"}
+        deadline = f"{generator.DEADLINE_SECONDS}S"
+        headers |= {
+            "content-type": "application/grpc",
+            "te": "trailers",
+            "grpc-timeout": deadline,
+        }
     return [
         *(["--h1"] if is_json else []),
         f"--clients={level.callers if is_json else level.connections}",
