@@ -35,8 +35,8 @@ _ATTRIBUTES = {
     DataType.STRING: "string_value",
     DataType.TIMESTAMP: "timestamp_value",
 }
-# No character takes more than four bytes.
-_SURELY_SHORT = values.MAX_TEXT_BYTES // 4
+_BYTES_OF_CHARACTER = 4
+"""No character takes more."""
 
 
 class RowReader:
@@ -50,6 +50,7 @@ class RowReader:
         missing: Callable[[str], errors.InvalidArgumentError],
         *,
         takes_nulls: bool = False,
+        max_text_bytes: int = values.MAX_TEXT_BYTES,
     ) -> None:
         """Prepare a reader.
 
@@ -59,6 +60,7 @@ class RowReader:
             path: Name of the map, `inputs` or `entities`.
             missing: Makes the error for an absent field, given its name.
             takes_nulls: Whether any field may be null; else float fields alone.
+            max_text_bytes: Most bytes of one text.
         """
         self._fields = tuple(fields)
         self._names = [each.name for each in fields]
@@ -67,6 +69,8 @@ class RowReader:
         self._path = path
         self._missing = missing
         self._takes_nulls = takes_nulls
+        self._max_text_bytes = max_text_bytes
+        self._surely_short = max_text_bytes // _BYTES_OF_CHARACTER
         kinds = [_ATTRIBUTES[each.dtype] for each in fields]
         self._kinds = kinds
         self._getters = [
@@ -110,7 +114,7 @@ class RowReader:
             raise self._missing(field.name)
         path = f'{self._path}["{field.name}"]'
         may_be_null = self._takes_nulls or field.dtype in values.FLOATS
-        return values.check_value(path, python_value(value), field.dtype, may_be_null=may_be_null)
+        return self._checked(path, python_value(value), field, may_be_null)
 
     def _check_narrow(self, row: list[Any]) -> None:
         """Check what a kind of value admits but a column does not: long texts, large integers."""
@@ -119,16 +123,25 @@ class RowReader:
             value = row[at]
             if value.__class__ is str:
                 characters += len(value)
-                if len(value) <= _SURELY_SHORT:
+                if len(value) <= self._surely_short:
                     continue
             field = self._fields[at]
             path = f'{self._path}["{field.name}"]'
-            values.check_value(path, value, field.dtype, may_be_null=self._takes_nulls)
-        if characters * 4 > MAX_ROW_TEXT_BYTES:
-            rule = f"must have at most {MAX_ROW_TEXT_BYTES // 4} characters of text together"
+            self._checked(path, value, field, self._takes_nulls)
+        if characters * _BYTES_OF_CHARACTER > MAX_ROW_TEXT_BYTES:
+            rule = f"must have at most {MAX_ROW_TEXT_BYTES // _BYTES_OF_CHARACTER} characters of text together"
             raise errors.invalid(
                 self._path, f"{characters} characters", rule, errors.Reason.TOO_LARGE
             )
+
+    def _checked(self, path: str, value: Any, field: Field, may_be_null: bool) -> Any:
+        return values.check_value(
+            path,
+            value,
+            field.dtype,
+            may_be_null=may_be_null,
+            max_text_bytes=self._max_text_bytes,
+        )
 
     def _refuse_unknown(self, given: Values) -> None:
         for name in sorted(given):
@@ -172,7 +185,12 @@ class RequestCodec:
             fields = plan.version.key_columns
             # A null key is an entity that nobody knows: its features are MISSING.
             found = RowReader(
-                fields, plan.names.entities, "entities", values.key_missing, takes_nulls=True
+                fields,
+                plan.names.entities,
+                "entities",
+                values.key_missing,
+                takes_nulls=True,
+                max_text_bytes=values.MAX_KEY_BYTES,
             )
             plan.cache["entities"] = found
         if plan.feature_set is None:

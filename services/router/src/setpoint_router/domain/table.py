@@ -20,7 +20,14 @@ _NUMPY: dict[DataType, np.dtype[Any]] = {
 RowErrors = dict[int, errors.SetpointError]
 
 
-def fitted(rows: Columns, fields: Sequence[Field], *, may_be_null: bool, bad: RowErrors) -> Columns:
+def fitted(
+    rows: Columns,
+    fields: Sequence[Field],
+    *,
+    may_be_null: bool,
+    bad: RowErrors,
+    max_text_bytes: int = values.MAX_TEXT_BYTES,
+) -> Columns:
     """Returns the columns that fields describe.
 
     Args:
@@ -28,6 +35,7 @@ def fitted(rows: Columns, fields: Sequence[Field], *, may_be_null: bool, bad: Ro
         fields: What is wanted.
         may_be_null: Whether nulls are left to later checks; else they make a row bad.
         bad: Gets the rows whose values do not fit.
+        max_text_bytes: Most bytes of one text.
 
     Raises:
         InvalidArgumentError: A column is absent or of another type.
@@ -42,7 +50,7 @@ def fitted(rows: Columns, fields: Sequence[Field], *, may_be_null: bool, bad: Ro
             for row in np.flatnonzero(~fitting.validity).tolist():
                 bad.setdefault(row, values.null_refused(f'rows["{field.name}"][{row}]'))
         if field.dtype is DataType.STRING:
-            _check_texts(fitting, bad)
+            _check_texts(fitting, bad, max_text_bytes)
         found.append(fitting)
     return Columns(rows.rows, found)
 
@@ -81,14 +89,14 @@ def _as_float(column: Column, dtype: DataType, bad: RowErrors) -> Column:
     return column_module.owned(column.name, dtype, converted, None, validity, column.rows)
 
 
-def _check_texts(column: Column, bad: RowErrors) -> None:
+def _check_texts(column: Column, bad: RowErrors, max_bytes: int) -> None:
     if column.offsets is None:
         return
-    long = np.diff(column.offsets) > values.MAX_TEXT_BYTES
+    long = np.diff(column.offsets) > max_bytes
     if not long.any():
         return
     for row in np.flatnonzero(long).tolist():
-        rule = f"must have at most {values.MAX_TEXT_BYTES} bytes"
+        rule = f"must have at most {max_bytes} bytes"
         bad.setdefault(
             row,
             errors.invalid(

@@ -15,6 +15,10 @@ from setpoint_runtime import errors
 MAX_TEXT_BYTES = 64 * 1024
 """Longest text of one input; anything longer is a mistake or an attack, and would fill records."""
 
+MAX_KEY_BYTES = 1024
+"""Longest text of an entity key: what the feature service looks up. It would refuse a longer one
+together with all the questions that travel with it."""
+
 FLOATS = frozenset({DataType.FLOAT32, DataType.FLOAT64})
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _INT32 = (-(2**31), 2**31 - 1)
@@ -41,7 +45,14 @@ class Timestamp(int):
     """Microseconds that the caller marked as a time; a plain integer is none."""
 
 
-def check_value(path: str, value: Any, dtype: DataType, *, may_be_null: bool) -> Any:
+def check_value(
+    path: str,
+    value: Any,
+    dtype: DataType,
+    *,
+    may_be_null: bool,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+) -> Any:
     """Returns one value of a request as its column takes it.
 
     Args:
@@ -49,6 +60,7 @@ def check_value(path: str, value: Any, dtype: DataType, *, may_be_null: bool) ->
         value: bool, int, float, str, `Timestamp` or None.
         dtype: The declared type.
         may_be_null: Whether None is accepted.
+        max_text_bytes: Most bytes of a text.
 
     Raises:
         InvalidArgumentError: Names path, value and rule.
@@ -61,7 +73,7 @@ def check_value(path: str, value: Any, dtype: DataType, *, may_be_null: bool) ->
     if dtype in FLOATS:
         return _check_number(path, value, kind, dtype)
     if dtype is DataType.STRING and kind is str:
-        return check_text(path, value)
+        return check_text(path, value, max_text_bytes)
     if dtype is DataType.BOOL and kind is bool:
         return value
     if dtype is DataType.TIMESTAMP and kind is Timestamp:
@@ -85,17 +97,15 @@ def _check_number(path: str, value: Any, kind: type, dtype: DataType) -> float:
     raise wrong_type(path, value, dtype)
 
 
-def check_text(path: str, text: str) -> str:
+def check_text(path: str, text: str, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Returns text that is not too long.
 
     Raises:
         InvalidArgumentError: It is.
     """
     # No character takes more than four bytes, so short text needs no encoding to be measured.
-    if len(text) * 4 > MAX_TEXT_BYTES and (
-        len(text) > MAX_TEXT_BYTES or len(text.encode()) > MAX_TEXT_BYTES
-    ):
-        rule = f"must have at most {MAX_TEXT_BYTES} bytes"
+    if len(text) * 4 > max_bytes and (len(text) > max_bytes or len(text.encode()) > max_bytes):
+        rule = f"must have at most {max_bytes} bytes"
         raise errors.invalid(path, text, rule, errors.Reason.TOO_LARGE)
     return text
 

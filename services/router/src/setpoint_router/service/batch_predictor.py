@@ -300,7 +300,13 @@ def _parted(
     if batch.is_given:
         table.fitted(sent, version.inputs, may_be_null=True, bad=found)
     else:
-        table.fitted(sent, version.key_columns, may_be_null=True, bad=found)
+        table.fitted(
+            sent,
+            version.key_columns,
+            may_be_null=True,
+            bad=found,
+            max_text_bytes=values.MAX_KEY_BYTES,
+        )
         table.fitted(sent, version.request_fields, may_be_null=True, bad=found)
     wrong = {int(rows[at]): error for at, error in found.items()}
     if batch.bad:

@@ -211,19 +211,24 @@ class Predictor:
         Raises:
             SetpointError: The request is wrong, or the queue is full.
         """
-        if len(job.key) > MAX_KEY_LENGTH:
-            key, job.key = job.key, job.key[:MAX_KEY_LENGTH]
-            rule = f"must have at most {MAX_KEY_LENGTH} characters"
-            raise errors.invalid("assignment_key", key, rule, errors.Reason.TOO_LARGE)
+        key = job.key
+        if len(key) > MAX_KEY_LENGTH:
+            # What is recorded of a refused request is bounded too.
+            job.key = key[:MAX_KEY_LENGTH]
         if job.event_time < 0:
             raise errors.invalid("event_time", job.event_time, "must not be negative")
         plan = job.plan
         lane = self._lanes.get(plan) or self._make_lane(plan)
+        if not job.is_given:
+            # Named first: a key that the caller did not send may be made of what is wrong here.
+            job.entity = self._codec.entity_row(job.source, plan)
+        if len(key) > MAX_KEY_LENGTH:
+            rule = f"must have at most {MAX_KEY_LENGTH} characters"
+            raise errors.invalid("assignment_key", key, rule, errors.Reason.TOO_LARGE)
         if job.is_given:
             job.row = self._codec.given_row(job.source, plan)
             lane.given.submit(job)
             return
-        job.entity = self._codec.entity_row(job.source, plan)
         job.row = self._codec.requested_row(job.source, plan)
         if lane.features is None:
             raise AssertionError("entities were accepted for a version without features")
