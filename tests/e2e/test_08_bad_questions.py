@@ -88,6 +88,16 @@ QUESTIONS: dict[str, tuple[Callable[[], questions.Request], str, str]] = {
         "TOO_LARGE",
         'entities["depot"]',
     ),
+    "key of two kilobytes": (
+        lambda: questions.with_key("depot", questions.text("x" * 2048)),
+        "TOO_LARGE",
+        'entities["depot"]',
+    ),
+    "key of two kilobytes without an assignment key": (
+        questions.with_long_key_alone,
+        "TOO_LARGE",
+        'entities["depot"]',
+    ),
     "assignment key of a megabyte": (
         lambda: questions.at(assignment_key="x" * 2**20),
         "TOO_LARGE",
@@ -163,3 +173,20 @@ async def test_predict_ends_at_an_expired_deadline(world: worlds.World) -> None:
     told = await asyncio.gather(*(refusal(call) for call in calls))
     assert {each.code for each in told} == {grpc.StatusCode.DEADLINE_EXCEEDED}
     await world.services.router.Predict(questions.good(), timeout=worlds.CALL_SECONDS)
+
+
+async def test_bad_questions_leave_their_neighbours_alone(world: worlds.World) -> None:
+    """Proves that questions which travel together fail and are answered each for itself."""
+    router = world.services.router
+
+    async def ask() -> None:
+        answer = await router.Predict(questions.good(), timeout=worlds.CALL_SECONDS)
+        assert 0 <= answer.outputs["probability"].double_value <= 1
+
+    async def ask_badly(case: str) -> None:
+        make, reason, _ = QUESTIONS[case]
+        assert (await _predict(world, make())).reason == reason, case
+
+    for _ in range(5):
+        mixed = [each for case in QUESTIONS for each in (ask_badly(case), ask(), ask())]
+        await asyncio.gather(*mixed)

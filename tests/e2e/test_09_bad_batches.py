@@ -113,14 +113,21 @@ async def test_predict_batch_names_what_is_wrong(world: worlds.World, case: str)
 
 async def test_predict_batch_fails_bad_rows_alone(world: worlds.World) -> None:
     """Proves that rows which a rule refuses fail by themselves, and the others are answered."""
-    rows = _rows(kind=(DataType.STRING, ["box", "elephant", None]))
+    rows = _rows(
+        depot=(DataType.STRING, [parcels.DEPOTS[0], None, "atlantis", "x" * 2048]),
+        crew=(DataType.STRING, [*parcels.CREWS[:4]]),
+        distance=(DataType.FLOAT64, [1.0] * 4),
+        kind=(DataType.STRING, ["box", "elephant", None, "box"]),
+        hour=(DataType.INT64, [1] * 4),
+    )
     answer = await world.services.router.PredictBatch(_batch(rows), timeout=worlds.CALL_SECONDS)
     results = proto.from_proto(answer.results)
-    assert results["status"].to_list() == [0, INVALID.value[0], INVALID.value[0]]
+    assert results["status"].to_list() == [0, *[INVALID.value[0]] * 3]
     texts = results["error"].to_list()
     assert texts[0] is None
     assert texts[1].startswith("RULE_VIOLATED")
     assert texts[2].startswith("NULL_REFUSED")
+    assert texts[3].startswith("TOO_LARGE")
     assert proto.from_proto(answer.outputs)["probability"].to_list()[0] is not None
 
 

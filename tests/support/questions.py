@@ -66,3 +66,10 @@ def without_keys() -> Request:
     request.inputs["queue"].CopyFrom(number(1.0))
     request.inputs["staff"].CopyFrom(number(1.0))
     return request
+
+
+def with_long_key_alone() -> Request:
+    """Makes a question whose assignment key would be made of an entity key that is too long."""
+    request = with_key("depot", text("x" * 2048))
+    request.assignment_key = ""
+    return request

@@ -28,7 +28,11 @@ async def refusal(call: Awaitable[Any]) -> Refusal:
     """Returns how a call fails; that it does not fails the test."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    error = caught.value
+    return refusal_of(caught.value)
+
+
+def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
+    """Reads the error of a call."""
     reason, fields = "", []
     for key, value in error.trailing_metadata() or ():
         if key != DETAILS:

@@ -132,10 +132,19 @@ class World:
             await self.stack.restart(name)
 
     async def revive(self) -> None:
-        """Starts whatever does not run, in the order in which it can start."""
-        for name in ("postgres", "valkey", *(service.name for service in self.stack.services)):
-            if not self.stack.is_running(name):
-                await self.stack.restart(name)
+        """Starts whatever does not run, each as soon as those that it calls are there."""
+        for store in ("postgres", "valkey"):
+            if not self.stack.is_running(store):
+                await self.stack.restart(store)
+        dead = {each.name for each in self.stack.services if not self.stack.is_running(each.name)}
+        while dead:
+            ready = [
+                each.name
+                for each in self.stack.services
+                if each.name in dead and dead.isdisjoint(each.peers)
+            ]
+            await asyncio.gather(*(self.stack.restart(name) for name in ready))
+            dead -= set(ready)
 
     # Retraining.
 
