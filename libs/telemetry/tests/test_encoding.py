@@ -66,6 +66,28 @@ def test_span_equals_the_sdk(record: SpanRecord) -> None:
     assert list(found.scope_spans) == list(_by_the_sdk(record))
 
 
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=20), st.floats(allow_nan=False), max_size=30),
+    st.dictionaries(st.text(min_size=1, max_size=20), VALUES, max_size=5),
+)
+def test_encoded_attributes_equal_plain_ones(
+    numbers: dict[str, float], others: dict[str, Any]
+) -> None:
+    """Attributes that are written ahead or all at once are those written one by one."""
+    ids: dict[str, Any] = {"name": "a", "trace_id": 1, "span_id": 1, "start_us": 1, "end_us": 2}
+    writer = encoding.Numbers(list(numbers))
+    # A writer is used for span after span.
+    writer.encode([0.0] * len(numbers))
+    ahead = encoding.attributes(others) + writer.encode(list(numbers.values()))
+    plain = encoding.attributes(others) + encoding.attributes(numbers)
+    assert encoding.span(SpanRecord(**ids, encoded=ahead)) == encoding.span(
+        SpanRecord(**ids, encoded=plain)
+    )
+    assert encoding.span(SpanRecord(**ids, encoded=encoding.attributes(others))) == encoding.span(
+        SpanRecord(**ids, attributes=others)
+    )
+
+
 def test_span_replaces_what_is_no_character() -> None:
     """Half a surrogate pair in a text does not lose the span."""
     record = SpanRecord(

@@ -98,6 +98,8 @@ def start_router(
             "spool_directory": str(tmp_path / "spool"),
             "ship_interval_seconds": 0.01,
             "poll_seconds": 0.1,
+            # A pause of the machine is no failure of the features; tests of the limit set it.
+            "features_seconds": 10,
         }
         settings = config.RouterSettings(**(fields | changes))
         async with (

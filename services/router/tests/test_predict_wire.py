@@ -355,18 +355,22 @@ async def test_predict_flags_feature_statuses(router: Any) -> None:
 
 
 @pytest.mark.parametrize("is_slow", [True, False], ids=["slow", "down"])
-async def test_predict_without_features_rejected(router: Any, is_slow: bool) -> None:
+async def test_predict_without_features_rejected(
+    start_router: Any, peers: Any, is_slow: bool
+) -> None:
     """Shows that a route rejects by default when features do not come in time."""
     if is_slow:
-        router.peers.features.online.delay_seconds = 1
+        peers.features.online.delay_seconds = 3
     else:
-        router.peers.features.online.error = errors.UnavailableError(
+        peers.features.online.error = errors.UnavailableError(
             errors.Reason.ONLINE_STORE_UNAVAILABLE, "no store"
         )
-    code, error = await refusal(router.predict())
-    assert code is grpc.StatusCode.UNAVAILABLE
-    assert error.reason is errors.Reason.FEATURES_UNAVAILABLE
-    assert (await last_record(router))["status"] == grpc.StatusCode.UNAVAILABLE.value[0]
+    async with start_router(features_seconds=0.1) as router:
+        await router.create()
+        code, error = await refusal(router.predict())
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert error.reason is errors.Reason.FEATURES_UNAVAILABLE
+        assert (await last_record(router))["status"] == grpc.StatusCode.UNAVAILABLE.value[0]
 
 
 async def test_predict_without_features_nulls(router: Any) -> None:

@@ -4,7 +4,7 @@ Without `OTEL_EXPORTER_OTLP_ENDPOINT` nothing of the OpenTelemetry SDK is loaded
 nothing and go nowhere. Spans are for looking; what must not be lost goes into records.
 """
 
-from setpoint_telemetry import names
+from setpoint_telemetry import encoding, names
 from setpoint_telemetry.encoding import SpanRecord
 from setpoint_telemetry.lifecycle import setup, shutdown
 from setpoint_telemetry.logs import add_trace_source, get_logger
@@ -15,6 +15,7 @@ __all__ = [
     "add_trace_source",
     "emit",
     "enabled",
+    "encoding",
     "get_logger",
     "names",
     "setup",

@@ -50,6 +50,8 @@ class SpanRecord:
     kind: SpanKind = SpanKind.INTERNAL
     error: str | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    encoded: bytes = b""
+    """Further attributes, as `attributes` and `Numbers` write them."""
     links: Sequence[tuple[int, int]] = ()
     """Trace and span ids of spans that this one shares work with."""
 
@@ -71,11 +73,12 @@ def span(record: SpanRecord) -> bytes:
             record.end_us * _NANOSECONDS_PER_MICROSECOND,
         ),
     ]
-    attributes = record.attributes.items()
-    if len(attributes) > ATTRIBUTE_COUNT:
-        parts += [_attribute(*each) for each in itertools.islice(attributes, ATTRIBUTE_COUNT)]
+    pairs = record.attributes.items()
+    if len(pairs) > ATTRIBUTE_COUNT:
+        parts += [_attribute(*pair) for pair in itertools.islice(pairs, ATTRIBUTE_COUNT)]
     else:
-        parts += [_attribute(*each) for each in attributes]
+        parts += [_attribute(*pair) for pair in pairs]
+    parts.append(record.encoded)
     parts += [_link(*each) for each in record.links]
     if record.error:
         parts.append(_field(b"\x7a", _text(b"\x12", record.error) + _ERROR_CODE))
@@ -95,6 +98,32 @@ def _link(trace_id: int, span_id: int) -> bytes:
             _LINK_TAIL,
         )
     )
+
+
+def attributes(values: Mapping[str, AttributeValue]) -> bytes:
+    """Return attributes for `SpanRecord.encoded`, for what many spans have in common."""
+    return b"".join([_attribute(*pair) for pair in values.items()])
+
+
+class Numbers:
+    """Writes the same float attributes for many spans, all of a span at once.
+
+    Args:
+        names: Of the attributes, in the order in which their values are given.
+    """
+
+    __slots__ = ("_parts", "_struct")
+
+    def __init__(self, names: Sequence[str]) -> None:
+        prefixes = [_double_prefix(name) for name in names]
+        self._struct = struct.Struct("<" + "".join(f"{len(prefix)}sd" for prefix in prefixes))
+        self._parts: list[bytes | float] = [part for each in prefixes for part in (each, 0.0)]
+
+    def encode(self, values: Sequence[float]) -> bytes:
+        """Return the attributes of one span, for `SpanRecord.encoded`."""
+        parts = self._parts
+        parts[1::2] = values
+        return self._struct.pack(*parts)
 
 
 def scope_spans(scope: str, spans: Sequence[bytes]) -> bytes:

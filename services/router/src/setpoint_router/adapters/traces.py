@@ -7,16 +7,17 @@ below it; the other predictions link to it.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from functools import lru_cache
 
 from opentelemetry.trace import SpanKind
 
 import setpoint_telemetry
 from setpoint_router.convert import records
 from setpoint_router.domain import degradation
+from setpoint_router.domain.values import FLOATS
 from setpoint_router.domain.work import Mark, Trace, Work
-from setpoint_telemetry import SpanRecord, names
+from setpoint_telemetry import SpanRecord, encoding, names
 
 SCOPE = "setpoint.router"
 PAUSE_SECONDS = 0.2
@@ -25,6 +26,9 @@ MAX_WORKS = 2000
 
 SPANS_A_TURN = 200
 """Spans built before others get their turn on the loop."""
+
+MAX_VALUES = 48
+"""Inputs of a prediction that its span shows; with what else it says it stays within its bounds."""
 
 _REMEMBERED_MARKS = 4096
 
@@ -63,16 +67,15 @@ class SpanBuilder:
             if mark.span_id not in self._marks:
                 self._remember(mark)
                 yield _shared(mark, work)
-        common = _common(work)
         if work.jobs is None:
             # The rows of a caller's own batch have the span of their call.
             return
-        # Column by column once, rather than value by value for each row.
-        shown, rows = _shown(work) if self._with_values else ((), ())
+        common = encoding.attributes(_common(work))
+        values = _Values(work) if self._with_values else None
         for row, trace in enumerate(work.traces or ()):
             if trace is not None and trace.is_sampled:
-                values = zip(shown, rows[row], strict=True) if shown else ()
-                yield _prediction(work, row, trace, common, values)
+                encoded = common if values is None else common + values.of(row)
+                yield _prediction(work, row, trace, encoded)
 
     def _remember(self, mark: Mark) -> None:
         self._marks[mark.span_id] = None
@@ -80,16 +83,9 @@ class SpanBuilder:
             self._marks.popitem(last=False)
 
 
-def _prediction(
-    work: Work,
-    row: int,
-    trace: Trace,
-    common: dict[str, str | int],
-    values: Iterable[tuple[str, str | bool | int | float | None]],
-) -> SpanRecord:
-    """Returns the span of one prediction; nulls among the values are left out."""
+def _prediction(work: Work, row: int, trace: Trace, encoded: bytes) -> SpanRecord:
+    """Returns the span of one prediction, which also has the encoded attributes."""
     attributes: dict[str, str | bool | int | float] = {
-        **common,
         names.PREDICTION_ID: work.prediction_ids[row],
         names.SLOT: int(work.slots[row]),
         names.ASSIGNMENT_REASON: int(work.reasons[row]),
@@ -101,7 +97,6 @@ def _prediction(
     if error is not None:
         attributes[names.ERROR_REASON] = error.reason.value
     attributes[names.RPC_STATUS_CODE] = 0 if error is None else records.code_of(error)
-    attributes.update((name, value) for name, value in values if value is not None)
     return SpanRecord(
         name="setpoint.predict",
         trace_id=trace.trace_id,
@@ -112,6 +107,7 @@ def _prediction(
         kind=SpanKind.SERVER,
         error=None if error is None else error.message,
         attributes=attributes,
+        encoded=encoded,
         links=[
             (mark.trace_id, mark.span_id) for mark in work.marks if mark.trace_id != trace.trace_id
         ],
@@ -148,11 +144,37 @@ def _shared(mark: Mark, work: Work) -> SpanRecord:
     )
 
 
-def _shown(work: Work) -> tuple[Sequence[str], Sequence[tuple[Any, ...]]]:
-    """Returns the names of the inputs that may be shown, and their values for each row."""
-    if work.inputs is None:
-        return (), ()
-    hidden = work.plan.version.sensitive_inputs
-    shown = [column for column in work.inputs.columns if column.name not in hidden]
-    rows = list(zip(*(column.to_list() for column in shown), strict=True))
-    return [names.FEATURE_VALUE_PREFIX + column.name for column in shown], rows
+class _Values:
+    """The inputs of a work that may be shown, as attributes of its rows.
+
+    They are taken column by column, rather than value by value for each row, and numbers without
+    nulls, which most are, are written together.
+    """
+
+    def __init__(self, work: Work) -> None:
+        columns = () if work.inputs is None else work.inputs.columns
+        hidden = work.plan.version.sensitive_inputs
+        shown = [column for column in columns if column.name not in hidden][:MAX_VALUES]
+        numbers, self._others = [], []
+        for column in shown:
+            if column.dtype in FLOATS and column.validity is None:
+                numbers.append(column)
+            else:
+                named = names.FEATURE_VALUE_PREFIX + column.name
+                self._others.append((named, column.to_list()))
+        self._numbers = _numbers(tuple([each.name for each in numbers]))
+        self._rows = list(zip(*(each.to_list() for each in numbers), strict=True))
+
+    def of(self, row: int) -> bytes:
+        """Returns the attributes of a row; a null has none."""
+        encoded = self._numbers.encode(self._rows[row]) if self._rows else b""
+        if self._others:
+            others = {name: values[row] for name, values in self._others}
+            present = {name: value for name, value in others.items() if value is not None}
+            encoded += encoding.attributes(present)
+        return encoded
+
+
+@lru_cache(maxsize=256)
+def _numbers(inputs: tuple[str, ...]) -> encoding.Numbers:
+    return encoding.Numbers([names.FEATURE_VALUE_PREFIX + name for name in inputs])
