@@ -10,11 +10,11 @@ from setpoint_columns.column import Column
 from setpoint_columns.columns import Columns
 from setpoint_columns.dtypes import DataType
 from setpoint_inference.convert import batches
-from setpoint_inference.domain import packing
-from setpoint_inference.domain.packing import Output
 from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_inference.testing import floats
 from setpoint_runtime import errors
+from setpoint_scoring import packing
+from setpoint_scoring.packing import Output
 
 F32, F64 = DataType.FLOAT32, DataType.FLOAT64
 

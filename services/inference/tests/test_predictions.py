@@ -9,11 +9,11 @@ import pytest
 
 from setpoint_artifacts.signature import Signature, Tensor, TensorSpec
 from setpoint_columns.dtypes import DataType
-from setpoint_inference.domain.packing import AnyArray, Feeds
 from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_inference.service import models, predictions
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, tasks
+from setpoint_scoring.packing import AnyArray, Feeds
 
 KEY = VersionKey("m", 1)
 SPEC = TensorSpec("X", DataType.FLOAT32, ("a",))

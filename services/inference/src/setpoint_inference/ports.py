@@ -1,11 +1,11 @@
 """What inference needs from outside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from setpoint_artifacts.signature import Signature
-from setpoint_inference.domain.packing import AnyArray, Feeds
 from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_scoring.runner import Stop
 
 T = TypeVar("T")
 
@@ -28,30 +28,6 @@ class Inspector(Protocol):
 
     async def inspect(self, data: bytes, digest: str) -> Signature:
         """Return what a model takes and gives. Raises setpoint_artifacts' RefusedError."""
-
-
-class Stop(Protocol):
-    """Ends a run from another thread, at its next operator."""
-
-    def set(self) -> None:
-        """End the run."""
-
-
-class Runner(Protocol):
-    """An opened model. `run` may be called by several threads at once."""
-
-    def stop(self) -> Stop:
-        """Return a handle that can end one run."""
-
-    def run(self, feeds: Feeds, stop: Stop | None = None) -> Sequence[AnyArray]:
-        """Return the served outputs, in order. Raises InternalError (INFERENCE_FAILED)."""
-
-
-class Engine(Protocol):
-    """Opens models."""
-
-    def open(self, data: bytes, signature: Signature, outputs: Sequence[str]) -> Runner:
-        """Open an inspected model; blocks. Raises setpoint_artifacts' RefusedError."""
 
 
 class Workers(Protocol):

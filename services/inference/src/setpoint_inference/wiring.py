@@ -9,7 +9,6 @@ from setpoint_inference.adapters import (
     artifact_cache,
     inspection,
     metrics,
-    onnx_engine,
     registry_versions,
     thread_pool,
 )
@@ -18,6 +17,7 @@ from setpoint_rpc import channel
 from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import tasks
+from setpoint_scoring import onnx_engine
 
 SERVICE = "setpoint.inference.v1.InferenceService"
 

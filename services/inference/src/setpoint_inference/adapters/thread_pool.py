@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from setpoint_inference import ports
 from setpoint_runtime import errors
+from setpoint_scoring.runner import Stop
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class ThreadPool:
         self._places = self._threads + max_queued
         self._taken = 0
         self._pending_us = 0.0
-        self._stops: set[ports.Stop] = set()
+        self._stops: set[Stop] = set()
         self._runners = concurrent.futures.ThreadPoolExecutor(self._threads, "predict")
         self._loader = concurrent.futures.ThreadPoolExecutor(1, "load", _be_nice)
 
@@ -48,7 +48,7 @@ class ThreadPool:
         job: Callable[[], T],
         estimate_us: float,
         remaining_seconds: float | None,
-        stop: ports.Stop,
+        stop: Stop,
         ended: Callable[[], None],
     ) -> T:
         """Run a job off the event loop."""

@@ -18,9 +18,9 @@ from setpoint_artifacts.signature import TensorSpec
 from setpoint_columns import bitmap
 from setpoint_columns.column import Column
 from setpoint_columns.dtypes import FLOATS, MAX_ROWS, NUMBERS, NUMPY_TYPES, OFFSET_TYPE, DataType
-from setpoint_inference.domain import packing
-from setpoint_inference.domain.packing import AnyArray, Feeds, Output
 from setpoint_inference.domain.version import Manifest
+from setpoint_scoring import packing
+from setpoint_scoring.packing import AnyArray, Feeds, Output
 
 _KINDS: Final = {int(dtype): NUMPY_TYPES[dtype] for dtype in NUMBERS}
 _STRING: Final = int(DataType.STRING)

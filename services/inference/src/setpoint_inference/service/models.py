@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from setpoint_artifacts import refusal, signature
 from setpoint_inference import ports
-from setpoint_inference.domain import cost, packing, version
+from setpoint_inference.domain import cost, version
 from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, tasks
+from setpoint_scoring import packing
+from setpoint_scoring.runner import Engine, Runner, Stop
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class ReadyModel:
     """A version that answers."""
 
     manifest: Manifest
-    runner: ports.Runner
+    runner: Runner
     cost: cost.Cost
     has_loops: bool
     """How long a run takes depends on what goes in, so no estimate holds."""
@@ -99,7 +101,7 @@ class Models:
         self,
         versions: ports.Versions,
         inspector: ports.Inspector,
-        engine: ports.Engine,
+        engine: Engine,
         workers: ports.Workers,
         clock: clocks.Clock,
         owner: tasks.TaskOwner,
@@ -262,14 +264,14 @@ class Models:
 class _Opening:
     """Opens a model and runs it, on another thread: what cannot run must not become ready."""
 
-    def __init__(self, engine: ports.Engine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._is_stopped = False
-        self._stop: ports.Stop | None = None
+        self._stop: Stop | None = None
 
     def run(
         self, data: bytes, manifest: Manifest, found: signature.Signature
-    ) -> tuple[ports.Runner, cost.Cost]:
+    ) -> tuple[Runner, cost.Cost]:
         """Return the opened model and what running it costs; blocks."""
         runner = self._engine.open(data, found, [spec.name for spec in manifest.outputs])
         stop = self._stop = runner.stop()

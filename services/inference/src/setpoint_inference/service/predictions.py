@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from setpoint_inference import ports
-from setpoint_inference.domain import packing
-from setpoint_inference.domain.packing import Feeds, Output
 from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_inference.service.models import Models, ReadyModel
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
+from setpoint_scoring import packing
+from setpoint_scoring.packing import Feeds, Output
+from setpoint_scoring.runner import Stop
 
 ANSWER_SECONDS = 0.02
 """Kept of a caller's time to answer in, when it waits for a load."""
@@ -127,7 +128,7 @@ class InferenceService:
         rows: int,
         pack: Pack,
         queued: float,
-        stop: ports.Stop | None,
+        stop: Stop | None,
         costed: Callable[[], float],
     ) -> Prediction:
         started, begun = self._now(), costed()

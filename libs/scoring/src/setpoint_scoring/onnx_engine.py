@@ -8,9 +8,9 @@ import onnxruntime
 
 from setpoint_artifacts import refusal
 from setpoint_artifacts.signature import Signature
-from setpoint_inference import ports
-from setpoint_inference.domain.packing import AnyArray, Feeds
 from setpoint_runtime import errors
+from setpoint_scoring.packing import AnyArray, Feeds
+from setpoint_scoring.runner import Runner, Stop
 
 _LOGGER = logging.getLogger(__name__)
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -18,7 +18,7 @@ _FATAL_ONLY = 4
 
 
 class OnnxEngine:
-    """Implements `ports.Engine`."""
+    """Implements `Engine`."""
 
     def __init__(self) -> None:
         """Prepare options that suit many calls at once on few cores."""
@@ -35,7 +35,7 @@ class OnnxEngine:
         options.log_severity_level = _FATAL_ONLY
         self._options = options
 
-    def open(self, data: bytes, signature: Signature, outputs: Sequence[str]) -> ports.Runner:
+    def open(self, data: bytes, signature: Signature, outputs: Sequence[str]) -> Runner:
         """Open an inspected model; blocks."""
         try:
             session = onnxruntime.InferenceSession(data, self._options, providers=_PROVIDERS)
@@ -51,7 +51,7 @@ class OnnxEngine:
 
 
 class _Stop:
-    """Implements `ports.Stop`: onnxruntime looks at its options before each operator."""
+    """Implements `runner.Stop`: onnxruntime looks at its options before each operator."""
 
     __slots__ = ("options",)
 
@@ -65,7 +65,7 @@ class _Stop:
 
 
 class OnnxRunner:
-    """Implements `ports.Runner`; sessions may run in several threads at once."""
+    """Implements `runner.Runner`; sessions may run in several threads at once."""
 
     __slots__ = ("_flat", "_outputs", "_run")
 
@@ -79,7 +79,7 @@ class OnnxRunner:
         """Return a handle that can end one run."""
         return _Stop()
 
-    def run(self, feeds: Feeds, stop: ports.Stop | None = None) -> Sequence[AnyArray]:
+    def run(self, feeds: Feeds, stop: Stop | None = None) -> Sequence[AnyArray]:
         """Return the served outputs, in order."""
         for name in self._flat:
             feeds[name] = feeds[name].reshape(-1)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_columns.columns import Columns
 from setpoint_columns.dtypes import DataType
-from setpoint_inference.domain import packing
 from setpoint_runtime import errors
+from setpoint_scoring import packing
 
 F32, F64 = DataType.FLOAT32, DataType.FLOAT64
 
