@@ -20,6 +20,7 @@ GENERATED = ROOT / "libs" / "protos" / "src"
 # messages, and those that read models, which are messages.
 PURE_LIBRARIES = ("artifacts", "columns", "rules", "scoring")
 IMPURE_MODULES = {
+    "setpoint_artifacts.proto",
     "setpoint_artifacts.onnx_model",
     "setpoint_columns.proto",
     "setpoint_columns.value",

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import pickle
 import time
@@ -48,6 +49,19 @@ def test_inspect_sklearn_classifier() -> None:
     found = onnx_model.inspect(testing.from_sklearn(estimator, [("X*3", "float")]))
     assert found.inputs == (Tensor("X", "float", (None, 3)),)
     assert found.outputs[1] == Tensor("probabilities", "float", (None, 2))
+
+
+def test_inspect_zipmap() -> None:
+    """Maps of a converter's own making are read as the probabilities that they were, with labels."""
+    from sklearn.linear_model import LogisticRegression
+
+    values = np.random.default_rng(0).normal(size=(60, 2))
+    labels = np.array(["on time", "late", "Köln"])[np.arange(60) % 3]
+    estimator = LogisticRegression().fit(values, labels)
+    found = onnx_model.inspect(testing.from_sklearn(estimator, [("X*2", "float")], zipmap=True))
+    classes = ("Köln", "late", "on time")
+    assert found.outputs[1] == Tensor("output_probability", "float", (None, 3), classes)
+    assert Signature.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_check_three_dimensions() -> None:
     assert "[rows, 3, 3]" in mismatch([X], [], Signature((Tensor("X", "float", (None, 3, 3)),), ()))
 
 
-def test_check_zipmap() -> None:
-    """A classifier converted with ZipMap is refused with the way out."""
+def test_check_sequence() -> None:
+    """Sequences are refused, with what is not."""
     graph = Signature((), (Tensor("probabilities", "sequence", None),))
     assert "ZipMap" in mismatch([], [PROBABILITIES], graph)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setpoint_artifacts.signature import TensorSpec
+from setpoint_artifacts.signature import Missing, TensorSpec
 from setpoint_columns.columns import Columns
 from setpoint_columns.dtypes import DataType
 from setpoint_runtime import errors
@@ -129,6 +129,51 @@ def test_pack_null(dtype: DataType, values: list[object]) -> None:
         packed(dtype, b=(dtype, values))
     assert caught.value.reason == errors.Reason.NULL_REFUSED
     assert caught.value.violations[0].field == "inputs.b[1]"
+
+
+def with_rules(dtype: DataType, **rules: bool | float | str | None) -> TensorSpec:
+    found = [Missing(name, substitute) for name, substitute in rules.items()]
+    return TensorSpec("X", dtype, ("a", "b"), tuple(found))
+
+
+def test_pack_substitutes_numbers() -> None:
+    """Nulls and NaN of a column with a substitute become it; those of others stay NaN."""
+    nan = float("nan")
+    columns = Columns.from_dict({"a": (F64, [None, nan, 3.0]), "b": (F64, [None, nan, 3.0])})
+    got = packing.pack(columns, [with_rules(F32, b=-1.0)])["X"]
+    np.testing.assert_array_equal(got, [[np.nan, -1], [np.nan, -1], [3, 3]])
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_pack_refuses_missing_number(value: float | None) -> None:
+    """A column that refuses missing values refuses null and NaN, by its name and row."""
+    columns = Columns.from_dict({"a": (F64, [1.0, None]), "b": (F64, [1.0, value])})
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        packing.pack(columns, [with_rules(F32, b=None)])
+    assert caught.value.reason == errors.Reason.NULL_REFUSED
+    assert caught.value.violations[0].field == "inputs.b[1]"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "substitute"),
+    [
+        (DataType.STRING, "AA", ""),
+        (DataType.INT64, 5, -1),
+        (DataType.BOOL, True, False),
+        (DataType.TIMESTAMP, 5, 0),
+    ],
+)
+def test_pack_substitutes_exact(
+    dtype: DataType, value: object, substitute: bool | float | str
+) -> None:
+    """A substitute also gives those types a form for null that have none; only where it is declared."""
+    columns = Columns.from_dict({"a": (dtype, [value, value]), "b": (dtype, [value, None])})
+    got = packing.pack(columns, [with_rules(dtype, b=substitute)])["X"]
+    assert got.tolist() == [[value, value], [value, substitute]]
+    for spec_ in (with_rules(dtype, a=substitute), with_rules(dtype, b=None)):
+        with pytest.raises(errors.InvalidArgumentError) as caught:
+            packing.pack(columns, [spec_])
+        assert caught.value.violations[0].field == "inputs.b[1]"
 
 
 def test_pack_missing_names_all() -> None:

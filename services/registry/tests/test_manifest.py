@@ -42,6 +42,14 @@ def unset_dtype(each: Manifest) -> None:
     each.inputs[0].dtype = 0  # type: ignore[assignment]  # on purpose
 
 
+def missing_elsewhere(each: Manifest) -> None:
+    each.inputs[0].missing_values.add(column="c")
+
+
+def missing_output(each: Manifest) -> None:
+    each.outputs[0].missing_values.add(column=each.outputs[0].columns[0])
+
+
 def clear_outputs(each: Manifest) -> None:
     del each.outputs[:]
 
@@ -101,6 +109,8 @@ def huge(each: Manifest) -> None:
         (empty_column, "manifest.inputs[0].columns[1]"),
         (clear_columns, "manifest.inputs[0].columns"),
         (unset_dtype, "manifest.inputs[0].dtype"),
+        (missing_elsewhere, "manifest.inputs[0].missing_values[0].column"),
+        (missing_output, "manifest.outputs[0].missing_values"),
         (clear_outputs, "manifest.outputs"),
         (other_score, "manifest.score_column"),
         (half_feature_set, "manifest.feature_set"),

@@ -128,13 +128,31 @@ def _signature(model: onnx.ModelProto) -> Signature:
     # Up to IR version 3 every initializer was listed as an input too; a run need not give those.
     given = {each.name for each in graph.initializer}
     given.update(each.values.name for each in graph.sparse_initializer)
+    maps = {
+        node.output[0]: node
+        for node in graph.node
+        if (node.domain, node.op_type) == ("ai.onnx.ml", "ZipMap") and node.output
+    }
     return Signature(
         tuple(_tensor(each) for each in graph.input if each.name not in given),
-        tuple(_tensor(each) for each in graph.output),
+        tuple(
+            _mapped(each, maps[each.name]) if each.name in maps else _tensor(each)
+            for each in graph.output
+        ),
         has_loops=any(
             isinstance(each, onnx.NodeProto) and each.op_type in _LOOPS for each in _messages(model)
         ),
     )
+
+
+def _mapped(info: onnx.ValueInfoProto, node: onnx.NodeProto) -> Tensor:
+    """Return the probabilities that a ZipMap at the end of a classifier makes maps of."""
+    classes: list[int | str] = []
+    for attribute in node.attribute:
+        classes += attribute.ints or [text.decode() for text in attribute.strings]
+    if not classes:
+        return _tensor(info)
+    return Tensor(info.name, "float", (None, len(classes)), tuple(classes))
 
 
 def _tensor(info: onnx.ValueInfoProto) -> Tensor:

@@ -6,7 +6,7 @@ Pure: neither ONNX nor protobuf is needed to compare the two.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from setpoint_artifacts import refusal
 from setpoint_columns.dtypes import DataType
@@ -33,6 +33,8 @@ class Tensor:
     """ONNX's element type in lower case, or a word such as `sequence` for what is no tensor."""
     shape: tuple[int | None, ...] | None
     """None for a size that only a run knows, or for all of them when even the rank is open."""
+    classes: tuple[int | str, ...] | None = None
+    """Keys of the map that ZipMap makes of each row; the tensor is what went into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,18 @@ def _tensors(listed: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
             each["name"],
             each["element"],
             None if each["shape"] is None else tuple(each["shape"]),
+            None if each.get("classes") is None else tuple(each["classes"]),
         )
         for each in listed
     )
+
+
+class Missing(NamedTuple):
+    """What becomes of a missing value of a column: of a null, and of NaN in floats."""
+
+    column: str
+    substitute: bool | int | float | str | None
+    """What the model gets instead; None where a missing value is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,8 @@ class TensorSpec:
     name: str
     dtype: DataType
     columns: tuple[str, ...]
+    missing: tuple[Missing, ...] = ()
+    """Columns of an input with a rule of their own for missing values."""
 
 
 def check(
@@ -106,7 +119,7 @@ def _check_side(side: str, tensors: Sequence[Tensor], specs: Sequence[TensorSpec
             raise _mismatch(side, spec.name, f"is not in the graph, which has {there}")
         wanted = _ELEMENTS[spec.dtype]
         if tensor.element != wanted:
-            hint = "; convert classifiers without ZipMap" if tensor.element == "sequence" else ""
+            hint = "; of sequences only those of ZipMap are" if tensor.element == "sequence" else ""
             raise _mismatch(
                 side, spec.name, f"holds {tensor.element} in the graph, not {wanted}{hint}"
             )

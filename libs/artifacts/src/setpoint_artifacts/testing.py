@@ -113,13 +113,16 @@ def point_outside(tensor: onnx.TensorProto, location: str) -> None:
     entry.key, entry.value = "location", location
 
 
-def from_sklearn(estimator: Any, columns: Sequence[tuple[str, str]]) -> bytes:
+def from_sklearn(
+    estimator: Any, columns: Sequence[tuple[str, str]], *, zipmap: bool = False
+) -> bytes:
     """Return the ONNX form of a fitted estimator.
 
     Args:
         estimator: The estimator or pipeline.
         columns: Name and element type (`float`, `double`, `int64`, `string`) of each input tensor;
             a name with a star and a number, as in `X*20`, makes one tensor of that width.
+        zipmap: Leave the probabilities of a classifier as maps, as the converter does by itself.
     """
     import skl2onnx  # noqa: PLC0415, RUF100 — only tests have it.
     from skl2onnx.common import data_types, tree_ensemble  # noqa: PLC0415, RUF100
@@ -143,7 +146,8 @@ def from_sklearn(estimator: Any, columns: Sequence[tuple[str, str]]) -> bytes:
 
     tree_ensemble.add_node = add_node
     try:
-        options = {id(estimator): {"zipmap": False}} if hasattr(estimator, "classes_") else None
+        is_classifier = hasattr(estimator, "classes_")
+        options = {id(estimator): {"zipmap": zipmap}} if is_classifier else None
         model = skl2onnx.to_onnx(estimator, initial_types=inputs, options=options)
     finally:
         tree_ensemble.add_node = original

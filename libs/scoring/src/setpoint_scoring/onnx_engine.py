@@ -1,9 +1,10 @@
 """Models in onnxruntime: each call runs on the thread that makes it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from setpoint_artifacts import refusal
@@ -47,7 +48,9 @@ class OnnxEngine:
                 f"onnxruntime cannot open the model ({type(error).__name__})",
             ) from error
         flat = [tensor.name for tensor in signature.inputs if len(tensor.shape or (0, 0)) == 1]
-        return OnnxRunner(session, flat, outputs)
+        classes = {tensor.name: tensor.classes for tensor in signature.outputs}
+        mapped = [(index, keys) for index, name in enumerate(outputs) if (keys := classes[name])]
+        return OnnxRunner(session, flat, outputs, mapped)
 
 
 class _Stop:
@@ -67,13 +70,27 @@ class _Stop:
 class OnnxRunner:
     """Implements `runner.Runner`; sessions may run in several threads at once."""
 
-    __slots__ = ("_flat", "_outputs", "_run")
+    __slots__ = ("_flat", "_mapped", "_outputs", "_run")
 
-    def __init__(self, session: Any, flat: Sequence[str], outputs: Sequence[str]) -> None:
-        """Keep a session; `flat` inputs have the shape [rows] instead of [rows, 1]."""
+    def __init__(
+        self,
+        session: Any,
+        flat: Sequence[str],
+        outputs: Sequence[str],
+        mapped: Sequence[tuple[int, Sequence[int | str]]] = (),
+    ) -> None:
+        """Keep a session.
+
+        Args:
+            session: Of onnxruntime.
+            flat: Inputs with the shape [rows] instead of [rows, 1].
+            outputs: What is served, in order.
+            mapped: Positions of outputs that hold a map for each row, with the keys in order.
+        """
         self._run = session.run
         self._flat = tuple(flat)
         self._outputs = list(outputs)
+        self._mapped = tuple(mapped)
 
     def stop(self) -> _Stop:
         """Return a handle that can end one run."""
@@ -85,11 +102,18 @@ class OnnxRunner:
             feeds[name] = feeds[name].reshape(-1)
         options = stop.options if isinstance(stop, _Stop) else None
         try:
-            arrays: Sequence[AnyArray] = self._run(self._outputs, feeds, options)
+            arrays: list[Any] = self._run(self._outputs, feeds, options)
         except Exception as error:
             # Its text holds paths of the library's build; callers get a reason, the log the rest.
             raise errors.InternalError(
                 errors.Reason.INFERENCE_FAILED,
                 f"onnxruntime failed to run the model on these rows ({type(error).__name__})",
             ) from error
+        for index, keys in self._mapped:
+            arrays[index] = _of_maps(arrays[index], keys)
         return arrays
+
+
+def _of_maps(rows: Sequence[Mapping[int | str, float]], keys: Sequence[int | str]) -> AnyArray:
+    values = [row[key] for row in rows for key in keys]
+    return np.array(values, np.float32).reshape(len(rows), len(keys))

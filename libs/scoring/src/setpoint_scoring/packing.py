@@ -41,12 +41,30 @@ def pack(columns: Columns, specs: Sequence[TensorSpec]) -> Feeds:
         except KeyError:
             raise missing(by_name, specs) from None
         if spec.dtype in FLOATS:
-            feeds[spec.name] = _floats(found, spec.dtype, columns.rows)
+            packed = _floats(found, spec.dtype, columns.rows)
+            if spec.missing:
+                settle(packed, spec)
         elif spec.dtype is DataType.STRING:
-            feeds[spec.name] = _texts(found, columns.rows)
+            packed = _texts(found, spec, columns.rows)
         else:
-            feeds[spec.name] = _exact(found, spec.dtype, columns.rows)
+            packed = _exact(found, spec, columns.rows)
+        feeds[spec.name] = packed
     return feeds
+
+
+def settle(packed: AnyArray, spec: TensorSpec) -> None:
+    """Replace or refuse the missing values of a float tensor, NaN by now, as its manifest says.
+
+    Raises:
+        InvalidArgumentError: NULL_REFUSED, naming column and row.
+    """
+    for name, substitute in spec.missing:
+        values = packed[:, spec.columns.index(name)]
+        mask = np.isnan(values)
+        if mask.any():
+            if substitute is None:
+                raise _missing_refused(name, mask, "the model refuses null and NaN")
+            values[mask] = substitute
 
 
 def missing(
@@ -104,13 +122,14 @@ def _overflow(found: Sequence[Column], dtype: DataType) -> errors.SetpointError:
     return errors.invalid("inputs", "a value below a null", f"must fit {dtype.name}")
 
 
-def _exact(found: Sequence[Column], dtype: DataType, rows: int) -> AnyArray:
+def _exact(found: Sequence[Column], spec: TensorSpec, rows: int) -> AnyArray:
+    dtype = spec.dtype
     packed = np.empty((rows, len(found)), NUMPY_TYPES[dtype])
     for index, column in enumerate(found):
-        _refuse_null(column)
         if column.dtype not in _ACCEPTED[dtype]:
             raise _wrong_type(column, dtype)
         packed[:, index] = _named(column, dtype).values
+        _fill_nulls(packed[:, index], column, spec)
     return packed
 
 
@@ -122,26 +141,39 @@ _ACCEPTED = {
 }
 
 
-def _texts(found: Sequence[Column], rows: int) -> AnyArray:
+def _texts(found: Sequence[Column], spec: TensorSpec, rows: int) -> AnyArray:
     packed = np.empty((rows, len(found)), object)
     for index, column in enumerate(found):
-        _refuse_null(column)
         if column.dtype is not DataType.STRING:
             raise _wrong_type(column, DataType.STRING)
         packed[:, index] = column.text()
+        _fill_nulls(packed[:, index], column, spec)
     return packed
 
 
-def _refuse_null(column: Column) -> None:
+def _fill_nulls(values: AnyArray, column: Column, spec: TensorSpec) -> None:
     mask = column.null_mask()
-    if mask is not None:
-        row = int(np.flatnonzero(mask)[0])
-        raise errors.invalid(
-            f"inputs.{column.name}[{row}]",
-            None,
-            "must not be null: the model takes nulls in float inputs only",
-            errors.Reason.NULL_REFUSED,
-        )
+    if mask is None:
+        return
+    for name, substitute in spec.missing:
+        if name == column.name and substitute is not None:
+            values[mask] = substitute
+            return
+    raise _missing_refused(
+        column.name,
+        mask,
+        "the model takes nulls in float inputs only, and where it has a substitute",
+    )
+
+
+def _missing_refused(name: str, mask: AnyArray, why: str) -> errors.InvalidArgumentError:
+    row = int(np.flatnonzero(mask)[0])
+    return errors.invalid(
+        f"inputs.{name}[{row}]",
+        None,
+        f"must not be missing: {why}",
+        errors.Reason.NULL_REFUSED,
+    )
 
 
 def _wrong_type(column: Column, dtype: DataType) -> errors.InvalidArgumentError:

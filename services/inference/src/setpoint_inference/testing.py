@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,14 @@ import grpc.aio
 import numpy as np
 
 import setpoint_columns.proto as column_messages
-from setpoint.common.v1 import reference_pb2
+from setpoint.common.v1 import reference_pb2, value_pb2
 from setpoint.inference.v1 import inference_service_pb2 as pb
 from setpoint.inference.v1 import inference_service_pb2_grpc
 from setpoint.registry.v1 import model_pb2, registry_service_pb2
 from setpoint_columns.column import Column
 from setpoint_columns.columns import Columns
 from setpoint_columns.dtypes import DataType
+from setpoint_rpc import channel
 from setpoint_runtime import errors
 
 REGISTRY = "setpoint.registry.v1.RegistryService"
@@ -47,8 +48,9 @@ class FakeRegistry:
         inputs: Sequence[Spec],
         outputs: Sequence[Spec],
         profiles: Sequence[model_pb2.FeatureProfile] = (),
+        missing: Sequence[model_pb2.MissingValue] = (),
     ) -> model_pb2.ModelVersion:
-        """Register a version; the message may be changed afterwards."""
+        """Register a version; `missing` goes to the first input. The message may be changed afterwards."""
         digest = hashlib.sha256(data).hexdigest()
         self.artifacts[digest] = data
         manifest = model_pb2.Manifest(
@@ -59,6 +61,7 @@ class FakeRegistry:
             outputs=[_tensor(*spec) for spec in outputs],
             reference_profiles=profiles,
         )
+        manifest.inputs[0].missing_values.extend(missing)
         message = model_pb2.ModelVersion(
             model=model,
             version=version,
@@ -126,6 +129,14 @@ def _tensor(name: str, dtype: DataType, columns: Sequence[str]) -> model_pb2.Ten
     )
 
 
+def substitute(column: str, **value: Any) -> model_pb2.MissingValue:
+    """Return a rule for missing values: their substitute by its kind, or none, which refuses them."""
+    rule = model_pb2.MissingValue(column=column)
+    if value:
+        rule.substitute.CopyFrom(value_pb2.Value(**value))
+    return rule
+
+
 def floats(values: Mapping[str, Sequence[float] | np.ndarray[Any, Any]]) -> Columns:
     """Return float64 columns."""
     made = [Column.from_numpy(name, np.asarray(each, float)) for name, each in values.items()]
@@ -143,6 +154,15 @@ def predict_request(model: str, version: int, columns: Columns) -> pb.PredictReq
 def answered(response: pb.PredictResponse) -> Columns:
     """Return the columns of an answer."""
     return column_messages.from_proto(response.outputs)
+
+
+async def refused(call: Awaitable[object]) -> errors.SetpointError:
+    """Await a call that fails; return its typed error."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return channel.from_rpc_error(error)
+    raise AssertionError("the call was answered")
 
 
 @dataclass

@@ -84,6 +84,8 @@ def _matrix(by_name: _ByName, rows: int, spec: TensorSpec) -> AnyArray | None:
     if matrix is not None:
         for position, validity in numbers.nulls:
             matrix[~bitmap.unpack(validity, rows), position] = np.nan
+        if spec.missing:
+            packing.settle(matrix, spec)
     return matrix
 
 

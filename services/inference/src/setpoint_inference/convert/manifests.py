@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+import setpoint_artifacts.proto as artifact_messages
 from setpoint.registry.v1 import model_pb2
 from setpoint_artifacts import digest as digests
 from setpoint_artifacts.signature import TensorSpec
-from setpoint_columns.dtypes import DataType
 from setpoint_inference.domain import version
 from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_runtime import errors
@@ -38,11 +38,11 @@ def from_proto(message: model_pb2.ModelVersion) -> Manifest:
 def _tensors(key: VersionKey, specs: Sequence[model_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
     try:
         return tuple(
-            TensorSpec(spec.name, DataType(spec.dtype), tuple(spec.columns)) for spec in specs
+            artifact_messages.tensor_from_proto(spec, f"tensor {spec.name!r}") for spec in specs
         )
-    except ValueError:
+    except errors.InvalidArgumentError as error:
         reason = errors.Reason.SIGNATURE_MISMATCH
-        raise version.refused(key, reason, "a tensor has an unknown type") from None
+        raise version.refused(key, reason, error.message) from None
 
 
 def _examples(

@@ -5,10 +5,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import setpoint_artifacts.proto as artifact_messages
 from setpoint.registry.v1 import model_pb2
 from setpoint_artifacts import digest as digests
 from setpoint_artifacts.signature import TensorSpec
-from setpoint_columns.dtypes import MAX_NAME_LENGTH, DataType
+from setpoint_columns.dtypes import MAX_NAME_LENGTH
 from setpoint_registry import domain
 from setpoint_registry.convert import messages
 from setpoint_runtime import errors, names
@@ -58,6 +59,10 @@ def from_proto(message: model_pb2.Manifest) -> Draft:
             "must be a sha256 in lower-case hexadecimal",
         )
     outputs = _tensors("manifest.outputs", message.outputs)
+    for index, spec in enumerate(outputs):
+        if spec.missing:
+            field = f"manifest.outputs[{index}].missing_values"
+            raise errors.invalid(field, spec.missing[0].column, "is for inputs alone")
     draft = Draft(
         message,
         message.artifact_digest,
@@ -84,17 +89,13 @@ def _tensors(field: str, specs: Sequence[model_pb2.TensorSpec]) -> tuple[TensorS
 
 def _tensor(field: str, spec: model_pb2.TensorSpec) -> TensorSpec:
     _check_column_name(f"{field}.name", spec.name)
-    try:
-        dtype = DataType(spec.dtype)
-    except ValueError:
-        raise errors.invalid(f"{field}.dtype", spec.dtype, "must be a known data type") from None
     if not spec.columns:
         raise errors.invalid(
             f"{field}.columns", [], "must not be empty", errors.Reason.MISSING_FIELD
         )
     for index, column in enumerate(spec.columns):
         _check_column_name(f"{field}.columns[{index}]", column)
-    return TensorSpec(spec.name, dtype, tuple(spec.columns))
+    return artifact_messages.tensor_from_proto(spec, field)
 
 
 def _check_column_name(field: str, name: str) -> None:

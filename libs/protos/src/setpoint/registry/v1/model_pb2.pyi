@@ -11,6 +11,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import setpoint.common.v1.column_pb2
 import setpoint.common.v1.reference_pb2
+import setpoint.common.v1.value_pb2
 import sys
 import typing
 
@@ -293,6 +294,7 @@ class TensorSpec(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     COLUMNS_FIELD_NUMBER: builtins.int
+    MISSING_VALUES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the tensor in the graph."""
     dtype: setpoint.common.v1.column_pb2.DataType.ValueType
@@ -300,7 +302,14 @@ class TensorSpec(google.protobuf.message.Message):
     @property
     def columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The columns that the tensor holds, in order: shape [rows, len(columns)], or [rows] for a single column. The number of
-        rows must be open in the graph.
+        rows must be open in the graph. An output may also be what ZipMap makes of probabilities, a map for each row; its
+        columns are the classes in the order of the node's labels.
+        """
+
+    @property
+    def missing_values(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MissingValue]:
+        """Inputs: what becomes of missing values, for the columns that say so. For the others a null is NaN to the model in
+        floats and refused elsewhere, and NaN is a value like any other.
         """
 
     def __init__(
@@ -309,10 +318,36 @@ class TensorSpec(google.protobuf.message.Message):
         name: builtins.str = ...,
         dtype: setpoint.common.v1.column_pb2.DataType.ValueType = ...,
         columns: collections.abc.Iterable[builtins.str] | None = ...,
+        missing_values: collections.abc.Iterable[Global___MissingValue] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["columns", b"columns", "dtype", b"dtype", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["columns", b"columns", "dtype", b"dtype", "missing_values", b"missing_values", "name", b"name"]) -> None: ...
 
 Global___TensorSpec: typing_extensions.TypeAlias = TensorSpec
+
+@typing.final
+class MissingValue(google.protobuf.message.Message):
+    """MissingValue says what becomes of a missing value of one input column: of a null, and of NaN in floats."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: builtins.int
+    SUBSTITUTE_FIELD_NUMBER: builtins.int
+    column: builtins.str
+    """Name of the column."""
+    @property
+    def substitute(self) -> setpoint.common.v1.value_pb2.Value:
+        """What the model gets instead; it must have the column's type. Absent: a missing value is refused (NULL_REFUSED)."""
+
+    def __init__(
+        self,
+        *,
+        column: builtins.str = ...,
+        substitute: setpoint.common.v1.value_pb2.Value | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["substitute", b"substitute"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "substitute", b"substitute"]) -> None: ...
+
+Global___MissingValue: typing_extensions.TypeAlias = MissingValue
 
 @typing.final
 class TrainingSnapshot(google.protobuf.message.Message):
