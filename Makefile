@@ -30,7 +30,7 @@ lint: $(READY) ## Check style, types, import contracts, protos and generated cod
 lock: $(READY) ## Resolve requirements.txt anew; ARGS="--upgrade" moves versions
 	@$(BIN)/python tools/lock.py $(ARGS)
 
-generate: $(READY) ## Write the Python stubs of proto/ into libs/protos
+generate: $(READY) ## Write the Python stubs of proto/ into libs/protos and libs/oip
 	@$(BIN)/python libs/protos/generate.py
 
 check: lint test ## Everything that must hold before a push

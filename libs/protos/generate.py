@@ -25,7 +25,11 @@ ROOT = MEMBER.parent.parent
 PROTO = ROOT / "proto"
 REQUIREMENTS = MEMBER / "codegen.txt"
 ENVIRONMENT = ROOT / "var" / "codegen"
-DEFAULT_OUTPUT = MEMBER / "src"
+TREES = {"setpoint": MEMBER / "src", "setpoint_oip/protocol": ROOT / "libs" / "oip" / "src"}
+"""Where the stubs of each folder of contracts go."""
+PRIVATE = ("setpoint_oip/protocol",)
+"""Folders whose packages are not ours alone: others' stubs define the same names, and one process
+may need both, so these are kept out of the pool that all generated code shares."""
 
 
 @contextmanager
@@ -92,6 +96,16 @@ def complete_packages(output: Path) -> None:
             stub.with_suffix(".py").unlink(missing_ok=True)
 
 
+def keep_private(output: Path) -> None:
+    """Gives the messages of `PRIVATE` folders a pool of descriptors of their own."""
+    for path in sorted(path for folder in PRIVATE for path in (output / folder).glob("*_pb2.py")):
+        shared, own = "_descriptor_pool.Default().Add", "_descriptor_pool.DescriptorPool().Add"
+        parts = path.read_text(encoding="utf-8").split(shared)
+        if len(parts) != 2:
+            raise SystemExit(f"{path.name} is not what protoc used to write")
+        path.write_text(own.join(parts), encoding="utf-8")
+
+
 def mirror(source: Path, target: Path) -> None:
     """Makes ``target`` equal to ``source``, touching only what differs."""
     wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
@@ -140,19 +154,22 @@ def differences(fresh: Path, committed: Path) -> list[str]:
 
 
 def main() -> None:
-    """Generates the stubs into the member, or compares them with what is there."""
+    """Generates the stubs into their members, or compares them with what is there."""
     parser = argparse.ArgumentParser(description="Generate the Python stubs of the contracts.")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="default: %(default)s")
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     arguments = parser.parse_args()
-    target: Path = arguments.output / "setpoint"
     with exclusive(), tempfile.TemporaryDirectory(prefix="setpoint-codegen-") as scratch:
         generated = Path(scratch)
         run_protoc(codegen_python(), generated)
         complete_packages(generated)
-        if not arguments.check:
-            mirror(generated / "setpoint", target)
-        elif outdated := differences(generated / "setpoint", target):
+        keep_private(generated)
+        outdated = []
+        for tree, output in TREES.items():
+            if not arguments.check:
+                mirror(generated / tree, output / tree)
+            else:
+                outdated += differences(generated / tree, output / tree)
+        if outdated:
             listing = "\n  ".join(outdated)
             raise SystemExit(f"not what the contracts generate, run make generate:\n  {listing}")
 

@@ -9,7 +9,10 @@ import pytest
 
 import workspace
 
-SOURCE = workspace.ROOT / "libs" / "protos" / "src"
+SOURCES = {
+    "setpoint": workspace.ROOT / "libs" / "protos" / "src",
+    "setpoint_oip": workspace.ROOT / "libs" / "oip" / "src",
+}
 PROTO = workspace.ROOT / "proto"
 
 
@@ -34,21 +37,23 @@ def test_stub_imports_under_its_contract_name(contract: str) -> None:
     """Proves that a contract's path is its import path and that its types are declared."""
     module = importlib.import_module(f"{contract}_pb2")
     assert module.__file__ is not None
-    assert Path(module.__file__).is_relative_to(SOURCE)
+    assert Path(module.__file__).is_relative_to(SOURCES[contract.split(".")[0]])
     assert Path(module.__file__).with_suffix(".pyi").is_file()
 
 
-def test_stub_folders_are_typed_packages() -> None:
+@pytest.mark.parametrize("package", SOURCES)
+def test_stub_folders_are_typed_packages(package: str) -> None:
     """Proves that no folder of the stubs is half a namespace package."""
-    folders = {path.parent for path in SOURCE.rglob("*_pb2.py")}
+    source = SOURCES[package]
+    folders = {path.parent for path in source.rglob("*_pb2.py")}
     packages = {
         folder
         for leaf in folders
         for folder in (leaf, *leaf.parents)
-        if folder != SOURCE and folder.is_relative_to(SOURCE)
+        if folder != source and folder.is_relative_to(source)
     }
     incomplete = {
-        str(folder.relative_to(SOURCE))
+        str(folder.relative_to(source))
         for folder in packages
         if not ((folder / "__init__.py").is_file() and (folder / "py.typed").is_file())
     }

@@ -77,3 +77,17 @@ def test_complete_packages_types_every_folder(generate: ModuleType, tmp_path: Pa
 
 
 FOLDERS = ("setpoint", "setpoint/a", "setpoint/a/v1")
+
+
+def test_private_packages_get_a_pool_of_their_own(generate: ModuleType, tmp_path: Path) -> None:
+    """Proves that only private stubs leave the shared pool, and that other output is noticed."""
+    line = "DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'')"
+    [private] = generate.PRIVATE
+    output = write(tmp_path, {f"{private}/x_pb2.py": line, "setpoint/y_pb2.py": line})
+    generate.keep_private(output)
+    assert read(output) == {
+        f"{private}/x_pb2.py": line.replace("Default()", "DescriptorPool()"),
+        "setpoint/y_pb2.py": line,
+    }
+    with pytest.raises(SystemExit, match="not what protoc used to write"):
+        generate.keep_private(output)
