@@ -1,18 +1,23 @@
 """Slots and tables of slots."""
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies
 
-from setpoint_router.domain import assignment
+from setpoint_columns import Column, DataType
+from setpoint_router.domain import assignment, route
 from setpoint_runtime import errors
 
-VECTORS = json.loads((Path(__file__).parent / "assignment_vectors.json").read_text())["vectors"]
+VECTORS = json.loads(
+    (Path(__file__).parents[3] / "proto" / "vectors" / "assignment.json").read_text()
+)
 
 CHI_SQUARE_LIMIT = 10_000 + 5 * np.sqrt(2 * 10_000)
 """Five standard deviations above the mean of 9,999 degrees of freedom."""
@@ -30,16 +35,48 @@ def counts(table: assignment.SlotTable) -> dict[int, int]:
     return dict(zip(versions.tolist(), found.tolist(), strict=True))
 
 
-WEIGHTS = strategies.lists(strategies.integers(0, assignment.SLOTS), max_size=6).map(weights_of)
+WEIGHTS = strategies.builds(
+    lambda cuts, names: dict(zip(names, weights_of(cuts).values(), strict=False)),
+    strategies.lists(strategies.integers(0, assignment.SLOTS), max_size=6),
+    strategies.permutations(range(1, 8)),
+)
+"""Shares of up to seven versions, others each time."""
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
-def test_slot_of_golden(vector: dict[str, str | int]) -> None:
+def slots_of_texts(salt: str, keys: list[str]) -> list[int]:
+    """Returns the slots of keys that lie in a column."""
+    column = Column.from_list("key", keys, DataType.STRING)
+    found: list[int] = assignment.slots_of_texts(salt, *column.text_bounds()).tolist()
+    return found
+
+
+@pytest.mark.parametrize("vector", VECTORS["slots"], ids=range(len(VECTORS["slots"])))
+def test_slot_of_published(vector: dict[str, str | int]) -> None:
     """Shows that keys keep their published slots, in any script."""
-    salt, key = str(vector["salt"]), str(vector["key"])
-    assert assignment.slot_of(salt, key) == vector["slot"]
-    assert int(str(vector["hash"]), 16) % assignment.SLOTS == vector["slot"]
-    assert assignment.slots_of(salt, [key]).tolist() == [vector["slot"]]
+    salt, key, slot = str(vector["salt"]), str(vector["key"]), vector["slot"]
+    assert key.encode().hex() == vector["key_utf8"]
+    assert assignment.slot_of(salt, key) == slot
+    assert int(str(vector["hash"]), 16) % assignment.SLOTS == slot
+    assert assignment.slots_of(salt, [key]).tolist() == [slot]
+    assert set(slots_of_texts(salt, [key] * 1_000)) == {slot}
+
+
+@pytest.mark.parametrize("evolution", VECTORS["tables"], ids=range(len(VECTORS["tables"])))
+def test_tables_of_published(evolution: dict[str, Any]) -> None:
+    """Shows that a route's tables go through the published revisions, slot by slot."""
+    revision: route.Route | None = None
+    for wanted in evolution["revisions"]:
+        weights = {int(version): share for version, share in wanted["weights"].items()}
+        content = route.Content(name="r", model="m", weights=weights, salt=evolution["salt"])
+        if revision is None:
+            revision = route.first_revision(content, (), 1)
+        else:
+            revision = route.next_revision(revision, content, (), 1)
+        assert (revision.revision, revision.moved_slots) == (wanted["revision"], wanted["moved"])
+        held = {int(slot): version for slot, version in wanted["slots"].items()}
+        assert {slot: int(revision.slots[slot]) for slot in held} == held
+        table = revision.slots.astype("<i4").tobytes()
+        assert hashlib.sha256(table).hexdigest() == wanted["digest"]
 
 
 @hypothesis.given(strategies.text(), strategies.lists(strategies.text(), max_size=20))
@@ -47,6 +84,7 @@ def test_slots_of_many(salt: str, keys: list[str]) -> None:
     """Shows that many keys get the slots that each gets alone."""
     expected = [assignment.slot_of(salt, key) for key in keys]
     assert assignment.slots_of(salt, keys).tolist() == expected
+    assert slots_of_texts(salt, keys) == expected
 
 
 @hypothesis.settings(max_examples=40, deadline=None)

@@ -1,7 +1,8 @@
 """Which version a key gets: slots of a hash, and tables of slots that move as little as possible.
 
 The rule is a contract between languages: slot = xxh3_64(utf8(salt) + 0x00 + utf8(key)) mod 10000,
-unseeded, unsigned. `tests/assignment_vectors.json` holds examples to check other implementations by.
+unseeded, unsigned. `proto/vectors/` describes it with the way tables change, and holds vectors to
+check other implementations by.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from setpoint_router.domain import xxh3 as xxh3_of_many
 from setpoint_runtime import errors
 
 SLOTS = 10_000
@@ -36,6 +38,20 @@ def slots_of(salt: str, keys: Sequence[str]) -> npt.NDArray[np.int32]:
     prefix = f"{salt}\0"
     hashes = [xxh3((prefix + key).encode()) for key in keys]
     return (np.array(hashes, np.uint64) % np.uint64(SLOTS)).astype(np.int32)
+
+
+def slots_of_texts(
+    salt: str, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """Returns the slots of keys that lie in a buffer, as the text of a column does.
+
+    Args:
+        salt: The salt.
+        data: The keys' UTF-8 bytes, one after the other.
+        offsets: Where each of them begins, and where the last one ends.
+    """
+    found = xxh3_of_many.hashes(f"{salt}\0".encode(), data, offsets)
+    return (found % np.uint64(SLOTS)).astype(np.int32)
 
 
 def empty_table() -> SlotTable:
@@ -89,7 +105,18 @@ def _draw(seed: str) -> npt.NDArray[np.intp]:
 
 def slot_ranks(seed: str) -> npt.NDArray[np.uint64]:
     """Returns a pseudo-random number for each slot, equal in every process and language."""
-    return np.array([xxh3(f"{seed}\0{slot}".encode()) for slot in range(SLOTS)], np.uint64)
+    return xxh3_of_many.hashes(f"{seed}\0".encode(), *_SLOT_NUMBERS)
+
+
+def _slot_numbers() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    """Returns the decimal numbers of all slots, joined, and where each begins."""
+    texts = [str(slot) for slot in range(SLOTS)]
+    offsets = np.zeros(SLOTS + 1, np.int32)
+    np.cumsum([len(text) for text in texts], out=offsets[1:])
+    return np.frombuffer("".join(texts).encode(), np.uint8), offsets
+
+
+_SLOT_NUMBERS = _slot_numbers()
 
 
 def _surplus(

@@ -67,9 +67,10 @@ class _Batch:
         self.event_times = _event_times(ask, now_us)
         self.bad: table.RowErrors = {}
         self.keys = self._keys()
-        slots, indices, reasons = _assigned(route, self.keys.tolist())
-        self.slots, self.plans, self.reasons = slots, indices, reasons
-        self.versions = np.array([plan.version.version for plan in route.plans], np.int64)[indices]
+        self.slots = self._slots()
+        self.plans, self.reasons = _assigned(route, self.slots, self.keys)
+        versions = np.array([plan.version.version for plan in route.plans], np.int64)
+        self.versions = versions[self.plans]
         self.degradations: list[str | None] = [None] * count
         self.errors: list[errors.SetpointError | None] = [None] * count
         self.outputs: dict[str, list[tuple[Rows, Column]]] = {}
@@ -88,6 +89,24 @@ class _Batch:
         joined = np.empty(rows.rows, object)
         joined[:] = [_KEY_SEPARATOR.join(parts) for parts in zip(*columns, strict=True)]
         return joined
+
+    def _slots(self) -> npt.NDArray[np.int32]:
+        """Return the slot of each row, from the caller's own bytes where they are the keys."""
+        salt, column = self.route.route.content.salt, self._key_source()
+        if column is None:
+            return assignment.slots_of(salt, self.keys.tolist())
+        return assignment.slots_of_texts(salt, *column.text_bounds())
+
+    def _key_source(self) -> Column | None:
+        """Return the column that holds every row's key as it is; None when keys are made of more."""
+        rows, name = self.ask.rows, self.ask.assignment_key_column
+        if not name and not self.is_given:
+            entities = [each for each in rows.names if each in self.route.plans[0].names.entities]
+            name = entities[0] if len(entities) == 1 else ""
+        column = rows.by_name.get(name)
+        if column is None or column.dtype is not DataType.STRING or column.validity is not None:
+            return None
+        return None if self.bad else column
 
     def _key_texts(self, column: Column, *, takes_nulls: bool) -> npt.NDArray[np.object_]:
         listed = column.to_list()
@@ -371,16 +390,15 @@ def _event_times(ask: BatchAsk, now_us: int) -> npt.NDArray[np.int64]:
 
 
 def _assigned(
-    route: ServingRoute, keys: Sequence[str]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp], npt.NDArray[np.int32]]:
-    """Return slots, positions of plans, and reasons for keys."""
-    slots = assignment.slots_of(route.route.content.salt, keys)
+    route: ServingRoute, slots: npt.NDArray[np.int32], keys: npt.NDArray[np.object_]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+    """Return positions of plans, and reasons for keys."""
     plans = np.frombuffer(route.by_slot, np.uint16).astype(np.intp)[slots]
     reasons = np.full(len(keys), int(AssignmentReason.SLOT), np.int32)
     if route.overrides:
-        for row, key in enumerate(keys):
+        for row, key in enumerate(keys.tolist()):
             override = route.overrides.get(key)
             if override is not None:
                 plans[row] = override.index
                 reasons[row] = AssignmentReason.OVERRIDE
-    return slots, plans, reasons
+    return plans, reasons
