@@ -74,9 +74,9 @@ def _one_by_one(
     starts: npt.NDArray[np.integer],
     stops: npt.NDArray[np.integer],
 ) -> Words:
-    view, digest = memoryview(np.ascontiguousarray(data)), xxhash.xxh3_64_intdigest
+    raw, digest = np.ascontiguousarray(data).data, xxhash.xxh3_64_intdigest
     bounds = zip(starts.tolist(), stops.tolist(), strict=True)
-    return np.array([digest(prefix + view[start:stop]) for start, stop in bounds], np.uint64)
+    return np.array([digest(prefix + raw[start:stop]) for start, stop in bounds], np.uint64)
 
 
 class _Buffer:
@@ -161,8 +161,8 @@ def _hash_1_to_3(texts: _Texts) -> Words:
     first = word & np.uint64(0xFF)
     middle = (word >> ((length >> np.uint64(1)) << np.uint64(3))) & np.uint64(0xFF)
     last = (word >> ((length - np.uint64(1)) << np.uint64(3))) & np.uint64(0xFF)
-    found = first << np.uint64(16) | middle << np.uint64(24) | last | length << np.uint64(8)
-    found = found ^ ((_SECRET[0] ^ (_SECRET[0] >> np.uint64(32))) & _LOWER_HALF)
+    found: Words = first << np.uint64(16) | middle << np.uint64(24) | last | length << np.uint64(8)
+    found ^= (_SECRET[0] ^ (_SECRET[0] >> np.uint64(32))) & _LOWER_HALF
     found ^= found >> np.uint64(33)
     found *= _SHORT_PRIMES[0]
     found ^= found >> np.uint64(29)
