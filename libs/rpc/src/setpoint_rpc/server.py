@@ -301,8 +301,15 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
     return [
         # Two servers would bind one port silently and share its calls.
         ("grpc.so_reuseport", 0),
-        # One connection cannot take all.
-        ("grpc.max_concurrent_streams", 200),
+        # One connection cannot take all: what comes on top waits in its client. More than any
+        # limiter lets in, so that overload is told instead of waited for.
+        ("grpc.max_concurrent_streams", 1000),
+        # Core would reset streams while calls that are already over have not been cleared away,
+        # which hits every burst, and calls beyond 1,000 that nobody has looked at yet end
+        # CANCELLED; a limiter that says OVERLOADED comes first. What is left of both is a fuse.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server.max_pending_requests", 8000),
+        ("grpc.server.max_pending_requests_hard_limit", 16_000),
         # The protection against floods of connections (CVE-2023-4785).
         ("grpc.max_allowed_incoming_connections", 1000),
         ("grpc.server_handshake_timeout_ms", 10_000),

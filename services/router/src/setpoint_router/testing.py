@@ -68,6 +68,8 @@ class FeatureDouble(feature_service_pb2_grpc.FeatureServiceServicer):
         self.statuses: dict[str, int] = {}
         """Status of both features by carrier; fresh by default."""
         self.sensitive: set[str] = set()
+        self.poison: Callable[[Columns], errors.SetpointError | None] | None = None
+        """Looks at the entities of a call and may refuse them as a whole."""
 
     async def GetOnlineFeatures(
         self, request: feature_service_pb2.GetOnlineFeaturesRequest, context: Context
@@ -75,6 +77,8 @@ class FeatureDouble(feature_service_pb2_grpc.FeatureServiceServicer):
         """Compute the features of carriers."""
         entities = columns_proto.from_proto(request.entities, "entities")
         await self.online.act(entities.rows, context)
+        if self.poison is not None and (error := self.poison(entities)) is not None:
+            raise error
         keys = entities["carrier"].to_list()
         statuses = bytes(3 if key is None else self.statuses.get(key, FRESH) for key in keys)
         shares = [None if s == 3 else len(k) for k, s in zip(keys, statuses, strict=True)]

@@ -271,14 +271,18 @@ class Predictor:
             )
             works = _by_plan(jobs)
             for work, rows in works:
-                work.entities = entities if rows is None else entities.take(rows)
                 work.started_us = sent_us
-                self._prepare(work, fetched, rows)
+                try:
+                    work.entities = entities if rows is None else entities.take(rows)
+                    self._prepare(work, fetched, rows)
+                except Exception as error:
+                    self._fail_unexpectedly(work.plan, work.jobs or (), error)
+                    work.over.set_result(None)
             # The next batch forms while this one is answered, but a slow version may not hold up
             # the others of its feature set.
             await asyncio.wait([work.over for work, _ in works], timeout=LONGEST_HOLD_SECONDS)
         except Exception as error:
-            self._fail_unexpectedly(jobs, error)
+            self._fail_unexpectedly(None, jobs, error)
 
     def _prepare(self, work: OpenWork, fetched: Fetched, rows: Any) -> None:
         """Give a work its inputs, check them, and queue it for inference."""
@@ -301,8 +305,8 @@ class Predictor:
         jobs = self._still_wanted(jobs)
         if not jobs:
             return
+        plan = jobs[0].plan
         try:
-            plan = jobs[0].plan
             work = Work.of_jobs(plan, jobs)
             work.started_us = self._clock.now_us()
             inputs, bad = values.tabulate(plan.version.inputs, [job.row for job in jobs], "inputs")
@@ -312,14 +316,14 @@ class Predictor:
             self._stages.check(work)
             await self._answer(work)
         except Exception as error:
-            self._fail_unexpectedly(jobs, error)
+            self._fail_unexpectedly(plan, jobs, error)
 
     async def _run_prepared(self, works: list["OpenWork"]) -> None:
         try:
             await self._answer(joined(works))
         except Exception as error:
             for work in works:
-                self._fail_unexpectedly(work.jobs or (), error)
+                self._fail_unexpectedly(work.plan, work.jobs or (), error)
         finally:
             for work in works:
                 if not work.over.done():
@@ -407,15 +411,30 @@ class Predictor:
                 work.fail(row, each.error)
             try:
                 await self._stages.finish(work)
-            except Exception as error:
-                self._fail_unexpectedly(work.jobs or (), error)
-            else:
-                _resolve(work, work.jobs or (), [None] * work.rows)
+            except Exception:
+                # Not even their failure can be recorded; they still hear of it.
+                _LOGGER.exception("%d failed predictions could not be recorded", len(ours))
+                self._observer.unrecorded(len(ours))
+            _resolve(work, work.jobs or (), [None] * work.rows)
 
-    def _fail_unexpectedly(self, jobs: Sequence[Job], error: Exception) -> None:
-        _LOGGER.error("a batch of %d predictions failed", len(jobs), exc_info=error)
-        for job in jobs:
-            _settle(job, None, error)
+    def _fail_unexpectedly(self, plan: Plan | None, jobs: Sequence[Job], error: Exception) -> None:
+        """Record jobs as failed by a defect, whose text goes to the log alone.
+
+        Jobs that another plan has taken over in the meantime are no longer ours.
+        """
+        ours = [job for job in jobs if plan is None or job.plan is plan]
+        error_id = ids.uuid7()
+        _LOGGER.error(
+            "a batch of %d predictions failed, error %s", len(ours), error_id, exc_info=error
+        )
+        self._fail_jobs(
+            ours,
+            errors.InternalError(
+                errors.Reason.INTERNAL,
+                f"internal error {error_id}",
+                metadata={"error_id": error_id},
+            ),
+        )
 
 
 class _Failed:

@@ -5,7 +5,7 @@ others; a stage that fails for all says so to its caller, who may know a way out
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from random import getrandbits
 from typing import Any
@@ -24,6 +24,7 @@ from setpoint_router.domain.degradation import (
 )
 from setpoint_router.domain.route import FeatureFailurePolicy, FeatureSet, Field, SpoolFullPolicy
 from setpoint_router.domain.work import NO_TIME, Mark, Trace, Work, assembled
+from setpoint_router.service import halving
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
@@ -35,9 +36,6 @@ ANSWER_SECONDS = 0.02
 
 MAX_RECORD_BYTES = 2 * 1024 * 1024
 """A message has at most 4 MiB; a row alone stays below half of it."""
-
-MAX_FAILURES_ALONE = 8
-"""After so many single rows have failed and none went well, the model is broken, not the rows."""
 
 _FRESH = bytes([FeatureStatus.FRESH])
 _GIVEN = bytes([FeatureStatus.GIVEN])
@@ -74,7 +72,9 @@ class Fetched:
     """How a call for features went."""
 
     answer: ports.FeatureAnswer | None
-    error: errors.SetpointError | None
+    """Nulls in rows without an answer; None when no row has one."""
+    errors: Mapping[int, errors.SetpointError]
+    """Rows without an answer, and why."""
     microseconds: int
     mark: Mark | None
 
@@ -115,22 +115,36 @@ class Stages:
         deadline: float,
         lead: Trace | None,
     ) -> Fetched:
-        """Ask for features; an error is part of the answer, since a route may go on without."""
+        """Ask for features once for all; a row that makes the call fail is found and fails alone.
+
+        Args:
+            feature_set: Which features.
+            entities: Of whom.
+            times: When each question is asked.
+            deadline: Until when, in seconds of `time.monotonic`.
+            lead: The trace that the call belongs to.
+        """
         started_us = self._clock.now_us()
         started = time.perf_counter()
-        seconds = min(self._limits.features_seconds, deadline - time.monotonic())
+        until = min(deadline, time.monotonic() + self._limits.features_seconds)
         header, span_id = _call_of(lead)
-        answer, error = None, None
-        try:
+
+        async def ask(rows: halving.Rows) -> ports.FeatureAnswer:
+            seconds = until - time.monotonic()
             if seconds < MINIMUM_SECONDS:
                 raise errors.DeadlineExceededError(
                     errors.Reason.DEADLINE_EXCEEDED, "no time was left to ask for features"
                 )
-            answer = await self._features.fetch(
-                feature_set, entities, _compact(times), seconds, header
+            if len(rows) == entities.rows:
+                asked, asked_times = entities, times
+            else:
+                asked, asked_times = entities.take(rows), np.asarray(times)[rows]
+            return await self._features.fetch(
+                feature_set, asked, _compact(asked_times), seconds, header
             )
-        except errors.SetpointError as failure:
-            error = failure
+
+        attempt = halving.Halving(ask)
+        await attempt.run(np.arange(entities.rows))
         microseconds = int((time.perf_counter() - started) * 1e6)
         mark = None
         if lead is not None:
@@ -143,7 +157,8 @@ class Stages:
                 started_us + microseconds,
                 entities.rows,
             )
-        return Fetched(answer, error, microseconds, mark)
+        answer = _assembled_features(attempt.parts, entities.rows)
+        return Fetched(answer, attempt.errors, microseconds, mark)
 
     def take_features(self, work: Work, fetched: Fetched, requested: Columns, rows: Any) -> None:
         """Give a work its inputs: features, then what the request gave.
@@ -157,44 +172,52 @@ class Stages:
         work.features_us = fetched.microseconds
         if fetched.mark is not None:
             work.marks.append(fetched.mark)
-        plan, answer, error = work.plan, fetched.answer, fetched.error
-        if answer is not None and not _fits(answer, plan.version.features):
-            error = _strange_features(answer)
+        features, answer, failed = work.plan.version.features, fetched.answer, fetched.errors
+        if answer is not None and not _fits(answer, features):
+            failed = dict.fromkeys(range(answer.features.rows), _strange_features(answer))
             answer = None
+        if rows is not None:
+            answer = None if answer is None else _taken(answer, rows)
+            failed = {at: failed[row] for at, row in enumerate(rows.tolist()) if row in failed}
+        if failed:
+            self._do_without_features(work, failed)
         if answer is None:
-            answer = self._without_features(work, error)
+            answer = _no_features(features, work.rows)
         else:
-            if rows is not None:
-                answer = _taken(answer, rows)
-            _flag_statuses(work, answer, plan.version.features)
+            _flag_statuses(work, answer, features, failed)
         work.inputs = Columns(work.rows, [*answer.features.columns, *requested.columns])
         given = len(requested)
         work.statuses = [*answer.statuses, *[_GIVEN * work.rows] * given]
         work.value_times = [*answer.value_times, *[_NO_TIME * work.rows] * given]
 
-    def _without_features(
-        self, work: Work, error: errors.SetpointError | None
-    ) -> ports.FeatureAnswer:
-        """Return nulls, and fail or flag the rows as the route says."""
+    def _do_without_features(self, work: Work, failed: Mapping[int, errors.SetpointError]) -> None:
+        """Fail or flag rows without features as the route says.
+
+        A question that is wrong in itself fails with its own error; there is nothing to do without.
+        """
         plan = work.plan
-        features = plan.version.features
         policy = plan.route.content.feature_failure_policy
-        can_be_null = all(
+        may_go_on = policy is FeatureFailurePolicy.ANSWER_WITH_NULLS and all(
             plan.input_types.get(each.name) in values.FLOATS
-            for each in features
+            for each in plan.version.features
             if each.name in plan.input_types
         )
-        if policy is FeatureFailurePolicy.ANSWER_WITH_NULLS and can_be_null:
-            name = plan.feature_set.name if plan.feature_set else ""
-            flag = Degradation(DegradationKind.FEATURES_UNAVAILABLE, name)
-            work.common = (*work.common, flag)
-        else:
-            work.fail_rest(_features_error(error))
-        return ports.FeatureAnswer(
-            Columns(work.rows, [values.null_column(each, work.rows) for each in features]),
-            [_MISSING * work.rows] * len(features),
-            [_NO_TIME * work.rows] * len(features),
+        flag = Degradation(
+            DegradationKind.FEATURES_UNAVAILABLE, plan.feature_set.name if plan.feature_set else ""
         )
+        flagged = []
+        for row, error in failed.items():
+            if isinstance(error, errors.InvalidArgumentError):
+                work.fail(row, error)
+            elif may_go_on:
+                flagged.append(row)
+            else:
+                work.fail(row, _features_error(error))
+        if len(flagged) == work.rows:
+            work.common = (*work.common, flag)
+            return
+        for row in flagged:
+            work.flag(row, flag)
 
     def take_given(self, work: Work, inputs: Columns) -> None:
         """Give a work the inputs that its callers gave."""
@@ -244,7 +267,16 @@ class Stages:
         started_us = self._clock.now_us()
         work.waited_us = max(0, started_us - work.prepared_us)
         started = time.perf_counter()
-        attempt = _Attempt(self, work, header)
+
+        async def ask(asked: halving.Rows) -> Columns:
+            try:
+                return await self.predict(work, asked, header)
+            except _GONE as error:
+                if len(asked) == len(rows):
+                    raise VersionUnavailable(error) from error
+                raise
+
+        attempt = halving.Halving(ask)
         try:
             await attempt.run(rows)
         finally:
@@ -262,6 +294,8 @@ class Stages:
                         len(rows),
                     )
                 )
+        for row, error in attempt.errors.items():
+            work.fail(row, inference_error(error))
         work.outputs = assembled(attempt.parts, work.rows)
 
     async def predict(self, work: Work, rows: npt.NDArray[np.intp], header: str | None) -> Columns:
@@ -351,48 +385,6 @@ class Stages:
             raise refusal.spool_full()
 
 
-class _Attempt:
-    """One work's way through inference: a bad row is found and fails alone."""
-
-    def __init__(self, stages: Stages, work: Work, header: str | None) -> None:
-        self._stages = stages
-        self._work = work
-        self._header = header
-        self._failed_alone = 0
-        self.parts: list[tuple[npt.NDArray[np.intp], Columns]] = []
-
-    async def run(self, rows: npt.NDArray[np.intp], *, is_whole: bool = True) -> None:
-        """Run rows together; when they fail and may fail alone, each half by itself."""
-        try:
-            outputs = await self._stages.predict(self._work, rows, self._header)
-        except errors.SetpointError as error:
-            if is_whole and isinstance(error, _GONE):
-                raise VersionUnavailable(error) from error
-            if len(rows) > 1 and _may_be_one_row(error) and not self._is_broken:
-                middle = len(rows) // 2
-                await self.run(rows[:middle], is_whole=False)
-                await self.run(rows[middle:], is_whole=False)
-                return
-            self._failed_alone += 1
-            shown = inference_error(error)
-            for row in rows.tolist():
-                self._work.fail(row, shown)
-            return
-        self.parts.append((rows, outputs))
-
-    @property
-    def _is_broken(self) -> bool:
-        return not self.parts and self._failed_alone >= MAX_FAILURES_ALONE
-
-
-def _may_be_one_row(error: errors.SetpointError) -> bool:
-    """Say whether fewer rows might go well."""
-    if isinstance(error, (errors.InvalidArgumentError, errors.InternalError)):
-        return True
-    too_much = isinstance(error, errors.ResourceExhaustedError)
-    return too_much and error.reason is not errors.Reason.OVERLOADED
-
-
 def inference_error(error: errors.SetpointError) -> errors.SetpointError:
     """Return what callers are told when inference did not answer."""
     if isinstance(error, _TOLD_AS_THEY_ARE):
@@ -408,12 +400,11 @@ def inference_error(error: errors.SetpointError) -> errors.SetpointError:
     )
 
 
-def _features_error(error: errors.SetpointError | None) -> errors.SetpointError:
-    cause = "" if error is None else f": {error.message}"
+def _features_error(error: errors.SetpointError) -> errors.SetpointError:
     return errors.UnavailableError(
         errors.Reason.FEATURES_UNAVAILABLE,
-        f"the feature service did not answer in time{cause}",
-        metadata={} if error is None else {"cause": error.reason.value},
+        f"the feature service did not answer in time: {error.message}",
+        metadata={"cause": error.reason.value},
     )
 
 
@@ -456,14 +447,46 @@ def _taken(answer: ports.FeatureAnswer, rows: npt.NDArray[np.intp]) -> ports.Fea
     )
 
 
-def _flag_statuses(work: Work, answer: ports.FeatureAnswer, features: Sequence[Field]) -> None:
+def _flag_statuses(
+    work: Work, answer: ports.FeatureAnswer, features: Sequence[Field], failed: Container[int]
+) -> None:
+    """Flag what is not fresh; rows that got no answer at all have been dealt with."""
     for field, statuses in zip(features, answer.statuses, strict=True):
         if statuses.count(_FRESH) == work.rows:
             continue
         for row, status in enumerate(statuses):
             kind = KIND_OF_STATUS.get(status)  # type: ignore[call-overload]  # IntEnum keys.
-            if kind is not None:
+            if kind is not None and row not in failed:
                 work.flag(row, Degradation(kind, field.name))
+
+
+def _no_features(features: Sequence[Field], rows: int) -> ports.FeatureAnswer:
+    """Return an answer in which nothing is known."""
+    return ports.FeatureAnswer(
+        Columns(rows, [values.null_column(each, rows) for each in features]),
+        [_MISSING * rows] * len(features),
+        [_NO_TIME * rows] * len(features),
+    )
+
+
+def _assembled_features(
+    parts: Sequence[tuple[halving.Rows, ports.FeatureAnswer]], rows: int
+) -> ports.FeatureAnswer | None:
+    """Return the answers of some rows as one of all, nothing known where there is none."""
+    if len(parts) == 1 and len(parts[0][0]) == rows:
+        return parts[0][1]
+    features = assembled([(indices, answer.features) for indices, answer in parts], rows)
+    if features is None:
+        return None
+    statuses = np.full((len(features), rows), FeatureStatus.MISSING, np.uint8)
+    times = np.full((len(features), rows), NO_TIME, "<i8")
+    for indices, answer in parts:
+        for at in range(len(features)):
+            statuses[at, indices] = np.frombuffer(answer.statuses[at], np.uint8)
+            times[at, indices] = np.frombuffer(answer.value_times[at], "<i8")
+    return ports.FeatureAnswer(
+        features, [each.tobytes() for each in statuses], [each.tobytes() for each in times]
+    )
 
 
 def _refuse_nulls(work: Work, inputs: Columns) -> None:
