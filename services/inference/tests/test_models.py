@@ -12,9 +12,12 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
+import setpoint_columns.proto as column_messages
 from setpoint.inference.v1 import inference_service_pb2 as pb
 from setpoint.registry.v1 import model_pb2
 from setpoint_artifacts import testing as artifacts
+from setpoint_columns.column import Column
+from setpoint_columns.columns import Columns
 from setpoint_columns.dtypes import DataType
 from setpoint_inference.testing import FakeRegistry, Inference, floats, predict_request
 from setpoint_rpc import channel
@@ -163,6 +166,47 @@ async def test_load_model_that_cannot_run(inference: Inference) -> None:
     assert error.reason == errors.Reason.INVALID_ARTIFACT
     assert "does not run" in error.message
     assert "onnxruntime_src" not in error.message
+
+
+def record(version: model_pb2.ModelVersion, score: float, tolerance: float = 0.0) -> None:
+    """Let a version carry one row with its answer."""
+    samples = version.manifest.samples
+    samples.inputs.CopyFrom(column_messages.to_proto(ROW))
+    score_column = Column.from_list("score", [score], DataType.FLOAT32)
+    samples.outputs.CopyFrom(column_messages.to_proto(Columns(1, [score_column])))
+    samples.absolute_tolerance = tolerance
+
+
+async def test_load_recorded_rows(inference: Inference) -> None:
+    """A version that answers its recorded rows as recorded serves."""
+    record(add_linear(inference.registry), 5.4, tolerance=0.2)
+    assert (await inference.load("linear", 1)).state == pb.LOAD_STATE_READY
+
+
+async def test_load_recorded_rows_differ(inference: Inference) -> None:
+    """A version that answers its recorded rows differently is refused; the old one answers on."""
+    add_linear(inference.registry, 1)
+    record(add_linear(inference.registry, 2, bias=0.75), 5.5, tolerance=0.2)
+    await inference.load("linear", 1)
+    error = await refused(inference.load("linear", 2))
+    assert error.reason == errors.Reason.WARM_UP_MISMATCH
+    assert "5.75, not 5.5" in error.message
+    old, new = await inference.listed()
+    assert (old.state, new.state) == (pb.LOAD_STATE_READY, pb.LOAD_STATE_FAILED)
+    assert "WARM_UP_MISMATCH" in new.error
+    assert (await inference.predict("linear", 1, ROW)).to_rows() == [{"score": 5.5}]
+
+
+async def test_load_recorded_rows_unfit(inference: Inference) -> None:
+    """Recorded rows that the model cannot take are a mismatch too, not a broken load."""
+    version = add_linear(inference.registry)
+    record(version, 5.5)
+    column = Column.from_list("a", ["text"], DataType.STRING)
+    version.manifest.samples.inputs.columns[0].CopyFrom(
+        column_messages.to_proto(Columns(1, [column])).columns[0]
+    )
+    error = await refused(inference.load("linear", 1))
+    assert error.reason == errors.Reason.WARM_UP_MISMATCH
 
 
 # The cache on disk

@@ -50,6 +50,10 @@ def missing_output(each: Manifest) -> None:
     each.outputs[0].missing_values.add(column=each.outputs[0].columns[0])
 
 
+def empty_samples(each: Manifest) -> None:
+    each.samples.SetInParent()
+
+
 def clear_outputs(each: Manifest) -> None:
     del each.outputs[:]
 
@@ -111,6 +115,7 @@ def huge(each: Manifest) -> None:
         (unset_dtype, "manifest.inputs[0].dtype"),
         (missing_elsewhere, "manifest.inputs[0].missing_values[0].column"),
         (missing_output, "manifest.outputs[0].missing_values"),
+        (empty_samples, "manifest.samples.inputs.rows"),
         (clear_outputs, "manifest.outputs"),
         (other_score, "manifest.score_column"),
         (half_feature_set, "manifest.feature_set"),

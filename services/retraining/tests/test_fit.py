@@ -48,6 +48,10 @@ def test_train_makes_model(tmp_path: Path, trainer: str) -> None:
     assert told["environment"]["trainer"] == trainer
     scores = np.load(tmp_path / "scores.npy")
     assert scores.shape == (told["test_rows"],)
+    samples = told["samples"]
+    assert [len(samples["numbers"]["x"]), len(samples["scores"])] == [fit.SAMPLES] * 2
+    assert samples["texts"]["colour"][0] == (table.filter(parts.test)["colour"].item(0) or "")
+    assert samples["scores"][0] == scores[0]
     json.dumps(told, allow_nan=False)
     session = onnxruntime.InferenceSession(
         (tmp_path / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"]

@@ -1,23 +1,19 @@
-"""Tensors of the registry's contract as specifications, for everyone who reads manifests."""
+"""Tensors and samples of the registry's contract, for everyone who reads manifests."""
 
-from typing import Final
+import itertools
+import math
+from collections.abc import Sequence
 
-from setpoint.common.v1 import value_pb2
+import setpoint_columns.proto as column_messages
 from setpoint.registry.v1 import model_pb2
+from setpoint_artifacts.samples import Samples
 from setpoint_artifacts.signature import Missing, TensorSpec
+from setpoint_columns import value as values
 from setpoint_columns.dtypes import DataType
 from setpoint_runtime import errors
 
-_KINDS: Final = {
-    DataType.BOOL: ("bool_value",),
-    DataType.INT32: ("int_value",),
-    DataType.INT64: ("int_value",),
-    DataType.FLOAT32: ("double_value", "int_value"),
-    DataType.FLOAT64: ("double_value", "int_value"),
-    DataType.STRING: ("string_value",),
-    DataType.TIMESTAMP: ("timestamp_value",),
-}
-_INT32: Final = range(-(1 << 31), 1 << 31)
+MAX_SAMPLES = 256
+"""Most recorded rows of a manifest: every load runs them."""
 
 
 def tensor_from_proto(message: model_pb2.TensorSpec, field: str) -> TensorSpec:
@@ -44,16 +40,51 @@ def tensor_from_proto(message: model_pb2.TensorSpec, field: str) -> TensorSpec:
             raise errors.invalid(f"{path}.column", rule.column, "must be there only once")
         substitute = None
         if rule.HasField("substitute"):
-            substitute = _value(rule.substitute, dtype, f"{path}.substitute")
+            substitute = values.from_proto(rule.substitute, f"{path}.substitute", dtype)
+            if substitute is None:
+                raise errors.invalid(f"{path}.substitute", None, "must not be null")
         missing.append(Missing(rule.column, substitute))
     return TensorSpec(message.name, dtype, columns, tuple(missing))
 
 
-def _value(message: value_pb2.Value, dtype: DataType, path: str) -> bool | int | float | str:
-    kind = message.WhichOneof("kind")
-    if kind not in _KINDS[dtype]:
-        raise errors.invalid(path, kind, f"must be {dtype.name}", errors.Reason.WRONG_TYPE)
-    value: bool | int | float | str = getattr(message, kind)
-    if dtype is DataType.INT32 and value not in _INT32:
-        raise errors.invalid(path, value, "must fit INT32")
-    return value
+def samples_from_proto(
+    message: model_pb2.Samples,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    field: str,
+) -> Samples:
+    """Return the recorded rows of a manifest.
+
+    Args:
+        message: The rows with their answers.
+        inputs: What the manifest says that the model takes.
+        outputs: What it gives.
+        field: Path of the message, for errors.
+
+    Raises:
+        InvalidArgumentError: The rows do not fit the manifest.
+    """
+    given = column_messages.from_proto(message.inputs, f"{field}.inputs")
+    expected = column_messages.from_proto(message.outputs, f"{field}.outputs")
+    if not 1 <= given.rows <= MAX_SAMPLES:
+        raise errors.invalid(f"{field}.inputs.rows", given.rows, f"must be 1 to {MAX_SAMPLES}")
+    if expected.rows != given.rows:
+        raise errors.invalid(f"{field}.outputs.rows", expected.rows, f"must be {given.rows}")
+    for column in itertools.chain(*(spec.columns for spec in inputs)):
+        if column not in given:
+            reason = errors.Reason.MISSING_FIELD
+            raise errors.invalid(f"{field}.inputs.{column}", None, "must be given", reason)
+    types = {column: spec.dtype for spec in outputs for column in spec.columns}
+    if not len(expected):
+        raise errors.invalid(f"{field}.outputs.columns", [], "must not be empty")
+    for column in expected.columns:
+        if types.get(column.name) is not column.dtype:
+            rule = "must be an output column, of its type"
+            raise errors.invalid(f"{field}.outputs.{column.name}", column.dtype.name, rule)
+        if column.validity is not None:
+            raise errors.invalid(f"{field}.outputs.{column.name}", None, "must not be null")
+    for name in ("absolute_tolerance", "relative_tolerance"):
+        tolerance = getattr(message, name)
+        if not 0 <= tolerance < math.inf:
+            raise errors.invalid(f"{field}.{name}", tolerance, "must be finite, at least 0")
+    return Samples(given, expected, message.absolute_tolerance, message.relative_tolerance)

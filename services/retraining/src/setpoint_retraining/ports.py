@@ -59,6 +59,8 @@ class Package:
     metric_rows: int
     profiles: Sequence[Mapping[str, Any]]
     parity: Mapping[str, Any]
+    samples: Mapping[str, Any]
+    """Numbers and texts by column, with the scores that the model gave; empty for an older run."""
     environment: Mapping[str, str]
     code_version: str
     parent: int | None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import setpoint_artifacts.proto as artifact_messages
 from setpoint.registry.v1 import model_pb2
 from setpoint_artifacts import digest as digests
+from setpoint_artifacts.samples import Samples
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_inference.domain import version
 from setpoint_inference.domain.version import Manifest, VersionKey
@@ -24,28 +25,49 @@ def from_proto(message: model_pb2.ModelVersion) -> Manifest:
     if not digests.is_digest(manifest.artifact_digest):
         # It becomes a file name, so the registry's word for it is not enough.
         raise version.refused(key, errors.Reason.DIGEST_MISMATCH, "its artifact has no digest")
+    try:
+        inputs, outputs = _tensors(manifest.inputs), _tensors(manifest.outputs)
+        samples = _samples(manifest, inputs, outputs)
+    except errors.InvalidArgumentError as error:
+        reason = errors.Reason.SIGNATURE_MISMATCH
+        raise version.refused(key, reason, error.message) from None
     return Manifest(
         key,
         manifest.artifact_digest,
         manifest.artifact_size,
-        _tensors(key, manifest.inputs),
-        _tensors(key, manifest.outputs),
-        _examples(manifest.reference_profiles),
+        inputs,
+        outputs,
+        {**_recorded(samples), **_profiled(manifest.reference_profiles)},
         is_rejected=message.approval_state == model_pb2.APPROVAL_STATE_REJECTED,
+        samples=samples,
     )
 
 
-def _tensors(key: VersionKey, specs: Sequence[model_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
-    try:
-        return tuple(
-            artifact_messages.tensor_from_proto(spec, f"tensor {spec.name!r}") for spec in specs
-        )
-    except errors.InvalidArgumentError as error:
-        reason = errors.Reason.SIGNATURE_MISMATCH
-        raise version.refused(key, reason, error.message) from None
+def _tensors(specs: Sequence[model_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        artifact_messages.tensor_from_proto(spec, f"tensor {spec.name!r}") for spec in specs
+    )
 
 
-def _examples(
+def _samples(
+    manifest: model_pb2.Manifest, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> Samples | None:
+    if not manifest.HasField("samples"):
+        return None
+    return artifact_messages.samples_from_proto(manifest.samples, inputs, outputs, "samples")
+
+
+def _recorded(samples: Samples | None) -> dict[str, Sequence[float | str]]:
+    """Return the values that columns of recorded rows take."""
+    if samples is None:
+        return {}
+    return {
+        column.name: tuple(value for value in column.to_list() if value is not None)
+        for column in samples.inputs.columns
+    }
+
+
+def _profiled(
     profiles: Sequence[model_pb2.FeatureProfile],
 ) -> dict[str, Sequence[float | str]]:
     """Return the values that profiled columns take in training: their levels, or their edges."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from setpoint_artifacts.samples import Samples
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_runtime import errors
 
@@ -31,6 +32,8 @@ class Manifest:
     examples: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
     """Plausible values for some columns, from the reference profiles, to warm up with."""
     is_rejected: bool = False
+    samples: Samples | None = None
+    """Rows with recorded answers, compared before the version serves."""
 
 
 def refused(key: VersionKey, reason: errors.Reason, message: str) -> errors.FailedPreconditionError:

@@ -285,7 +285,9 @@ class _Opening:
             packing.unpack(arrays, manifest.outputs, end - start)
 
         try:
-            return runner, cost.measure(warm_up, time.thread_time)
+            measured = cost.measure(warm_up, time.thread_time)
+            _compare(runner, manifest, stop)
+            return runner, measured
         except errors.InternalError as error:
             reason = errors.Reason.INVALID_ARTIFACT
             message = f"it does not run: {error.message}"
@@ -296,3 +298,19 @@ class _Opening:
         self._is_stopped = True
         if self._stop is not None:
             self._stop.set()
+
+
+def _compare(runner: Runner, manifest: Manifest, stop: Stop) -> None:
+    """Refuse a version that answers its recorded rows differently."""
+    samples = manifest.samples
+    if samples is None:
+        return
+    try:
+        feeds = packing.pack(samples.inputs, manifest.inputs)
+    except errors.InvalidArgumentError as error:
+        difference: str | None = f"a recorded row does not fit: {error.message}"
+    else:
+        outputs = packing.unpack(runner.run(feeds, stop), manifest.outputs, samples.inputs.rows)
+        difference = samples.mismatch({each.name: each.values for each in outputs})
+    if difference is not None:
+        raise version.refused(manifest.key, errors.Reason.WARM_UP_MISMATCH, difference)

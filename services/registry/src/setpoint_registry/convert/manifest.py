@@ -71,6 +71,10 @@ def from_proto(message: model_pb2.Manifest) -> Draft:
         outputs,
         tuple(_parents(message)),
     )
+    if message.HasField("samples"):
+        artifact_messages.samples_from_proto(
+            message.samples, draft.inputs, outputs, "manifest.samples"
+        )
     _check_scoring(message, outputs)
     _check_training(message)
     for index, profile in enumerate(message.reference_profiles):

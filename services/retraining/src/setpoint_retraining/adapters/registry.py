@@ -9,8 +9,10 @@ from pathlib import Path
 
 import grpc
 
+import setpoint_columns.proto as column_messages
 from setpoint.common.v1 import column_pb2, reference_pb2
 from setpoint.registry.v1 import model_pb2, registry_service_pb2, registry_service_pb2_grpc
+from setpoint_columns import Columns, DataType
 from setpoint_retraining import ports
 from setpoint_retraining.domain.run import Run
 from setpoint_retraining.training.encoding import NUMBERS, PROBABILITIES, TEXTS
@@ -20,6 +22,9 @@ from setpoint_runtime import errors
 PIECE_BYTES = 512 * 1024
 TIMEOUT_SECONDS = 60.0
 ACTOR = "retraining"
+SAMPLE_TOLERANCE = 1e-5
+"""Greatest difference between a recorded probability and the one of whoever loads the version: what
+another processor's order of additions makes."""
 
 
 class RegistryClient:
@@ -154,6 +159,7 @@ def _manifest(run: Run, package: ports.Package, digest: str) -> model_pb2.Manife
             reference_pb2.ModelVersionReference(model=run.plan.model, version=package.parent)
         ]
     return model_pb2.Manifest(
+        samples=_samples(package),
         artifact_digest=digest,
         format=model_pb2.ARTIFACT_FORMAT_ONNX,
         inputs=_inputs(package),
@@ -205,3 +211,17 @@ def _inputs(package: ports.Package) -> list[model_pb2.TensorSpec]:
         for name, dtype, columns in tensors
         if columns
     ]
+
+
+def _samples(package: ports.Package) -> model_pb2.Samples | None:
+    recorded = package.samples
+    if not recorded:
+        return None
+    numbers = {name: (DataType.FLOAT64, each) for name, each in recorded["numbers"].items()}
+    texts = {name: (DataType.STRING, each) for name, each in recorded["texts"].items()}
+    scores = {package.score_column: (DataType.FLOAT32, recorded["scores"])}
+    return model_pb2.Samples(
+        inputs=column_messages.to_proto(Columns.from_dict({**numbers, **texts})),
+        outputs=column_messages.to_proto(Columns.from_dict(scores)),
+        absolute_tolerance=SAMPLE_TOLERANCE,
+    )

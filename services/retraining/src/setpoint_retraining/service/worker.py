@@ -315,6 +315,7 @@ class Worker:
             metric_rows=trained["test_rows"],
             profiles=trained["profiles"],
             parity=trained["parity"],
+            samples=trained.get("samples", {}),
             environment=trained["environment"],
             code_version=self._code_version,
             parent=run.champion_version,

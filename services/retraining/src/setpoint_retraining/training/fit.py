@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ from setpoint_runtime import errors
 
 PARITY_BOUND = 1e-4
 """Greatest difference between the estimator's probability and the converted model's."""
+
+
+SAMPLES = 16
+"""Rows that a version carries with their answers, for whoever loads it to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ def train(task: Task) -> dict[str, Any]:
         "parity": parity,
         "numbers": numbers,
         "texts": texts,
+        "samples": _samples(test, score, numbers, texts),
         "profiles": _profiles(training, estimator, matrix, numbers, texts),
         "environment": _environment(task.trainer, parameters),
     }
@@ -150,6 +156,30 @@ def _compare(
             f"(at most {PARITY_BOUND:g} allowed), {parity['decision_flips']} decisions flip",
         )
     return converted, parity
+
+
+def _samples(
+    test: Columns,
+    score: npt.NDArray[np.float64],
+    numbers: Sequence[str],
+    texts: Sequence[str],
+) -> dict[str, Any]:
+    """Returns rows spread over the hold-out with the converted model's answers, as JSON values."""
+    floats = {name: test[name].floats() for name in numbers}
+    with np.errstate(over="ignore"):
+        infinite = [np.isinf(values.astype(np.float32)) for values in floats.values()]
+    # What no caller can send is no good proof, and JSON has no form for it.
+    usable = np.flatnonzero(~np.any(infinite, 0)) if infinite else np.arange(test.rows)
+    rows = usable[:: max(1, len(usable) // SAMPLES)][:SAMPLES]
+    chosen = test.take(rows)
+    return {
+        "numbers": {
+            name: [None if math.isnan(value) else value for value in values[rows].tolist()]
+            for name, values in floats.items()
+        },
+        "texts": {name: [text or "" for text in chosen[name].to_list()] for name in texts},
+        "scores": score[rows].tolist(),
+    }
 
 
 def _profiles(

@@ -86,6 +86,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The version is not approved."""
     REASON_ALREADY_DECIDED: _Reason.ValueType  # 49
     """An approval or rejection already stands; it is terminal."""
+    REASON_WARM_UP_MISMATCH: _Reason.ValueType  # 50
+    """The loaded version answers its recorded sample rows differently."""
     REASON_MODEL_NOT_READY: _Reason.ValueType  # 60
     """The model version is not loaded and cannot be loaded now."""
     REASON_INFERENCE_FAILED: _Reason.ValueType  # 61
@@ -206,6 +208,8 @@ REASON_NOT_APPROVED: Reason.ValueType  # 48
 """The version is not approved."""
 REASON_ALREADY_DECIDED: Reason.ValueType  # 49
 """An approval or rejection already stands; it is terminal."""
+REASON_WARM_UP_MISMATCH: Reason.ValueType  # 50
+"""The loaded version answers its recorded sample rows differently."""
 REASON_MODEL_NOT_READY: Reason.ValueType  # 60
 """The model version is not loaded and cannot be loaded now."""
 REASON_INFERENCE_FAILED: Reason.ValueType  # 61

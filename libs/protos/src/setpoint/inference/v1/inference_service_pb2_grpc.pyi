@@ -141,7 +141,7 @@ class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _Inferen
     loaded is loaded first if the deadline allows; the load goes on when it does not.
     INVALID_ARGUMENT (MISSING_FIELD, WRONG_TYPE, NULL_REFUSED, MALFORMED_COLUMNS) names the column; NOT_FOUND
     (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND); FAILED_PRECONDITION (DIGEST_MISMATCH, INVALID_ARTIFACT, SIGNATURE_MISMATCH,
-    EXECUTABLE_ARTIFACT, ARTIFACT_NOT_FOUND, TOO_LARGE, NOT_APPROVED for a rejected version; whether a pending one may serve
+    EXECUTABLE_ARTIFACT, ARTIFACT_NOT_FOUND, TOO_LARGE, WARM_UP_MISMATCH when it answers recorded rows differently, NOT_APPROVED for a rejected version; whether a pending one may serve
     is the router's to know); UNAVAILABLE (MODEL_NOT_READY) with RetryInfo; RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo;
     DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) at once for a batch that takes longer than the time left; INTERNAL
     (INFERENCE_FAILED). Safe to repeat. Callers: router, retraining, clients.
@@ -197,7 +197,7 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         loaded is loaded first if the deadline allows; the load goes on when it does not.
         INVALID_ARGUMENT (MISSING_FIELD, WRONG_TYPE, NULL_REFUSED, MALFORMED_COLUMNS) names the column; NOT_FOUND
         (MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND); FAILED_PRECONDITION (DIGEST_MISMATCH, INVALID_ARTIFACT, SIGNATURE_MISMATCH,
-        EXECUTABLE_ARTIFACT, ARTIFACT_NOT_FOUND, TOO_LARGE, NOT_APPROVED for a rejected version; whether a pending one may serve
+        EXECUTABLE_ARTIFACT, ARTIFACT_NOT_FOUND, TOO_LARGE, WARM_UP_MISMATCH when it answers recorded rows differently, NOT_APPROVED for a rejected version; whether a pending one may serve
         is the router's to know); UNAVAILABLE (MODEL_NOT_READY) with RetryInfo; RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo;
         DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) at once for a batch that takes longer than the time left; INTERNAL
         (INFERENCE_FAILED). Safe to repeat. Callers: router, retraining, clients.

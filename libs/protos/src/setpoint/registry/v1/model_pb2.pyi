@@ -210,6 +210,7 @@ class Manifest(google.protobuf.message.Message):
     PARITY_FIELD_NUMBER: builtins.int
     ENVIRONMENT_FIELD_NUMBER: builtins.int
     SCORE_COLUMN_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
     artifact_digest: builtins.str
     """sha256 of the artifact, hexadecimal. The artifact must have been uploaded."""
     artifact_size: builtins.int
@@ -260,6 +261,10 @@ class Manifest(google.protobuf.message.Message):
     def environment(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Library versions, seeds, and other facts that reproduce the training."""
 
+    @property
+    def samples(self) -> Global___Samples:
+        """Rows with their answers, which whoever loads the version compares with its own before it serves."""
+
     def __init__(
         self,
         *,
@@ -278,12 +283,48 @@ class Manifest(google.protobuf.message.Message):
         parity: Global___Parity | None = ...,
         environment: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         score_column: builtins.str = ...,
+        samples: Global___Samples | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_decision_threshold", b"_decision_threshold", "decision_threshold", b"decision_threshold", "feature_set", b"feature_set", "parity", b"parity", "snapshot", b"snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_decision_threshold", b"_decision_threshold", "artifact_digest", b"artifact_digest", "artifact_size", b"artifact_size", "code_version", b"code_version", "decision_threshold", b"decision_threshold", "environment", b"environment", "feature_set", b"feature_set", "format", b"format", "inputs", b"inputs", "metrics", b"metrics", "outputs", b"outputs", "parents", b"parents", "parity", b"parity", "reference_profiles", b"reference_profiles", "score_column", b"score_column", "snapshot", b"snapshot"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_decision_threshold", b"_decision_threshold", "decision_threshold", b"decision_threshold", "feature_set", b"feature_set", "parity", b"parity", "samples", b"samples", "snapshot", b"snapshot"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_decision_threshold", b"_decision_threshold", "artifact_digest", b"artifact_digest", "artifact_size", b"artifact_size", "code_version", b"code_version", "decision_threshold", b"decision_threshold", "environment", b"environment", "feature_set", b"feature_set", "format", b"format", "inputs", b"inputs", "metrics", b"metrics", "outputs", b"outputs", "parents", b"parents", "parity", b"parity", "reference_profiles", b"reference_profiles", "samples", b"samples", "score_column", b"score_column", "snapshot", b"snapshot"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_decision_threshold", b"_decision_threshold"]) -> typing.Literal["decision_threshold"] | None: ...
 
 Global___Manifest: typing_extensions.TypeAlias = Manifest
+
+@typing.final
+class Samples(google.protobuf.message.Message):
+    """Samples are rows with recorded answers. They are kept as they are, so they should not hold what must not be kept."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    ABSOLUTE_TOLERANCE_FIELD_NUMBER: builtins.int
+    RELATIVE_TOLERANCE_FIELD_NUMBER: builtins.int
+    absolute_tolerance: builtins.float
+    """An answer in floats may differ by at most absolute_tolerance + relative_tolerance * |recorded|; others must be equal."""
+    relative_tolerance: builtins.float
+    """See absolute_tolerance."""
+    @property
+    def inputs(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """1 to 256 rows with all input columns."""
+
+    @property
+    def outputs(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """Some or all output columns, without nulls, for the same rows."""
+
+    def __init__(
+        self,
+        *,
+        inputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        outputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        absolute_tolerance: builtins.float = ...,
+        relative_tolerance: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["inputs", b"inputs", "outputs", b"outputs"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["absolute_tolerance", b"absolute_tolerance", "inputs", b"inputs", "outputs", b"outputs", "relative_tolerance", b"relative_tolerance"]) -> None: ...
+
+Global___Samples: typing_extensions.TypeAlias = Samples
 
 @typing.final
 class TensorSpec(google.protobuf.message.Message):
