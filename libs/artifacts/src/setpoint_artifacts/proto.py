@@ -70,10 +70,10 @@ def samples_from_proto(
         raise errors.invalid(f"{field}.inputs.rows", given.rows, f"must be 1 to {MAX_SAMPLES}")
     if expected.rows != given.rows:
         raise errors.invalid(f"{field}.outputs.rows", expected.rows, f"must be {given.rows}")
-    for column in itertools.chain(*(spec.columns for spec in inputs)):
-        if column not in given:
+    for name in itertools.chain(*(spec.columns for spec in inputs)):
+        if name not in given:
             reason = errors.Reason.MISSING_FIELD
-            raise errors.invalid(f"{field}.inputs.{column}", None, "must be given", reason)
+            raise errors.invalid(f"{field}.inputs.{name}", None, "must be given", reason)
     types = {column: spec.dtype for spec in outputs for column in spec.columns}
     if not len(expected):
         raise errors.invalid(f"{field}.outputs.columns", [], "must not be empty")

@@ -1,9 +1,12 @@
 """A look into artifacts that does not hold up those who are being served."""
 
 import asyncio
+import contextlib
 import json
+import os
 import sys
-from typing import Final
+import tempfile
+from typing import IO, Final
 
 from setpoint_artifacts import onnx_model, refusal
 from setpoint_artifacts.signature import Signature
@@ -12,6 +15,7 @@ from setpoint_runtime import errors
 _IN_PROCESS_BYTES: Final = 1024 * 1024
 """Reading ONNX holds the interpreter, about 2 ms for each of its two passes over a megabyte; larger
 artifacts are read by a process of their own, which takes half a second to start."""
+_NICENESS: Final = 10
 
 
 class Inspector:
@@ -26,17 +30,24 @@ class Inspector:
 
 async def _inspect_apart(data: bytes) -> Signature:
     """Inspect in another process, which gets the very bytes that will be opened."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "setpoint_artifacts",
-        "--json",
-        "-",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    # A pipe would be filled piece by piece on the event loop.
+    file = await asyncio.to_thread(_filled, data)
     try:
-        output, _ = await process.communicate(data)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "setpoint_artifacts",
+            "--json",
+            "-",
+            stdin=file,
+            stdout=asyncio.subprocess.PIPE,
+        )
+    finally:
+        file.close()
+    try:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+        output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
@@ -51,3 +62,10 @@ async def _inspect_apart(data: bytes) -> Signature:
     if "reason" in answer:
         raise refusal.RefusedError(errors.Reason(answer["reason"]), answer["message"])
     return Signature.from_json(answer)
+
+
+def _filled(data: bytes) -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 — whoever asked closes it.
+    file.write(data)
+    file.seek(0)
+    return file
