@@ -79,7 +79,7 @@ async def measure(
             served = testing.Inference(testing.stub_of(opened), registry, opened)
             await served.load("steady", 1)
             whole = _FIRST_ANSWERS_SECONDS + 2 * seconds
-            asking = asyncio.create_task(_ask(target, rate, whole))
+            asking = await _start_asking(target, rate, whole)
             await asyncio.sleep(_FIRST_ANSWERS_SECONDS + seconds)
             begun, number = time.time(), 0
             while time.time() < begun + seconds:
@@ -88,7 +88,7 @@ async def measure(
                 await served.load("other", number)
                 await served.unload("other", number)
             ended = time.time()
-            answers = await asking
+            answers = await _answers(asking)
     first = answers[0][0] + _FIRST_ANSWERS_SECONDS
     steady = [waited for due, waited in answers if first <= due < begun]
     loading = [waited for due, waited in answers if begun <= due < ended]
@@ -130,8 +130,8 @@ async def _inference(registry: testing.FakeRegistry, folder: Path) -> AsyncItera
         await server.stop(0)
 
 
-async def _ask(target: str, rate: float, seconds: float) -> list[tuple[float, float]]:
-    """Ask from a process of its own; return when each question was due, and what it waited."""
+async def _start_asking(target: str, rate: float, seconds: float) -> asyncio.subprocess.Process:
+    """Return a process of its own that has begun to ask."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -140,6 +140,13 @@ async def _ask(target: str, rate: float, seconds: float) -> list[tuple[float, fl
         stdout=asyncio.subprocess.PIPE,
         cwd=children.ROOT,
     )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    return process
+
+
+async def _answers(process: asyncio.subprocess.Process) -> list[tuple[float, float]]:
+    """Return when each question of an asking process was due, and what it waited."""
     printed, _ = await process.communicate()
     if process.returncode != 0:
         raise RuntimeError("the caller failed")
@@ -158,6 +165,9 @@ async def call(target: str, rate: float, seconds: float) -> list[tuple[float, fl
             await stub.Predict(request, timeout=_DEADLINE_SECONDS)
             answers.append((due, (time.time() - due) * 1000))
 
+        await stub.Predict(request, timeout=_DEADLINE_SECONDS)
+        sys.stdout.write("asking\n")
+        sys.stdout.flush()
         begun = time.time()
         async with asyncio.TaskGroup() as group:
             for index in range(int(rate * seconds)):
