@@ -41,7 +41,11 @@ async def test_metrics_count(
         assert value("setpoint_inference_run_seconds_total", **one) > 0
         assert value("setpoint_inference_versions", state="ready") == 1
         assert value("setpoint_inference_versions", state="failed") == 0
-        assert value("setpoint_inference_loaded_bytes") == len(artifacts.linear())
+        assert value("setpoint_inference_loaded_bytes") >= len(artifacts.linear())
+        assert value("setpoint_inference_loads_total", result="ready") == 1
+        assert value("setpoint_inference_loads_total", result="failed") == 0
+        assert value("setpoint_inference_evictions_total", loaded_by="call") == 0
+        assert value("setpoint_inference_evictions_total", loaded_by="name") == 0
         assert value("setpoint_inference_pool_taken") == 0
 
 

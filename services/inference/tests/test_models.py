@@ -447,18 +447,61 @@ async def test_unload_under_load(inference: Inference) -> None:
     assert all(count > 5 for count in await asyncio.gather(*calling))
 
 
-async def test_evict_least_recently_used(start: Callable[..., Any]) -> None:
-    """Beyond the limit the version unused for longest drops out, and comes back on demand."""
-    size = len(artifacts.linear())
-    async with start(max_loaded_bytes=size * 2) as inference:
-        for number in (1, 2):
-            add_linear(inference.registry, number, bias=float(number))
-            await inference.load("linear", number)
-        await inference.predict("linear", 1, ROW)
-        add_linear(inference.registry, 3, bias=3.0)
-        await inference.load("linear", 3)
-        assert [each.model_version.version for each in await inference.listed()] == [1, 3]
-        assert (await inference.predict("linear", 2, ROW)).to_rows() == [{"score": 7.0}]
+def add_table(registry: FakeRegistry, version: int) -> None:
+    """Register a model of 800 kB."""
+    table = helper.make_tensor("table", TensorProto.FLOAT, [200_000], bytes(800_000), raw=True)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["X"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["score"]),
+        ],
+        f"table {version}",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 1])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
+        [table],
+    )
+    specs = [("X", DataType.FLOAT32, ("a",))]
+    registry.add("table", version, artifacts.serialised(graph), specs, [SCORE])
+
+
+async def test_load_measures_memory(inference: Inference) -> None:
+    """What a version takes is measured, not guessed from its artifact; naming it pins it."""
+    add_table(inference.registry, 1)
+    await inference.predict("table", 1, floats({"a": [1.0]}))
+    [called] = await inference.listed()
+    assert not called.pinned
+    assert 800_000 < called.memory_bytes < 8_000_000
+    named = await inference.load("table", 1)
+    assert named.pinned
+    assert [each.pinned for each in await inference.listed()] == [True]
+
+
+async def test_evict_beyond_memory(start: Callable[..., Any]) -> None:
+    """Beyond the limit a version that a call loaded is dropped, and comes back on demand."""
+    async with start(max_loaded_bytes=2_500_000) as inference:
+        for number in (1, 2, 3):
+            add_table(inference.registry, number)
+        await inference.load("table", 1)
+        for number in (2, 3, 2, 3):
+            assert (await inference.predict("table", number, floats({"a": [1.0]}))).rows == 1
+            kept = [each.model_version.version for each in await inference.listed()]
+            assert kept[0] == 1
+            assert number in kept
+        assert inference.registry.downloads == 3
+
+
+async def test_evict_named_last(start: Callable[..., Any]) -> None:
+    """Named versions go when nothing else is left, the one unused for longest first."""
+    async with start(max_loaded_bytes=2_500_000) as inference:
+        for number in range(1, 7):
+            add_table(inference.registry, number)
+        await inference.load("table", 1)
+        await inference.predict("table", 2, floats({"a": [1.0]}))
+        for number in range(3, 7):
+            await inference.load("table", number)
+        kept = [each.model_version.version for each in await inference.listed()]
+        assert kept[-1] == 6
+        assert not {1, 2} & set(kept)
 
 
 async def test_evict_cache_files(start: Callable[..., Any], tmp_path: Path) -> None:
@@ -494,19 +537,7 @@ async def test_load_large_artifact(inference: Inference) -> None:
 
 async def test_reload_keeps_memory_flat(inference: Inference) -> None:
     """Loading and dropping a version over and over does not grow the process."""
-    table = helper.make_tensor("table", TensorProto.FLOAT, [200_000], bytes(800_000), raw=True)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["X"], ["index"], to=TensorProto.INT64),
-            helper.make_node("Gather", ["table", "index"], ["score"]),
-        ],
-        "table",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 1])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [table],
-    )
-    specs = [("X", DataType.FLOAT32, ("a",))]
-    inference.registry.add("table", 1, artifacts.serialised(graph), specs, [SCORE])
+    add_table(inference.registry, 1)
     process = psutil.Process()
 
     async def reload(times: int) -> int:

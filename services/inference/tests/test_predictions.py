@@ -74,7 +74,9 @@ async def service_of(
 ) -> predictions.InferenceService:
     clock = clocks.SystemClock()
     limits = models.Limits(100, 100, 10.0)
-    table = models.Models(everything, everything, everything, everything, clock, owner, limits)
+    table = models.Models(
+        everything, everything, everything, everything, clock, owner, limits, lambda: 0
+    )
     return predictions.InferenceService(table, everything, clock, inline_us=inline_us)
 
 

@@ -28,8 +28,8 @@ class InferenceSettings(settings.ServiceSettings):
     """Largest artifact that is loaded."""
 
     max_loaded_bytes: int = Field(default=1024 * _MEBIBYTE, gt=0)
-    """Artifacts in memory, by their size; beyond, the versions unused for longest are dropped. What
-    onnxruntime makes of an artifact takes one to three times its size."""
+    """Memory of the loaded versions, as measured when each was opened; beyond, those that only a
+    call has loaded are dropped, the ones unused for longest first."""
 
     threads: int = Field(default=0, ge=0)
     """Calls that run at the same time off the event loop; 0 means the number of cores. Each runs on

@@ -7,6 +7,7 @@ from setpoint.inference.v1 import inference_service_pb2_grpc
 from setpoint_inference import config, servicer
 from setpoint_inference.adapters import (
     artifact_cache,
+    heap,
     inspection,
     metrics,
     registry_versions,
@@ -46,6 +47,7 @@ async def build(
             clock,
             owner,
             limits,
+            heap.allocated,
         )
         inference = predictions.InferenceService(
             table, workers, clock, inline_us=settings.inline_microseconds

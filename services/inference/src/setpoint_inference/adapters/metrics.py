@@ -38,7 +38,7 @@ class InferenceMetrics(Collector):
                 states["loading" if model.error is None else "failed"] += 1
                 continue
             states["ready"] += 1
-            loaded_bytes += model.manifest.size
+            loaded_bytes += model.memory_bytes
             labels = (key.model, str(key.version))
             for place, count in zip(_PLACES, model.counts.calls(), strict=True):
                 calls.add_metric((*labels, place), count)
@@ -53,11 +53,29 @@ class InferenceMetrics(Collector):
         yield versions
         yield GaugeMetricFamily(
             "setpoint_inference_loaded_bytes",
-            "Size of the artifacts of ready versions.",
+            "Memory that ready versions take.",
             value=loaded_bytes,
         )
+        yield from self._loads()
         yield GaugeMetricFamily(
             "setpoint_inference_pool_taken",
             "Calls that run or wait in the pool.",
             value=self._taken(),
         )
+
+    def _loads(self) -> Iterator[Metric]:
+        counts = self._models.counts
+        loads = CounterMetricFamily(
+            "setpoint_inference_loads", "Loads that ended.", labels=("result",)
+        )
+        loads.add_metric(("ready",), counts.loaded)
+        loads.add_metric(("failed",), counts.failed)
+        yield loads
+        evictions = CounterMetricFamily(
+            "setpoint_inference_evictions",
+            "Versions dropped for memory: loaded by a call, or by name (LoadModel).",
+            labels=("loaded_by",),
+        )
+        evictions.add_metric(("call",), counts.evicted)
+        evictions.add_metric(("name",), counts.evicted_pinned)
+        yield evictions

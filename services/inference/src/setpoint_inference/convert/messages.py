@@ -35,6 +35,8 @@ def model_to_proto(key: VersionKey, model: ReadyModel | Attempt) -> pb.LoadedMod
     if isinstance(model, ReadyModel):
         message.state = pb.LOAD_STATE_READY
         message.ready_time = model.ready_time
+        message.memory_bytes = model.memory_bytes
+        message.pinned = model.is_pinned
     elif model.error is None:
         message.state = pb.LOAD_STATE_LOADING
     else:

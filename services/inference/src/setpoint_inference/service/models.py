@@ -2,17 +2,17 @@
 
 import asyncio
 import logging
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from setpoint_artifacts import refusal, signature
 from setpoint_inference import ports
 from setpoint_inference.domain import cost, version
 from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_inference.service import opening
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, tasks
-from setpoint_scoring import packing
-from setpoint_scoring.runner import Engine, Runner, Stop
+from setpoint_scoring.runner import Engine, Runner
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -48,6 +48,10 @@ class ReadyModel:
     """How long a run takes depends on what goes in, so no estimate holds."""
     ready_time: int
     last_used: float
+    memory_bytes: int
+    """What it added to the heap when it was opened; at least the size of its artifact."""
+    is_pinned: bool
+    """Loaded by name, not by a call: dropped only when no other is left to drop."""
     counts: Counts = field(default_factory=Counts)
     _running: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,6 +82,7 @@ class Attempt:
     error: errors.SetpointError | None = None
     """Why it failed; None while it runs."""
     failed_at: float = 0.0
+    is_pinned: bool = False
     task: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -89,9 +94,21 @@ class Limits:
     max_artifact_bytes: int
     """Largest artifact."""
     max_loaded_bytes: int
-    """All artifacts together."""
+    """Memory of all versions together."""
     load_seconds: float
     """Longest time for one load."""
+
+
+@dataclass(eq=False, slots=True)
+class LoadCounts:
+    """What the table has done."""
+
+    loaded: int = 0
+    failed: int = 0
+    evicted: int = 0
+    """Versions dropped for memory that had been loaded by a call."""
+    evicted_pinned: int = 0
+    """Versions dropped for memory that had been loaded by name."""
 
 
 class Models:
@@ -106,8 +123,9 @@ class Models:
         clock: clocks.Clock,
         owner: tasks.TaskOwner,
         limits: Limits,
+        allocated: Callable[[], int],
     ) -> None:
-        """Connect the parts; `owner` keeps the tasks that load."""
+        """Connect the parts; `owner` keeps the tasks that load, `allocated` tells the heap's size."""
         self._versions = versions
         self._inspector = inspector
         self._engine = engine
@@ -115,6 +133,8 @@ class Models:
         self._clock = clock
         self._owner = owner
         self._limits = limits
+        self._allocated = allocated
+        self.counts = LoadCounts()
         self._max_artifact_bytes = min(limits.max_artifact_bytes, limits.max_loaded_bytes)
         self._ready: dict[VersionKey, ReadyModel] = {}
         self._attempts: dict[VersionKey, Attempt] = {}
@@ -138,7 +158,7 @@ class Models:
         Args:
             key: The version.
             timeout_seconds: How long to wait; None for as long as a load may take.
-            is_explicit: Try a failed version again now, not only after a while.
+            is_explicit: Try a failed version again now, not only after a while, and pin it.
 
         Raises:
             UnavailableError: MODEL_NOT_READY, if it is not ready in time.
@@ -146,10 +166,12 @@ class Models:
         """
         ready = self._ready.get(key)
         if ready is not None:
+            ready.is_pinned |= is_explicit
             return ready
         attempt = self._attempts.get(key)
         if attempt is None or (attempt.error and self._may_retry(attempt, is_explicit)):
             attempt = self._start(key)
+        attempt.is_pinned |= is_explicit
         try:
             async with asyncio.timeout(timeout_seconds):
                 await attempt.ended.wait()
@@ -207,6 +229,7 @@ class Models:
         else:
             del self._attempts[key]
             self._ready[key] = ready
+            self.counts.loaded += 1
             self._evict(ready)
             _LOGGER.info("loaded version %s in %.3f s", key, self._clock.monotonic() - started)
         finally:
@@ -219,17 +242,26 @@ class Models:
         try:
             found = await self._inspector.inspect(data, manifest.digest)
             signature.check(found, manifest.inputs, manifest.outputs)
-            opening = _Opening(self._engine)
+            job = opening.Opening(self._engine, self._allocated)
             try:
-                runner, measured = await self._workers.load(
-                    lambda: opening.run(data, manifest, found)
+                runner, measured, memory_bytes = await self._workers.load(
+                    lambda: job.run(data, manifest, found)
                 )
             finally:
-                opening.stop()
+                job.stop()
         except refusal.RefusedError as error:
             raise version.refused(attempt.key, error.reason, error.message) from error
         now_us, now = self._clock.now_us(), self._clock.monotonic()
-        return ReadyModel(manifest, runner, measured, found.has_loops, now_us, now)
+        return ReadyModel(
+            manifest,
+            runner,
+            measured,
+            found.has_loops,
+            now_us,
+            now,
+            max(memory_bytes, manifest.size),
+            attempt.is_pinned,
+        )
 
     def _check(self, manifest: Manifest) -> None:
         if manifest.is_rejected:
@@ -244,73 +276,32 @@ class Models:
     def _fail(self, attempt: Attempt, error: errors.SetpointError) -> None:
         attempt.error = error
         attempt.failed_at = self._clock.monotonic()
+        self.counts.failed += 1
         _LOGGER.warning("version %s cannot be loaded: %s", attempt.key, error)
         if isinstance(error, errors.NotFoundError):
             # Anybody can ask for versions that do not exist; the table must not grow by it.
             self._attempts.pop(attempt.key, None)
 
     def _evict(self, newest: ReadyModel) -> None:
-        """Drop the versions unused for longest until the others fit; their running calls finish."""
-        total = sum(ready.manifest.size for ready in self._ready.values())
-        for key, ready in sorted(self._ready.items(), key=lambda item: item[1].last_used):
+        """Drop versions until the others fit; their running calls finish.
+
+        Those that a call brought go first, the ones unused for longest before the others. Pinned
+        ones follow, since a limit that nobody can leave would refuse every new version.
+        """
+        total = sum(ready.memory_bytes for ready in self._ready.values())
+        in_order = sorted(
+            self._ready.items(), key=lambda item: (item[1].is_pinned, item[1].last_used)
+        )
+        for key, ready in in_order:
             if total <= self._limits.max_loaded_bytes:
                 return
-            if ready is not newest:
-                del self._ready[key]
-                total -= ready.manifest.size
+            if ready is newest:
+                continue
+            del self._ready[key]
+            total -= ready.memory_bytes
+            if ready.is_pinned:
+                self.counts.evicted_pinned += 1
+                _LOGGER.warning("dropped version %s although it was loaded by name", key)
+            else:
+                self.counts.evicted += 1
                 _LOGGER.info("dropped version %s, unused for longest", key)
-
-
-class _Opening:
-    """Opens a model and runs it, on another thread: what cannot run must not become ready."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._is_stopped = False
-        self._stop: Stop | None = None
-
-    def run(
-        self, data: bytes, manifest: Manifest, found: signature.Signature
-    ) -> tuple[Runner, cost.Cost]:
-        """Return the opened model and what running it costs; blocks."""
-        runner = self._engine.open(data, found, [spec.name for spec in manifest.outputs])
-        stop = self._stop = runner.stop()
-        examples = packing.example(manifest.inputs, manifest.examples, cost.EXAMPLE_ROWS)
-
-        def warm_up(start: int, end: int) -> None:
-            if self._is_stopped:
-                raise version.not_ready(manifest.key, "its load was given up")
-            columns = examples.slice(start, end)
-            arrays = runner.run(packing.pack(columns, manifest.inputs), stop)
-            packing.unpack(arrays, manifest.outputs, end - start)
-
-        try:
-            measured = cost.measure(warm_up, time.thread_time)
-            _compare(runner, manifest, stop)
-            return runner, measured
-        except errors.InternalError as error:
-            reason = errors.Reason.INVALID_ARTIFACT
-            message = f"it does not run: {error.message}"
-            raise version.refused(manifest.key, reason, message) from error
-
-    def stop(self) -> None:
-        """End a warm-up that nobody waits for any more; a model may loop for ever."""
-        self._is_stopped = True
-        if self._stop is not None:
-            self._stop.set()
-
-
-def _compare(runner: Runner, manifest: Manifest, stop: Stop) -> None:
-    """Refuse a version that answers its recorded rows differently."""
-    samples = manifest.samples
-    if samples is None:
-        return
-    try:
-        feeds = packing.pack(samples.inputs, manifest.inputs)
-    except errors.InvalidArgumentError as error:
-        difference: str | None = f"a recorded row does not fit: {error.message}"
-    else:
-        outputs = packing.unpack(runner.run(feeds, stop), manifest.outputs, samples.inputs.rows)
-        difference = samples.mismatch({each.name: each.values for each in outputs})
-    if difference is not None:
-        raise version.refused(manifest.key, errors.Reason.WARM_UP_MISMATCH, difference)

@@ -246,6 +246,8 @@ class LoadedModel(google.protobuf.message.Message):
     READY_TIME_FIELD_NUMBER: builtins.int
     INPUTS_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    PINNED_FIELD_NUMBER: builtins.int
     state: Global___LoadState.ValueType
     """Its state."""
     error: builtins.str
@@ -256,6 +258,10 @@ class LoadedModel(google.protobuf.message.Message):
     """Size of the artifact in bytes."""
     ready_time: builtins.int
     """When it became ready, microseconds UTC."""
+    memory_bytes: builtins.int
+    """What it takes of this replica's memory, measured when it was opened; at least artifact_size."""
+    pinned: builtins.bool
+    """It was loaded by LoadModel, not by a call. Beyond the memory limit it is dropped only when no other is left."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version."""
@@ -279,8 +285,10 @@ class LoadedModel(google.protobuf.message.Message):
         ready_time: builtins.int = ...,
         inputs: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
         outputs: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
+        memory_bytes: builtins.int = ...,
+        pinned: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["model_version", b"model_version"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["artifact_digest", b"artifact_digest", "artifact_size", b"artifact_size", "error", b"error", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "ready_time", b"ready_time", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["artifact_digest", b"artifact_digest", "artifact_size", b"artifact_size", "error", b"error", "inputs", b"inputs", "memory_bytes", b"memory_bytes", "model_version", b"model_version", "outputs", b"outputs", "pinned", b"pinned", "ready_time", b"ready_time", "state", b"state"]) -> None: ...
 
 Global___LoadedModel: typing_extensions.TypeAlias = LoadedModel

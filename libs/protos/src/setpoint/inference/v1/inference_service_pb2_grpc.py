@@ -81,7 +81,8 @@ class InferenceServiceServicer(object):
 
     def LoadModel(self, request, context):
         """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
-        failed is tried again now. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
+        failed is tried again now. It is kept from then on: beyond the memory limit versions that only a call has loaded go
+        first, until UnloadModel. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -149,7 +149,8 @@ class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _Inferen
 
     LoadModel: _InferenceServiceLoadModelType
     """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
-    failed is tried again now. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
+    failed is tried again now. It is kept from then on: beyond the memory limit versions that only a call has loaded go
+    first, until UnloadModel. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
     """
 
     UnloadModel: _InferenceServiceUnloadModelType
@@ -210,7 +211,8 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.inference.v1.inference_service_pb2.LoadModelResponse, collections.abc.Awaitable[setpoint.inference.v1.inference_service_pb2.LoadModelResponse]]:
         """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
-        failed is tried again now. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
+        failed is tried again now. It is kept from then on: beyond the memory limit versions that only a call has loaded go
+        first, until UnloadModel. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
         """
 
     @abc.abstractmethod
