@@ -68,6 +68,13 @@ class RouterSettings(settings.ServiceSettings):
     batches_at_once: int = Field(default=8, ge=1)
     """Most calls of PredictBatch at once; further ones are refused."""
 
+    shadow_queued_rows: int = Field(default=2048, ge=1)
+    """Most copies that wait for a shadow; further ones are dropped and counted."""
+
+    shadow_yields_to_predictions: int = Field(default=64, ge=0)
+    """Shadows are asked while no more predictions than this are on their way; else their copies are
+    dropped and counted. At a few milliseconds each, more mean that somebody waits in a queue."""
+
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often routes changed by other replicas are looked for."""
 

@@ -218,6 +218,14 @@ class Observer(Protocol):
         ...
 
 
+class ShadowObserver(Observer, Protocol):
+    """Who counts what happens to copies for shadows."""
+
+    def dropped(self, plan: Plan, rows: int, reason: str) -> None:
+        """Note copies that were not made, or not asked about."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRoute:
     """A route after a mutating call."""

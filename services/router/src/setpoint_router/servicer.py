@@ -78,6 +78,10 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             salt=found.route.content.salt,
             valid_from=found.route.valid_from,
             explanation=found.text,
+            shadows=[
+                routes.choice_to_proto(each)
+                for each in found.route.shadows_of(request.assignment_key)
+            ],
         )
 
     async def CreateRoute(

@@ -7,6 +7,7 @@ tell whose answer it got.
 
 import asyncio
 import inspect
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ from setpoint_rpc import server as servers
 from setpoint_runtime import errors
 
 FEATURE_SET = ("flight", "f" * 64)
+OTHER_SET = ("flight", "e" * 64)
+"""Another version of it, in which `share` is 1000 more and there is no field `origin`."""
 FRESH = 1
 MISSING = 3
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -80,8 +83,9 @@ class FeatureDouble(feature_service_pb2_grpc.FeatureServiceServicer):
         if self.poison is not None and (error := self.poison(entities)) is not None:
             raise error
         keys = entities["carrier"].to_list()
+        more = 1000 if request.feature_set.version == OTHER_SET[1] else 0
         statuses = bytes(3 if key is None else self.statuses.get(key, FRESH) for key in keys)
-        shares = [None if s == 3 else len(k) for k, s in zip(keys, statuses, strict=True)]
+        shares = [None if s == 3 else more + len(k) for k, s in zip(keys, statuses, strict=True)]
         delays = [None if s == 3 else sum(map(ord, k)) for k, s in zip(keys, statuses, strict=True)]
         features = Columns.from_dict(
             {"share": (DataType.FLOAT64, shares), "delay": (DataType.FLOAT64, delays)}
@@ -98,23 +102,25 @@ class FeatureDouble(feature_service_pb2_grpc.FeatureServiceServicer):
     async def GetFeatureSet(
         self, request: feature_service_pb2.GetFeatureSetRequest, context: Context
     ) -> feature_service_pb2.GetFeatureSetResponse:
-        """Describe the one feature set."""
-        if request.feature_set.name != FEATURE_SET[0]:
+        """Describe a version of the one feature set."""
+        asked = (request.feature_set.name, request.feature_set.version)
+        if asked not in (FEATURE_SET, OTHER_SET):
             raise errors.NotFoundError(errors.Reason.FEATURE_SET_NOT_FOUND, "no such feature set")
+        fields = [
+            reference_pb2.FieldSpec(name="hour", dtype=_INT64),
+            reference_pb2.FieldSpec(name="origin", dtype=_STRING),
+        ]
         return feature_service_pb2.GetFeatureSetResponse(
             feature_set=definition_pb2.FeatureSet(
-                name=FEATURE_SET[0],
-                version=FEATURE_SET[1],
+                name=asked[0],
+                version=asked[1],
                 features=[
                     definition_pb2.FeatureReference(
                         view="carrier", field=name, view_version="v", dtype=_FLOAT64
                     )
                     for name in ("share", "delay")
                 ],
-                request_fields=[
-                    reference_pb2.FieldSpec(name="hour", dtype=_INT64),
-                    reference_pb2.FieldSpec(name="origin", dtype=_STRING),
-                ],
+                request_fields=fields if asked == FEATURE_SET else fields[:1],
             ),
             key_columns=[reference_pb2.FieldSpec(name="carrier", dtype=_STRING)],
         )
@@ -140,6 +146,10 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
         self.loaded: list[tuple[str, int]] = []
         self.load_error: errors.SetpointError | None = None
         self.version_errors: dict[int, errors.SetpointError] = {}
+        self.gates: dict[int, asyncio.Event] = {}
+        """Versions that do not answer before an event is set."""
+        self.asked: Counter[int] = Counter()
+        """Rows that each version was asked about."""
         self.poison: Callable[[Columns], errors.SetpointError | None] | None = None
         """Looks at the inputs of a call and may refuse them as a whole."""
 
@@ -150,6 +160,9 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
         inputs = columns_proto.from_proto(request.inputs, "inputs")
         await self.run.act(inputs.rows, context)
         version = request.model_version.version
+        self.asked[version] += inputs.rows
+        if version in self.gates:
+            await self.gates[version].wait()
         if version in self.version_errors:
             raise self.version_errors[version]
         if self.poison is not None and (error := self.poison(inputs)) is not None:
@@ -185,7 +198,7 @@ def score(inputs: Columns, version: int) -> np.ndarray[Any, np.dtype[np.float64]
 
 
 class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
-    """Model `delays`: version 3 is pending, above 9 there is none, from 7 on without feature set."""
+    """Model `delays`: version 3 is pending, 6 wants the other feature set, 7 to 9 none, above none is."""
 
     async def GetModelVersion(
         self, request: registry_service_pb2.GetModelVersionRequest, context: Context
@@ -197,18 +210,20 @@ class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
                 errors.Reason.MODEL_VERSION_NOT_FOUND, f"no version {asked.version}"
             )
         is_pending = asked.version == 3
+        inputs = [
+            model_pb2.TensorSpec(
+                name="numbers", dtype=_FLOAT32, columns=["share", "delay", "hour"]
+            ),
+            model_pb2.TensorSpec(name="origin", dtype=_STRING, columns=["origin"]),
+        ]
         manifest = model_pb2.Manifest(
-            inputs=[
-                model_pb2.TensorSpec(
-                    name="numbers", dtype=_FLOAT32, columns=["share", "delay", "hour"]
-                ),
-                model_pb2.TensorSpec(name="origin", dtype=_STRING, columns=["origin"]),
-            ],
+            inputs=inputs[:1] if asked.version == 6 else inputs,
             score_column="score",
             outputs=[model_pb2.TensorSpec(name="score", dtype=_FLOAT64, columns=["score"])],
         )
         if asked.version < 7:
-            manifest.feature_set.name, manifest.feature_set.version = FEATURE_SET
+            found = OTHER_SET if asked.version == 6 else FEATURE_SET
+            manifest.feature_set.name, manifest.feature_set.version = found
         return registry_service_pb2.GetModelVersionResponse(
             model_version=model_pb2.ModelVersion(
                 model=asked.model,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from setpoint_router.adapters import metrics, peers, rules, traces
 from setpoint_router.adapters.spool import folder, shipper, writer
 from setpoint_router.convert import records, requests
 from setpoint_router.domain.route import SpoolFullPolicy
-from setpoint_router.service import batch_predictor, predictor, route_service, stages
+from setpoint_router.service import batch_predictor, predictor, route_service, shadows, stages
 from setpoint_router.service.book import RouteBook
 from setpoint_router.service.coalescer import Bounds
 from setpoint_router.store import route_file, sql_store, tables
@@ -43,6 +44,7 @@ async def build(
         # What is opened first is closed last: calls in flight end, background tasks end, what they
         # left is shipped, and only then do channels and spool go.
         counted = metrics.Metrics(server.metrics_registry)
+        aside = metrics.ShadowMetrics(server.metrics_registry)
         spool_folder = folder.Folder(Path(settings.spool_directory))
         spool = await _open_spool(settings, spool_folder, counted, stack)
         to = _Channels(settings, stack)
@@ -59,7 +61,7 @@ async def build(
         book = RouteBook()
         store = sql_store.SqlStore(engine)
         handlers = _servicer(
-            settings, book, store, to, rule_book, spool, counted, spans, clock, stack
+            settings, book, store, to, rule_book, spool, counted, aside, spans, clock, stack
         )
         await _load_routes(settings, spool_folder, book, store, owner)
         server.add(
@@ -80,6 +82,7 @@ def _servicer(
     rule_book: rules.RuleBook,
     spool: writer.Writer,
     counted: metrics.Metrics,
+    aside: metrics.ShadowMetrics,
     spans: traces.SpanBuilder,
     clock: clocks.Clock,
     stack: contextlib.AsyncExitStack,
@@ -88,20 +91,34 @@ def _servicer(
     features = peers.FeatureClient(to.feature)
     inference = peers.InferenceClient(to.inference)
     recorder, codec = records.WorkRecorder(_producer()), requests.RequestCodec()
-    way = stages.Stages(
+    make = functools.partial(
+        stages.Stages,
         features=features,
         inference=inference,
         checks=rule_book,
         codec=codec,
         recorder=recorder,
         spool=spool,
-        observer=metrics.Both(counted, spans),
         clock=clock,
         limits=stages.Limits(settings.features_seconds, settings.inference_seconds),
+    )
+    way = make(observer=metrics.Both(counted, spans))
+    copies = shadows.Shadows(
+        stages=make(observer=aside),
+        codec=codec,
+        observer=aside,
+        clock=clock,
+        bounds=Bounds(1, settings.batch_rows, settings.shadow_queued_rows),
+        is_loaded=lambda: (
+            predictions.waiting > settings.shadow_yields_to_predictions
+            # The other half is for those whom callers wait for.
+            or spool.bytes_used > settings.spool_cap_bytes // 2
+        ),
     )
     predictions = predictor.Predictor(
         routes=book.serving,
         stages=way,
+        shadows=copies,
         codec=codec,
         observer=counted,
         clock=clock,
@@ -109,10 +126,13 @@ def _servicer(
         maximum_waiting=settings.waiting_predictions,
     )
     stack.push_async_callback(predictions.drain)
+    stack.push_async_callback(copies.close)
     book.on_change(lambda: predictions.purge(book.serving_routes()))
+    book.on_change(lambda: copies.purge(book.serving_routes()))
     batches = batch_predictor.BatchPredictor(
         routes=book.serving,
         stages=way,
+        shadows=copies,
         recorder=recorder,
         clock=clock,
         calls_at_once=settings.calls_at_once,

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from setpoint_router import ports
 from setpoint_router.convert import records
+from setpoint_router.domain.plan import Plan
 from setpoint_router.domain.work import Work
 from setpoint_runtime import errors
 
@@ -168,3 +169,46 @@ class WorkObserver(Protocol):
     def answered(self, work: Work) -> None:
         """Note a work whose rows have all been answered."""
         ...
+
+
+class ShadowMetrics:
+    """Counts what shadows answer, apart from what callers are answered; implements `ShadowObserver`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the metrics of shadows."""
+        self._answered = Counter(
+            "setpoint_router_shadow_answers",
+            "Copies that shadows were asked about, by version and google.rpc.Code.",
+            ("route", "version", "code"),
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "setpoint_router_shadow_dropped",
+            "Copies that shadows were not asked about, by why.",
+            ("route", "version", "reason"),
+            registry=registry,
+        )
+        self._unrecorded = Counter(
+            "setpoint_router_shadow_unrecorded",
+            "Answers of shadows whose record could not be kept.",
+            registry=registry,
+        )
+
+    def answered(self, work: Work) -> None:
+        """Note a work that a shadow was asked about."""
+        route, version = work.plan.route.name, str(work.plan.version.version)
+        codes = Tally(records.code_of(each) for each in work.errors.values())
+        codes[0] = work.rows - len(work.errors)
+        for code, count in codes.items():
+            self._answered.labels(route, version, str(code)).inc(count)
+
+    def unrecorded(self, rows: int) -> None:
+        """Note answers whose record could not be kept."""
+        self._unrecorded.inc(rows)
+
+    def refused(self, reason: errors.Reason) -> None:
+        """Copies are dropped, never refused."""
+
+    def dropped(self, plan: Plan, rows: int, reason: str) -> None:
+        """Note copies that were not made, or not asked about."""
+        self._dropped.labels(plan.route.name, str(plan.version.version), reason).inc(rows)

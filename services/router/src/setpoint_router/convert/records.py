@@ -56,6 +56,7 @@ class WorkRecorder:
                 producer=self._producer,
                 sensitive_inputs=plan.version.sensitive_inputs,
                 score_column=plan.version.score_column,
+                kind=int(plan.kind),  # type: ignore[arg-type]  # equal numbers
             )
             found.model_version.model = content.model
             found.model_version.version = plan.version.version
@@ -169,6 +170,8 @@ def _add_predictions(batch: column_pb2.ColumnBatch, work: Work) -> None:
         _add_constant(batch, name, value, rows)
     _add_numbers(batch, "queue_microseconds", DataType.INT64, _queue_times(work))
     _add_constant(batch, "inference_microseconds", work.inference_us, rows)
+    if work.primary_ids is not None:
+        _add_text(batch, "primary_prediction_id", work.primary_ids)
 
 
 def _add_traces(batch: column_pb2.ColumnBatch, work: Work) -> None:

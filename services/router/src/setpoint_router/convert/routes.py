@@ -19,6 +19,7 @@ from setpoint_router.domain.route import (
     ServedVersion,
     SpoolFullPolicy,
 )
+from setpoint_router.domain.shadow import Choice, Shadow
 from setpoint_runtime import errors
 
 PolicyT = TypeVar("PolicyT", SpoolFullPolicy, FeatureFailurePolicy)
@@ -56,6 +57,7 @@ def content_from_proto(message: route_pb2.Route) -> Content:
         valid_from=message.valid_from,
         actor=message.actor,
         reason=message.reason,
+        shadows=tuple(Shadow(each.version, each.basis_points) for each in message.shadows),
     )
 
 
@@ -88,6 +90,10 @@ def route_to_proto(route: Route) -> route_pb2.Route:
         reason=content.reason,
         served_versions=[served_to_proto(each) for each in route.served],
         moved_slots=route.moved_slots,
+        shadows=[
+            route_pb2.Shadow(version=each.version, basis_points=each.basis_points)
+            for each in content.shadows
+        ],
     )
 
 
@@ -208,4 +214,14 @@ def assignment_to_proto(
         ),
         slot=slot,
         reason=int(reason),  # type: ignore[arg-type]  # equal numbers
+    )
+
+
+def choice_to_proto(choice: Choice) -> route_pb2.ShadowChoice:
+    """Returns whether a key is copied to a shadow, as a message."""
+    return route_pb2.ShadowChoice(
+        version=choice.shadow.version,
+        slot=choice.slot,
+        basis_points=choice.shadow.basis_points,
+        is_copied=choice.is_copied,
     )

@@ -18,6 +18,19 @@ class DegradationKind(enum.IntEnum):
     UNRECORDED = 8
 
 
+OF_INPUTS = frozenset(
+    {
+        DegradationKind.FEATURE_STALE,
+        DegradationKind.FEATURE_MISSING,
+        DegradationKind.FEATURE_DEFAULT,
+        DegradationKind.FEATURES_UNAVAILABLE,
+        DegradationKind.RULE_FLAGGED,
+        DegradationKind.CHECKS_SKIPPED,
+    }
+)
+"""Kinds that hold for whoever sees the same inputs."""
+
+
 class Degradation(NamedTuple):
     """One of them and where: the feature, the rule, the version."""
 

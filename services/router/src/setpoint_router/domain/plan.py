@@ -1,12 +1,16 @@
 """A route made ready for the data plane: everything a prediction needs, looked up once a revision."""
 
+import enum
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from setpoint_columns import DataType
-from setpoint_router.domain import assignment
+from setpoint_router.domain import assignment, shadow
 from setpoint_router.domain.route import (
     AssignmentReason,
     FeatureSet,
@@ -28,6 +32,13 @@ class Names:
     """Inputs of a request with entities."""
 
 
+class Kind(enum.IntEnum):
+    """Who gets the answers of a plan; the numbers are those of monitoring's contract."""
+
+    SERVED = 1
+    SHADOW = 2
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How one version of one revision is served."""
@@ -38,7 +49,10 @@ class Plan:
     input_types: Mapping[str, DataType]
     """The model's inputs by name."""
     index: int
-    """Position among the plans of its route."""
+    """Position among the plans of its route; -1 for a shadow."""
+    kind: Kind = Kind.SERVED
+    shadows: "tuple[ShadowPlan, ...]" = ()
+    """Who gets copies of what this one has answered."""
     cache: dict[str, Any] = field(default_factory=dict)
     """What other layers have worked out from this plan, once."""
 
@@ -46,6 +60,20 @@ class Plan:
     def feature_set(self) -> FeatureSet | None:
         """The feature set that the version was trained on."""
         return self.version.feature_set
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShadowPlan:
+    """A version that gets copies."""
+
+    plan: Plan
+    basis_points: int
+    salt: str
+
+    def chosen(self, keys: Sequence[str]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+        """Returns the positions of the keys whose predictions are copied, and the slots of all."""
+        slots = assignment.slots_of(self.salt, keys)
+        return np.flatnonzero(slots < self.basis_points), slots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,19 +103,20 @@ def serving_route(route: Route) -> ServingRoute:
         entities=_names(version.key_columns for version in route.served),
         requested=_names(version.request_fields for version in route.served),
     )
+    content = route.content
+    shadows = _shadows(route, names)
     plans = tuple(
-        Plan(
-            route=route,
-            version=version,
-            names=names,
-            input_types={each.name: each.dtype for each in version.inputs},
-            index=index,
+        _plan(
+            route,
+            version,
+            names,
+            index,
+            shadows=tuple([each for each in shadows if each.plan.version is not version]),
         )
-        for index, version in enumerate(route.served)
+        for index, version in enumerate(_serving(route))
     )
     by_version = {plan.version.version: plan for plan in plans}
     positions = {version: plan.index for version, plan in by_version.items()}
-    content = route.content
     return ServingRoute(
         route=route,
         plans=plans,
@@ -95,6 +124,34 @@ def serving_route(route: Route) -> ServingRoute:
         overrides={key: by_version[version] for key, version in content.overrides.items()},
         fallback=by_version.get(content.fallback_version),
         salt_prefix=f"{content.salt}\0",
+    )
+
+
+def _serving(route: Route) -> list[ServedVersion]:
+    serving = route.content.serving
+    return [each for each in route.served if each.version in serving]
+
+
+def _plan(route: Route, version: ServedVersion, names: Names, index: int, **fields: Any) -> Plan:
+    return Plan(
+        route=route,
+        version=version,
+        names=names,
+        input_types={each.name: each.dtype for each in version.inputs},
+        index=index,
+        **fields,
+    )
+
+
+def _shadows(route: Route, names: Names) -> tuple[ShadowPlan, ...]:
+    versions = {each.version: each for each in route.served}
+    return tuple(
+        ShadowPlan(
+            _plan(route, versions[each.version], names, -1, kind=Kind.SHADOW),
+            each.basis_points,
+            shadow.salt_of(route.content.salt, each.version),
+        )
+        for each in route.content.shadows
     )
 
 

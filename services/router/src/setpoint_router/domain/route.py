@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from setpoint_columns import DataType
 from setpoint_router.domain import assignment
+from setpoint_router.domain import shadow as shadows_module
+from setpoint_router.domain.shadow import Shadow
 from setpoint_runtime import errors, names
 
 MAX_OVERRIDES = 10_000
@@ -33,6 +35,7 @@ class AssignmentReason(enum.IntEnum):
     OVERRIDE = 1
     SLOT = 2
     FALLBACK = 3
+    SHADOW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +85,20 @@ class Content:
     valid_from: int = 0
     actor: str = ""
     reason: str = ""
+    shadows: tuple[Shadow, ...] = ()
 
     @property
-    def versions(self) -> tuple[int, ...]:
-        """All versions that may have to answer, in order."""
+    def serving(self) -> frozenset[int]:
+        """All versions that may have to answer callers."""
         named = set(self.weights) | set(self.overrides.values())
         if self.fallback_version:
             named.add(self.fallback_version)
-        return tuple(sorted(named))
+        return frozenset(named)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """All versions that may be asked, shadows among them, in order."""
+        return tuple(sorted(self.serving | {each.version for each in self.shadows}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +125,11 @@ class Route:
             return override, slot, AssignmentReason.OVERRIDE
         return int(self.slots[slot]), slot, AssignmentReason.SLOT
 
+    def shadows_of(self, key: str) -> tuple[shadows_module.Choice, ...]:
+        """Returns for each shadow whether it gets copies of a key's predictions."""
+        salt = self.content.salt
+        return tuple(shadows_module.choose(each, salt, key) for each in self.content.shadows)
+
 
 def check_content(content: Content) -> None:
     """Refuses what no revision may hold.
@@ -136,6 +150,7 @@ def check_content(content: Content) -> None:
         _check_version("route.fallback_version", content.fallback_version)
     if content.valid_from < 0:
         raise errors.invalid("route.valid_from", content.valid_from, "must not be negative")
+    shadows_module.check(content.shadows)
 
 
 def _check_version(field: str, version: int) -> None:
@@ -206,4 +221,5 @@ def _with_salt(content: Content, salt: str) -> Content:
         valid_from=content.valid_from,
         actor=content.actor,
         reason=content.reason,
+        shadows=content.shadows,
     )

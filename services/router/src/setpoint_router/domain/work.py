@@ -120,9 +120,11 @@ class Work:
         "plan",
         "prediction_ids",
         "prepared_us",
+        "primary_ids",
         "reasons",
         "reply_time",
         "rows",
+        "sent",
         "slots",
         "started_us",
         "statuses",
@@ -137,6 +139,8 @@ class Work:
         self.is_given = is_given
         self.jobs: Sequence[Job] | None = None
         self.prediction_ids: Sequence[str] = ()
+        self.primary_ids: Sequence[str] | None = None
+        """For a shadow, the predictions that its rows copy."""
         self.keys: Sequence[str] = ()
         self.slots: Sequence[int] | npt.NDArray[Any] = ()
         self.reasons: Sequence[int] | npt.NDArray[Any] = ()
@@ -145,6 +149,8 @@ class Work:
         self.callers: Sequence[str] = ()
         self.traces: Sequence[Trace | None] | None = None
         self.deadline = 0.0
+        self.sent: Columns | None = None
+        """The rows as the caller of a batch sent them; jobs have their own sources."""
         self.entities: Columns | None = None
         self.inputs: Columns | None = None
         self.encoded_inputs: Any = None
@@ -266,6 +272,7 @@ _COPIED = (
 _BY_ROW = (
     "jobs",
     "prediction_ids",
+    "primary_ids",
     "keys",
     "slots",
     "reasons",
@@ -274,7 +281,7 @@ _BY_ROW = (
     "callers",
     "traces",
 )
-_COLUMNS = ("entities", "inputs", "outputs")
+_COLUMNS = ("sent", "entities", "inputs", "outputs")
 
 
 def joined(works: Sequence[Work]) -> Work:

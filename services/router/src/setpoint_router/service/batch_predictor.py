@@ -15,6 +15,7 @@ from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason
 from setpoint_router.domain.work import Work
 from setpoint_router.service.predictor import Origin
+from setpoint_router.service.shadows import Shadows
 from setpoint_router.service.stages import Stages, VersionUnavailable, inference_error
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
@@ -74,6 +75,8 @@ class _Batch:
         self.degradations: list[str | None] = [None] * count
         self.errors: list[errors.SetpointError | None] = [None] * count
         self.outputs: dict[str, list[tuple[Rows, Column]]] = {}
+        self.copied: list[Work] = []
+        """Works that shadows may get copies of, once the caller has its answer."""
 
     def _keys(self) -> npt.NDArray[np.object_]:
         """Return the assignment key of each row; rows without a usable one are bad."""
@@ -167,6 +170,7 @@ class BatchPredictor:
         *,
         routes: Callable[[str], ServingRoute],
         stages: Stages,
+        shadows: Shadows,
         recorder: ports.Recorder,
         clock: clocks.Clock,
         calls_at_once: int,
@@ -175,6 +179,7 @@ class BatchPredictor:
     ) -> None:
         self._routes = routes
         self._stages = stages
+        self._shadows = shadows
         self._recorder = recorder
         self._clock = clock
         self._calls_at_once = calls_at_once
@@ -214,7 +219,10 @@ class BatchPredictor:
                 await self._run(batch, plan, rows, is_fallback=False)
 
         await asyncio.gather(*(run(plan, rows) for plan, rows in pieces))
-        return self._answer(batch)
+        answer = self._answer(batch)
+        for work in batch.copied:
+            self._shadows.offer(work)
+        return answer
 
     def _pieces(self, batch: _Batch) -> list[tuple[Plan, Rows]]:
         """Divide the rows by plan, and into pieces that fit into messages."""
@@ -258,6 +266,7 @@ class BatchPredictor:
     async def _fill(self, batch: _Batch, work: Work, rows: Rows) -> None:
         """Give a work its inputs."""
         version, sent = work.plan.version, batch.ask.rows.take(rows)
+        work.sent = sent
         if batch.is_given:
             inputs = table.fitted(sent, version.inputs, may_be_null=True, bad={})
             self._stages.take_given(work, inputs)
@@ -281,6 +290,8 @@ class BatchPredictor:
     async def _finish(self, batch: _Batch, work: Work, rows: Rows) -> None:
         await self._stages.finish(work)
         batch.keep(work, rows)
+        if work.plan.shadows:
+            batch.copied.append(work)
 
     def _answer(self, batch: _Batch) -> BatchAnswer:
         count = batch.ask.rows.rows

@@ -113,6 +113,17 @@ class Coalescer(Generic[T]):
         while self._tasks or self._queue:
             await asyncio.wait(tuple(self._tasks)) if self._tasks else await asyncio.sleep(0)
 
+    async def cancel(self) -> int:
+        """Drop what waits and end what runs; return how many rows were dropped."""
+        dropped = self._queued_rows
+        self._queue.clear()
+        self._queued_rows = 0
+        running = tuple(self._tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        return dropped
+
     def _schedule(self) -> None:
         """Begin a batch on the next turn, so that items which arrived together go together."""
         self._is_scheduled = True

@@ -16,6 +16,7 @@ from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason, FeatureSet
 from setpoint_router.domain.work import Job, Trace, Work, joined
 from setpoint_router.service.coalescer import Bounds, Coalescer
+from setpoint_router.service.shadows import Shadows
 from setpoint_router.service.stages import Fetched, Stages, VersionUnavailable, inference_error
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
@@ -102,6 +103,7 @@ class Predictor:
         *,
         routes: Callable[[str], ServingRoute],
         stages: Stages,
+        shadows: Shadows,
         codec: ports.Codec,
         observer: ports.Observer,
         clock: clocks.Clock,
@@ -113,6 +115,7 @@ class Predictor:
         Args:
             routes: Returns the current revision of a route by name.
             stages: What happens to a work.
+            shadows: Who gets copies of what was answered.
             codec: Reads requests.
             observer: Counts.
             clock: Time.
@@ -121,6 +124,7 @@ class Predictor:
         """
         self._routes = routes
         self._stages = stages
+        self._shadows = shadows
         self._codec = codec
         self._observer = observer
         self._clock = clock
@@ -154,6 +158,11 @@ class Predictor:
             return await job.future
         finally:
             self._waiting -= 1
+
+    @property
+    def waiting(self) -> int:
+        """Predictions on their way."""
+        return self._waiting
 
     def purge(self, current: Iterable[ServingRoute]) -> None:
         """Forget the queues of plans that no route uses any more."""
@@ -345,6 +354,8 @@ class Predictor:
         _fail_left(work)
         replies = await self._stages.finish(work)
         _resolve(work, jobs, replies)
+        if work.plan.shadows:
+            self._shadows.offer(work)
 
     # The fallback version.
 

@@ -27,47 +27,51 @@ from setpoint.monitoring.v1 import prediction_pb2 as setpoint_dot_monitoring_dot
 from setpoint.monitoring.v1 import report_pb2 as setpoint_dot_monitoring_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/setpoint/monitoring/v1/monitoring_service.proto\x12\x16setpoint.monitoring.v1\x1a\"setpoint/common/v1/reference.proto\x1a\'setpoint/monitoring/v1/prediction.proto\x1a#setpoint/monitoring/v1/report.proto\"-\n\x14GetPredictionRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"O\n\x15GetPredictionResponse\x12\x36\n\nprediction\x18\x01 \x01(\x0b\x32\".setpoint.monitoring.v1.Prediction\"\x8d\x01\n\x16ListPredictionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12,\n\x05range\x18\x03 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x7f\n\x17ListPredictionsResponse\x12\x37\n\x0bpredictions\x18\x01 \x03(\x0b\x32\".setpoint.monitoring.v1.Prediction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"\x99\x01\n\x15GetPerformanceRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12,\n\x05range\x18\x03 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x1b\n\x13window_microseconds\x18\x04 \x01(\x03\x12\x15\n\rknown_at_time\x18\x05 \x01(\x03\"T\n\x16GetPerformanceResponse\x12:\n\x07windows\x18\x01 \x03(\x0b\x32).setpoint.monitoring.v1.PerformanceWindow\"\x9e\x01\n\x0fGetDriftRequest\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12,\n\x05range\x18\x02 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x1b\n\x13window_microseconds\x18\x03 \x01(\x03\"J\n\x10GetDriftResponse\x12\x36\n\x08\x66indings\x18\x01 \x03(\x0b\x32$.setpoint.monitoring.v1.DriftFinding\"\x8d\x02\n\x16\x43ompareVersionsRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12<\n\tcandidate\x18\x02 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12;\n\x08\x62\x61seline\x18\x03 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12,\n\x05range\x18\x04 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x1e\n\x16\x63\x61ndidate_basis_points\x18\x05 \x01(\x05\x12\x1b\n\x13minimum_predictions\x18\x06 \x01(\x03\"\xb2\x03\n\x17\x43ompareVersionsResponse\x12\x30\n\x07verdict\x18\x01 \x01(\x0e\x32\x1f.setpoint.monitoring.v1.Verdict\x12\x1d\n\x15\x63\x61ndidate_predictions\x18\x02 \x01(\x03\x12\x1a\n\x12\x63\x61ndidate_failures\x18\x03 \x01(\x03\x12\x1c\n\x14\x62\x61seline_predictions\x18\x04 \x01(\x03\x12\x19\n\x11\x62\x61seline_failures\x18\x05 \x01(\x03\x12\x17\n\x0f\x66\x61ilure_e_value\x18\x06 \x01(\x01\x12\x15\n\rsplit_e_value\x18\x07 \x01(\x01\x12\x1c\n\x0floss_difference\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\"\n\x15loss_difference_lower\x18\t \x01(\x01H\x01\x88\x01\x01\x12\"\n\x15loss_difference_upper\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0b\x65xplanation\x18\x0b \x01(\tB\x12\n\x10_loss_differenceB\x18\n\x16_loss_difference_lowerB\x18\n\x16_loss_difference_upper\":\n\x15\x45valuateAlertsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nas_of_time\x18\x02 \x01(\x03\"c\n\x16\x45valuateAlertsResponse\x12\x19\n\x11windows_evaluated\x18\x01 \x01(\x05\x12.\n\x07\x63hanged\x18\x02 \x03(\x0b\x32\x1d.setpoint.monitoring.v1.Alert\"}\n\x11ListAlertsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x06states\x18\x02 \x03(\x0e\x32\".setpoint.monitoring.v1.AlertState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\\\n\x12ListAlertsResponse\x12-\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x1d.setpoint.monitoring.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x17\x41\x63knowledgeAlertRequest\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"H\n\x18\x41\x63knowledgeAlertResponse\x12,\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x1d.setpoint.monitoring.v1.Alert*`\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_PASS\x10\x01\x12\x10\n\x0cVERDICT_FAIL\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03\x32\x86\x07\n\x11MonitoringService\x12l\n\rGetPrediction\x12,.setpoint.monitoring.v1.GetPredictionRequest\x1a-.setpoint.monitoring.v1.GetPredictionResponse\x12r\n\x0fListPredictions\x12..setpoint.monitoring.v1.ListPredictionsRequest\x1a/.setpoint.monitoring.v1.ListPredictionsResponse\x12o\n\x0eGetPerformance\x12-.setpoint.monitoring.v1.GetPerformanceRequest\x1a..setpoint.monitoring.v1.GetPerformanceResponse\x12]\n\x08GetDrift\x12\'.setpoint.monitoring.v1.GetDriftRequest\x1a(.setpoint.monitoring.v1.GetDriftResponse\x12r\n\x0f\x43ompareVersions\x12..setpoint.monitoring.v1.CompareVersionsRequest\x1a/.setpoint.monitoring.v1.CompareVersionsResponse\x12o\n\x0e\x45valuateAlerts\x12-.setpoint.monitoring.v1.EvaluateAlertsRequest\x1a..setpoint.monitoring.v1.EvaluateAlertsResponse\x12\x63\n\nListAlerts\x12).setpoint.monitoring.v1.ListAlertsRequest\x1a*.setpoint.monitoring.v1.ListAlertsResponse\x12u\n\x10\x41\x63knowledgeAlert\x12/.setpoint.monitoring.v1.AcknowledgeAlertRequest\x1a\x30.setpoint.monitoring.v1.AcknowledgeAlertResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/setpoint/monitoring/v1/monitoring_service.proto\x12\x16setpoint.monitoring.v1\x1a\"setpoint/common/v1/reference.proto\x1a\'setpoint/monitoring/v1/prediction.proto\x1a#setpoint/monitoring/v1/report.proto\"-\n\x14GetPredictionRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"O\n\x15GetPredictionResponse\x12\x36\n\nprediction\x18\x01 \x01(\x0b\x32\".setpoint.monitoring.v1.Prediction\"\xc3\x01\n\x16ListPredictionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12,\n\x05range\x18\x03 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x34\n\x04kind\x18\x06 \x01(\x0e\x32&.setpoint.monitoring.v1.PredictionKind\"\x7f\n\x17ListPredictionsResponse\x12\x37\n\x0bpredictions\x18\x01 \x03(\x0b\x32\".setpoint.monitoring.v1.Prediction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"\x99\x01\n\x15GetPerformanceRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12,\n\x05range\x18\x03 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x1b\n\x13window_microseconds\x18\x04 \x01(\x03\x12\x15\n\rknown_at_time\x18\x05 \x01(\x03\"T\n\x16GetPerformanceResponse\x12:\n\x07windows\x18\x01 \x03(\x0b\x32).setpoint.monitoring.v1.PerformanceWindow\"\x9e\x01\n\x0fGetDriftRequest\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12,\n\x05range\x18\x02 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x1b\n\x13window_microseconds\x18\x03 \x01(\x03\"J\n\x10GetDriftResponse\x12\x36\n\x08\x66indings\x18\x01 \x03(\x0b\x32$.setpoint.monitoring.v1.DriftFinding\"\x8d\x02\n\x16\x43ompareVersionsRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12<\n\tcandidate\x18\x02 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12;\n\x08\x62\x61seline\x18\x03 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12,\n\x05range\x18\x04 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x1e\n\x16\x63\x61ndidate_basis_points\x18\x05 \x01(\x05\x12\x1b\n\x13minimum_predictions\x18\x06 \x01(\x03\"\xb2\x03\n\x17\x43ompareVersionsResponse\x12\x30\n\x07verdict\x18\x01 \x01(\x0e\x32\x1f.setpoint.monitoring.v1.Verdict\x12\x1d\n\x15\x63\x61ndidate_predictions\x18\x02 \x01(\x03\x12\x1a\n\x12\x63\x61ndidate_failures\x18\x03 \x01(\x03\x12\x1c\n\x14\x62\x61seline_predictions\x18\x04 \x01(\x03\x12\x19\n\x11\x62\x61seline_failures\x18\x05 \x01(\x03\x12\x17\n\x0f\x66\x61ilure_e_value\x18\x06 \x01(\x01\x12\x15\n\rsplit_e_value\x18\x07 \x01(\x01\x12\x1c\n\x0floss_difference\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\"\n\x15loss_difference_lower\x18\t \x01(\x01H\x01\x88\x01\x01\x12\"\n\x15loss_difference_upper\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0b\x65xplanation\x18\x0b \x01(\tB\x12\n\x10_loss_differenceB\x18\n\x16_loss_difference_lowerB\x18\n\x16_loss_difference_upper\"\xd1\x01\n\x14\x43ompareShadowRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12\x39\n\x06shadow\x18\x02 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x17\n\x0fprimary_version\x18\x03 \x01(\x03\x12,\n\x05range\x18\x04 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x15\n\rknown_at_time\x18\x05 \x01(\x03\x12\x11\n\ttolerance\x18\x06 \x01(\x01\"\xb7\x04\n\x15\x43ompareShadowResponse\x12\r\n\x05pairs\x18\x01 \x01(\x03\x12\x17\n\x0fshadow_failures\x18\x02 \x01(\x03\x12\x10\n\x08unpaired\x18\x03 \x01(\x03\x12\x0e\n\x06scored\x18\x04 \x01(\x03\x12\x1c\n\x0f\x64iffering_share\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12%\n\x18\x64iffering_decision_share\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12%\n\x18mean_absolute_difference\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1f\n\x12largest_difference\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x10\n\x08labelled\x18\t \x01(\x03\x12\x19\n\x0cprimary_loss\x18\n \x01(\x01H\x04\x88\x01\x01\x12\x18\n\x0bshadow_loss\x18\x0b \x01(\x01H\x05\x88\x01\x01\x12\"\n\x15loss_difference_lower\x18\x0c \x01(\x01H\x06\x88\x01\x01\x12\"\n\x15loss_difference_upper\x18\r \x01(\x01H\x07\x88\x01\x01\x42\x12\n\x10_differing_shareB\x1b\n\x19_differing_decision_shareB\x1b\n\x19_mean_absolute_differenceB\x15\n\x13_largest_differenceB\x0f\n\r_primary_lossB\x0e\n\x0c_shadow_lossB\x18\n\x16_loss_difference_lowerB\x18\n\x16_loss_difference_upper\":\n\x15\x45valuateAlertsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nas_of_time\x18\x02 \x01(\x03\"c\n\x16\x45valuateAlertsResponse\x12\x19\n\x11windows_evaluated\x18\x01 \x01(\x05\x12.\n\x07\x63hanged\x18\x02 \x03(\x0b\x32\x1d.setpoint.monitoring.v1.Alert\"}\n\x11ListAlertsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x06states\x18\x02 \x03(\x0e\x32\".setpoint.monitoring.v1.AlertState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\\\n\x12ListAlertsResponse\x12-\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x1d.setpoint.monitoring.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x17\x41\x63knowledgeAlertRequest\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"H\n\x18\x41\x63knowledgeAlertResponse\x12,\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x1d.setpoint.monitoring.v1.Alert*`\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_PASS\x10\x01\x12\x10\n\x0cVERDICT_FAIL\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03\x32\xf4\x07\n\x11MonitoringService\x12l\n\rGetPrediction\x12,.setpoint.monitoring.v1.GetPredictionRequest\x1a-.setpoint.monitoring.v1.GetPredictionResponse\x12r\n\x0fListPredictions\x12..setpoint.monitoring.v1.ListPredictionsRequest\x1a/.setpoint.monitoring.v1.ListPredictionsResponse\x12o\n\x0eGetPerformance\x12-.setpoint.monitoring.v1.GetPerformanceRequest\x1a..setpoint.monitoring.v1.GetPerformanceResponse\x12]\n\x08GetDrift\x12\'.setpoint.monitoring.v1.GetDriftRequest\x1a(.setpoint.monitoring.v1.GetDriftResponse\x12r\n\x0f\x43ompareVersions\x12..setpoint.monitoring.v1.CompareVersionsRequest\x1a/.setpoint.monitoring.v1.CompareVersionsResponse\x12l\n\rCompareShadow\x12,.setpoint.monitoring.v1.CompareShadowRequest\x1a-.setpoint.monitoring.v1.CompareShadowResponse\x12o\n\x0e\x45valuateAlerts\x12-.setpoint.monitoring.v1.EvaluateAlertsRequest\x1a..setpoint.monitoring.v1.EvaluateAlertsResponse\x12\x63\n\nListAlerts\x12).setpoint.monitoring.v1.ListAlertsRequest\x1a*.setpoint.monitoring.v1.ListAlertsResponse\x12u\n\x10\x41\x63knowledgeAlert\x12/.setpoint.monitoring.v1.AcknowledgeAlertRequest\x1a\x30.setpoint.monitoring.v1.AcknowledgeAlertResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'setpoint.monitoring.v1.monitoring_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=2294
-  _globals['_VERDICT']._serialized_end=2390
+  _globals['_VERDICT']._serialized_start=3130
+  _globals['_VERDICT']._serialized_end=3226
   _globals['_GETPREDICTIONREQUEST']._serialized_start=189
   _globals['_GETPREDICTIONREQUEST']._serialized_end=234
   _globals['_GETPREDICTIONRESPONSE']._serialized_start=236
   _globals['_GETPREDICTIONRESPONSE']._serialized_end=315
   _globals['_LISTPREDICTIONSREQUEST']._serialized_start=318
-  _globals['_LISTPREDICTIONSREQUEST']._serialized_end=459
-  _globals['_LISTPREDICTIONSRESPONSE']._serialized_start=461
-  _globals['_LISTPREDICTIONSRESPONSE']._serialized_end=588
-  _globals['_GETPERFORMANCEREQUEST']._serialized_start=591
-  _globals['_GETPERFORMANCEREQUEST']._serialized_end=744
-  _globals['_GETPERFORMANCERESPONSE']._serialized_start=746
-  _globals['_GETPERFORMANCERESPONSE']._serialized_end=830
-  _globals['_GETDRIFTREQUEST']._serialized_start=833
-  _globals['_GETDRIFTREQUEST']._serialized_end=991
-  _globals['_GETDRIFTRESPONSE']._serialized_start=993
-  _globals['_GETDRIFTRESPONSE']._serialized_end=1067
-  _globals['_COMPAREVERSIONSREQUEST']._serialized_start=1070
-  _globals['_COMPAREVERSIONSREQUEST']._serialized_end=1339
-  _globals['_COMPAREVERSIONSRESPONSE']._serialized_start=1342
-  _globals['_COMPAREVERSIONSRESPONSE']._serialized_end=1776
-  _globals['_EVALUATEALERTSREQUEST']._serialized_start=1778
-  _globals['_EVALUATEALERTSREQUEST']._serialized_end=1836
-  _globals['_EVALUATEALERTSRESPONSE']._serialized_start=1838
-  _globals['_EVALUATEALERTSRESPONSE']._serialized_end=1937
-  _globals['_LISTALERTSREQUEST']._serialized_start=1939
-  _globals['_LISTALERTSREQUEST']._serialized_end=2064
-  _globals['_LISTALERTSRESPONSE']._serialized_start=2066
-  _globals['_LISTALERTSRESPONSE']._serialized_end=2158
-  _globals['_ACKNOWLEDGEALERTREQUEST']._serialized_start=2160
-  _globals['_ACKNOWLEDGEALERTREQUEST']._serialized_end=2218
-  _globals['_ACKNOWLEDGEALERTRESPONSE']._serialized_start=2220
-  _globals['_ACKNOWLEDGEALERTRESPONSE']._serialized_end=2292
-  _globals['_MONITORINGSERVICE']._serialized_start=2393
-  _globals['_MONITORINGSERVICE']._serialized_end=3295
+  _globals['_LISTPREDICTIONSREQUEST']._serialized_end=513
+  _globals['_LISTPREDICTIONSRESPONSE']._serialized_start=515
+  _globals['_LISTPREDICTIONSRESPONSE']._serialized_end=642
+  _globals['_GETPERFORMANCEREQUEST']._serialized_start=645
+  _globals['_GETPERFORMANCEREQUEST']._serialized_end=798
+  _globals['_GETPERFORMANCERESPONSE']._serialized_start=800
+  _globals['_GETPERFORMANCERESPONSE']._serialized_end=884
+  _globals['_GETDRIFTREQUEST']._serialized_start=887
+  _globals['_GETDRIFTREQUEST']._serialized_end=1045
+  _globals['_GETDRIFTRESPONSE']._serialized_start=1047
+  _globals['_GETDRIFTRESPONSE']._serialized_end=1121
+  _globals['_COMPAREVERSIONSREQUEST']._serialized_start=1124
+  _globals['_COMPAREVERSIONSREQUEST']._serialized_end=1393
+  _globals['_COMPAREVERSIONSRESPONSE']._serialized_start=1396
+  _globals['_COMPAREVERSIONSRESPONSE']._serialized_end=1830
+  _globals['_COMPARESHADOWREQUEST']._serialized_start=1833
+  _globals['_COMPARESHADOWREQUEST']._serialized_end=2042
+  _globals['_COMPARESHADOWRESPONSE']._serialized_start=2045
+  _globals['_COMPARESHADOWRESPONSE']._serialized_end=2612
+  _globals['_EVALUATEALERTSREQUEST']._serialized_start=2614
+  _globals['_EVALUATEALERTSREQUEST']._serialized_end=2672
+  _globals['_EVALUATEALERTSRESPONSE']._serialized_start=2674
+  _globals['_EVALUATEALERTSRESPONSE']._serialized_end=2773
+  _globals['_LISTALERTSREQUEST']._serialized_start=2775
+  _globals['_LISTALERTSREQUEST']._serialized_end=2900
+  _globals['_LISTALERTSRESPONSE']._serialized_start=2902
+  _globals['_LISTALERTSRESPONSE']._serialized_end=2994
+  _globals['_ACKNOWLEDGEALERTREQUEST']._serialized_start=2996
+  _globals['_ACKNOWLEDGEALERTREQUEST']._serialized_end=3054
+  _globals['_ACKNOWLEDGEALERTRESPONSE']._serialized_start=3056
+  _globals['_ACKNOWLEDGEALERTRESPONSE']._serialized_end=3128
+  _globals['_MONITORINGSERVICE']._serialized_start=3229
+  _globals['_MONITORINGSERVICE']._serialized_end=4241
 # @@protoc_insertion_point(module_scope)

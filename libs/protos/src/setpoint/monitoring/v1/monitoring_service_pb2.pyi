@@ -100,6 +100,7 @@ class ListPredictionsRequest(google.protobuf.message.Message):
     RANGE_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; empty means all."""
     version: builtins.int
@@ -108,6 +109,8 @@ class ListPredictionsRequest(google.protobuf.message.Message):
     """At most this many; 0 means 100, more than 1000 is 1000."""
     page_token: builtins.str
     """From the previous page, or empty."""
+    kind: setpoint.monitoring.v1.prediction_pb2.PredictionKind.ValueType
+    """Only this kind; unspecified means SERVED."""
     @property
     def range(self) -> setpoint.common.v1.reference_pb2.TimeRange:
         """Only event times in this range; absent means all."""
@@ -120,9 +123,10 @@ class ListPredictionsRequest(google.protobuf.message.Message):
         range: setpoint.common.v1.reference_pb2.TimeRange | None = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        kind: setpoint.monitoring.v1.prediction_pb2.PredictionKind.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["range", b"range"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "range", b"range", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "range", b"range", "version", b"version"]) -> None: ...
 
 Global___ListPredictionsRequest: typing_extensions.TypeAlias = ListPredictionsRequest
 
@@ -373,6 +377,134 @@ class CompareVersionsResponse(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_loss_difference_upper", b"_loss_difference_upper"]) -> typing.Literal["loss_difference_upper"] | None: ...
 
 Global___CompareVersionsResponse: typing_extensions.TypeAlias = CompareVersionsResponse
+
+@typing.final
+class CompareShadowRequest(google.protobuf.message.Message):
+    """CompareShadowRequest is the request of CompareShadow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: builtins.int
+    SHADOW_FIELD_NUMBER: builtins.int
+    PRIMARY_VERSION_FIELD_NUMBER: builtins.int
+    RANGE_FIELD_NUMBER: builtins.int
+    KNOWN_AT_TIME_FIELD_NUMBER: builtins.int
+    TOLERANCE_FIELD_NUMBER: builtins.int
+    route: builtins.str
+    """Name of the route."""
+    primary_version: builtins.int
+    """Only copies of what this version answered; 0 means of all."""
+    known_at_time: builtins.int
+    """Outcomes that had arrived by then; 0 means all."""
+    tolerance: builtins.float
+    """Scores that differ by no more than this count as equal; must not be negative."""
+    @property
+    def shadow(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
+        """The shadow."""
+
+    @property
+    def range(self) -> setpoint.common.v1.reference_pb2.TimeRange:
+        """Event times."""
+
+    def __init__(
+        self,
+        *,
+        route: builtins.str = ...,
+        shadow: setpoint.common.v1.reference_pb2.ModelVersionReference | None = ...,
+        primary_version: builtins.int = ...,
+        range: setpoint.common.v1.reference_pb2.TimeRange | None = ...,
+        known_at_time: builtins.int = ...,
+        tolerance: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["range", b"range", "shadow", b"shadow"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["known_at_time", b"known_at_time", "primary_version", b"primary_version", "range", b"range", "route", b"route", "shadow", b"shadow", "tolerance", b"tolerance"]) -> None: ...
+
+Global___CompareShadowRequest: typing_extensions.TypeAlias = CompareShadowRequest
+
+@typing.final
+class CompareShadowResponse(google.protobuf.message.Message):
+    """CompareShadowResponse is the answer of CompareShadow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAIRS_FIELD_NUMBER: builtins.int
+    SHADOW_FAILURES_FIELD_NUMBER: builtins.int
+    UNPAIRED_FIELD_NUMBER: builtins.int
+    SCORED_FIELD_NUMBER: builtins.int
+    DIFFERING_SHARE_FIELD_NUMBER: builtins.int
+    DIFFERING_DECISION_SHARE_FIELD_NUMBER: builtins.int
+    MEAN_ABSOLUTE_DIFFERENCE_FIELD_NUMBER: builtins.int
+    LARGEST_DIFFERENCE_FIELD_NUMBER: builtins.int
+    LABELLED_FIELD_NUMBER: builtins.int
+    PRIMARY_LOSS_FIELD_NUMBER: builtins.int
+    SHADOW_LOSS_FIELD_NUMBER: builtins.int
+    LOSS_DIFFERENCE_LOWER_FIELD_NUMBER: builtins.int
+    LOSS_DIFFERENCE_UPPER_FIELD_NUMBER: builtins.int
+    pairs: builtins.int
+    """Predictions that both have answered."""
+    shadow_failures: builtins.int
+    """Copies that the shadow failed on."""
+    unpaired: builtins.int
+    """Copies whose primary's record has not arrived."""
+    scored: builtins.int
+    """Pairs in which both have a score; what follows is about these."""
+    differing_share: builtins.float
+    """Share of them whose scores differ by more than the tolerance; absent without any."""
+    differing_decision_share: builtins.float
+    """Binary classification: share of them on different sides of the shadow's decision threshold."""
+    mean_absolute_difference: builtins.float
+    """Mean absolute difference of the scores."""
+    largest_difference: builtins.float
+    """Largest absolute difference of the scores."""
+    labelled: builtins.int
+    """Those whose outcome is known."""
+    primary_loss: builtins.float
+    """Mean loss of the primary's scores on them: log loss of binary classification, else the squared error."""
+    shadow_loss: builtins.float
+    """Mean loss of the shadow's scores on the same ones."""
+    loss_difference_lower: builtins.float
+    """Lower end of a 95 % confidence sequence of shadow_loss - primary_loss, which may be looked at however often; absent with
+    fewer than 100 labelled pairs.
+    """
+    loss_difference_upper: builtins.float
+    """Its upper end."""
+    def __init__(
+        self,
+        *,
+        pairs: builtins.int = ...,
+        shadow_failures: builtins.int = ...,
+        unpaired: builtins.int = ...,
+        scored: builtins.int = ...,
+        differing_share: builtins.float | None = ...,
+        differing_decision_share: builtins.float | None = ...,
+        mean_absolute_difference: builtins.float | None = ...,
+        largest_difference: builtins.float | None = ...,
+        labelled: builtins.int = ...,
+        primary_loss: builtins.float | None = ...,
+        shadow_loss: builtins.float | None = ...,
+        loss_difference_lower: builtins.float | None = ...,
+        loss_difference_upper: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_differing_decision_share", b"_differing_decision_share", "_differing_share", b"_differing_share", "_largest_difference", b"_largest_difference", "_loss_difference_lower", b"_loss_difference_lower", "_loss_difference_upper", b"_loss_difference_upper", "_mean_absolute_difference", b"_mean_absolute_difference", "_primary_loss", b"_primary_loss", "_shadow_loss", b"_shadow_loss", "differing_decision_share", b"differing_decision_share", "differing_share", b"differing_share", "largest_difference", b"largest_difference", "loss_difference_lower", b"loss_difference_lower", "loss_difference_upper", b"loss_difference_upper", "mean_absolute_difference", b"mean_absolute_difference", "primary_loss", b"primary_loss", "shadow_loss", b"shadow_loss"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_differing_decision_share", b"_differing_decision_share", "_differing_share", b"_differing_share", "_largest_difference", b"_largest_difference", "_loss_difference_lower", b"_loss_difference_lower", "_loss_difference_upper", b"_loss_difference_upper", "_mean_absolute_difference", b"_mean_absolute_difference", "_primary_loss", b"_primary_loss", "_shadow_loss", b"_shadow_loss", "differing_decision_share", b"differing_decision_share", "differing_share", b"differing_share", "labelled", b"labelled", "largest_difference", b"largest_difference", "loss_difference_lower", b"loss_difference_lower", "loss_difference_upper", b"loss_difference_upper", "mean_absolute_difference", b"mean_absolute_difference", "pairs", b"pairs", "primary_loss", b"primary_loss", "scored", b"scored", "shadow_failures", b"shadow_failures", "shadow_loss", b"shadow_loss", "unpaired", b"unpaired"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_differing_decision_share", b"_differing_decision_share"]) -> typing.Literal["differing_decision_share"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_differing_share", b"_differing_share"]) -> typing.Literal["differing_share"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_largest_difference", b"_largest_difference"]) -> typing.Literal["largest_difference"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_loss_difference_lower", b"_loss_difference_lower"]) -> typing.Literal["loss_difference_lower"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_loss_difference_upper", b"_loss_difference_upper"]) -> typing.Literal["loss_difference_upper"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_mean_absolute_difference", b"_mean_absolute_difference"]) -> typing.Literal["mean_absolute_difference"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_primary_loss", b"_primary_loss"]) -> typing.Literal["primary_loss"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_shadow_loss", b"_shadow_loss"]) -> typing.Literal["shadow_loss"] | None: ...
+
+Global___CompareShadowResponse: typing_extensions.TypeAlias = CompareShadowResponse
 
 @typing.final
 class EvaluateAlertsRequest(google.protobuf.message.Message):

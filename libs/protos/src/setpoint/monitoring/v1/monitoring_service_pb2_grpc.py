@@ -63,6 +63,11 @@ class MonitoringServiceStub(object):
                 request_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareVersionsRequest.SerializeToString,
                 response_deserializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareVersionsResponse.FromString,
                 _registered_method=True)
+        self.CompareShadow = channel.unary_unary(
+                '/setpoint.monitoring.v1.MonitoringService/CompareShadow',
+                request_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareShadowRequest.SerializeToString,
+                response_deserializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareShadowResponse.FromString,
+                _registered_method=True)
         self.EvaluateAlerts = channel.unary_unary(
                 '/setpoint.monitoring.v1.MonitoringService/EvaluateAlerts',
                 request_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.EvaluateAlertsRequest.SerializeToString,
@@ -126,6 +131,14 @@ class MonitoringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareShadow(self, request, context):
+        """Compares what a shadow answered with what was answered to callers, pair by pair, over event times. The losses are those of
+        pairs whose outcome is known. NOT_FOUND (MODEL_VERSION_NOT_FOUND). Callers: anyone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EvaluateAlerts(self, request, context):
         """Judges the windows of a model that have ended since the last evaluation, up to as_of_time, and moves its alerts. A
         background task does the same by the service's clock; this call lets replayed history do it by its own. Idempotent.
@@ -177,6 +190,11 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.CompareVersions,
                     request_deserializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareVersionsRequest.FromString,
                     response_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareVersionsResponse.SerializeToString,
+            ),
+            'CompareShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareShadow,
+                    request_deserializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareShadowRequest.FromString,
+                    response_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareShadowResponse.SerializeToString,
             ),
             'EvaluateAlerts': grpc.unary_unary_rpc_method_handler(
                     servicer.EvaluateAlerts,
@@ -333,6 +351,33 @@ class MonitoringService(object):
             '/setpoint.monitoring.v1.MonitoringService/CompareVersions',
             setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareVersionsRequest.SerializeToString,
             setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/setpoint.monitoring.v1.MonitoringService/CompareShadow',
+            setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareShadowRequest.SerializeToString,
+            setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.CompareShadowResponse.FromString,
             options,
             channel_credentials,
             insecure,

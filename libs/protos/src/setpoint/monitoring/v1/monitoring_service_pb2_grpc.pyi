@@ -105,6 +105,22 @@ _MonitoringServiceCompareVersionsType = typing_extensions.TypeVar(
     ],
 )
 
+_MonitoringServiceCompareShadowType = typing_extensions.TypeVar(
+    '_MonitoringServiceCompareShadowType',
+    grpc.UnaryUnaryMultiCallable[
+        setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowRequest,
+        setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowRequest,
+        setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowRequest,
+        setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowResponse,
+    ],
+)
+
 _MonitoringServiceEvaluateAlertsType = typing_extensions.TypeVar(
     '_MonitoringServiceEvaluateAlertsType',
     grpc.UnaryUnaryMultiCallable[
@@ -153,7 +169,7 @@ _MonitoringServiceAcknowledgeAlertType = typing_extensions.TypeVar(
     ],
 )
 
-class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, _MonitoringServiceListPredictionsType, _MonitoringServiceGetPerformanceType, _MonitoringServiceGetDriftType, _MonitoringServiceCompareVersionsType, _MonitoringServiceEvaluateAlertsType, _MonitoringServiceListAlertsType, _MonitoringServiceAcknowledgeAlertType]):
+class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, _MonitoringServiceListPredictionsType, _MonitoringServiceGetPerformanceType, _MonitoringServiceGetDriftType, _MonitoringServiceCompareVersionsType, _MonitoringServiceCompareShadowType, _MonitoringServiceEvaluateAlertsType, _MonitoringServiceListAlertsType, _MonitoringServiceAcknowledgeAlertType]):
     """MonitoringService answers what was predicted, whether it was right, and whether the world has moved.
 
     Windows are half-open ranges of event time, aligned to multiples of their length since 1970. Any method may answer
@@ -181,6 +197,10 @@ class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, 
         grpc.UnaryUnaryMultiCallable[
             setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsRequest,
             setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowRequest,
+            setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             setpoint.monitoring.v1.monitoring_service_pb2.EvaluateAlertsRequest,
@@ -219,6 +239,10 @@ class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, 
             setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowRequest,
+            setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             setpoint.monitoring.v1.monitoring_service_pb2.EvaluateAlertsRequest,
             setpoint.monitoring.v1.monitoring_service_pb2.EvaluateAlertsResponse,
         ],
@@ -255,6 +279,11 @@ class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, 
     looks. Callers: retraining.
     """
 
+    CompareShadow: _MonitoringServiceCompareShadowType
+    """Compares what a shadow answered with what was answered to callers, pair by pair, over event times. The losses are those of
+    pairs whose outcome is known. NOT_FOUND (MODEL_VERSION_NOT_FOUND). Callers: anyone.
+    """
+
     EvaluateAlerts: _MonitoringServiceEvaluateAlertsType
     """Judges the windows of a model that have ended since the last evaluation, up to as_of_time, and moves its alerts. A
     background task does the same by the service's clock; this call lets replayed history do it by its own. Idempotent.
@@ -289,6 +318,10 @@ MonitoringServiceAsyncStub: typing_extensions.TypeAlias = MonitoringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsRequest,
         setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowRequest,
+        setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.monitoring.v1.monitoring_service_pb2.EvaluateAlertsRequest,
@@ -357,6 +390,16 @@ class MonitoringServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsResponse, collections.abc.Awaitable[setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsResponse]]:
         """Compares a candidate version with a baseline on the same route since a time, in a way that stays valid however often one
         looks. Callers: retraining.
+        """
+
+    @abc.abstractmethod
+    def CompareShadow(
+        self,
+        request: setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowResponse, collections.abc.Awaitable[setpoint.monitoring.v1.monitoring_service_pb2.CompareShadowResponse]]:
+        """Compares what a shadow answered with what was answered to callers, pair by pair, over event times. The losses are those of
+        pairs whose outcome is known. NOT_FOUND (MODEL_VERSION_NOT_FOUND). Callers: anyone.
         """
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import setpoint.common.v1.column_pb2
 import setpoint.common.v1.reference_pb2
@@ -19,6 +20,34 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _PredictionKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PredictionKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_PredictionKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PREDICTION_KIND_UNSPECIFIED: _PredictionKind.ValueType  # 0
+    """Means SERVED."""
+    PREDICTION_KIND_SERVED: _PredictionKind.ValueType  # 1
+    """A caller."""
+    PREDICTION_KIND_SHADOW: _PredictionKind.ValueType  # 2
+    """Nobody: the version was a shadow. Such predictions count in no window, drift or alert; they are compared with those that
+    they copy, and what happened to those happened to them.
+    """
+
+class PredictionKind(_PredictionKind, metaclass=_PredictionKindEnumTypeWrapper):
+    """PredictionKind says who got the answer."""
+
+PREDICTION_KIND_UNSPECIFIED: PredictionKind.ValueType  # 0
+"""Means SERVED."""
+PREDICTION_KIND_SERVED: PredictionKind.ValueType  # 1
+"""A caller."""
+PREDICTION_KIND_SHADOW: PredictionKind.ValueType  # 2
+"""Nobody: the version was a shadow. Such predictions count in no window, drift or alert; they are compared with those that
+they copy, and what happened to those happened to them.
+"""
+Global___PredictionKind: typing_extensions.TypeAlias = PredictionKind
 
 @typing.final
 class PredictionRecords(google.protobuf.message.Message):
@@ -41,6 +70,7 @@ class PredictionRecords(google.protobuf.message.Message):
     PRODUCER_FIELD_NUMBER: builtins.int
     SENSITIVE_INPUTS_FIELD_NUMBER: builtins.int
     SCORE_COLUMN_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Name of the route; empty when the request named none that exists."""
     route_revision: builtins.int
@@ -49,6 +79,8 @@ class PredictionRecords(google.protobuf.message.Message):
     """Which router process wrote the record."""
     score_column: builtins.str
     """The output column that outcomes are compared with; empty means the first float column of outputs."""
+    kind: Global___PredictionKind.ValueType
+    """What kind of predictions these are."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version that answered; for failed predictions the one that was chosen, if any."""
@@ -63,7 +95,8 @@ class PredictionRecords(google.protobuf.message.Message):
         assignment_key (STRING), slot, reason (INT32: router AssignmentReason), trace_id, span_id (STRING, hexadecimal, null
         when not traced), caller (STRING), status (INT32: google.rpc.Code), error (STRING: reason and message, null when OK),
         degradations (STRING: "KIND:subject" pieces joined by commas, null when none), features_microseconds, checks_microseconds,
-        queue_microseconds, inference_microseconds (INT64, null where the stage did not run).
+        queue_microseconds, inference_microseconds (INT64, null where the stage did not run). For shadows also
+        primary_prediction_id (STRING), the prediction that each row copies; their slot is that of the shadow's own salt.
         """
 
     @property
@@ -106,9 +139,10 @@ class PredictionRecords(google.protobuf.message.Message):
         producer: builtins.str = ...,
         sensitive_inputs: collections.abc.Iterable[builtins.str] | None = ...,
         score_column: builtins.str = ...,
+        kind: Global___PredictionKind.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
 
 Global___PredictionRecords: typing_extensions.TypeAlias = PredictionRecords
 
@@ -158,6 +192,9 @@ class Prediction(google.protobuf.message.Message):
     STAGE_MICROSECONDS_FIELD_NUMBER: builtins.int
     OUTCOMES_FIELD_NUMBER: builtins.int
     RECORD_TIME_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    PRIMARY_PREDICTION_ID_FIELD_NUMBER: builtins.int
+    SHADOWS_FIELD_NUMBER: builtins.int
     prediction_id: builtins.str
     """UUIDv7."""
     event_time: builtins.int
@@ -188,6 +225,10 @@ class Prediction(google.protobuf.message.Message):
     """Who asked."""
     record_time: builtins.int
     """When monitoring stored the record, microseconds UTC."""
+    kind: Global___PredictionKind.ValueType
+    """Who got the answer."""
+    primary_prediction_id: builtins.str
+    """The prediction that a shadow's one copies; empty for served ones."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version that answered."""
@@ -224,6 +265,12 @@ class Prediction(google.protobuf.message.Message):
     def outcomes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Outcome]:
         """What really happened, newest first; empty until it is known."""
 
+    @property
+    def shadows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Prediction]:
+        """The stories of the shadows that got a copy, by version, as far as their records have arrived. They have the outcomes of
+        this one, which are not told again.
+        """
+
     def __init__(
         self,
         *,
@@ -251,9 +298,12 @@ class Prediction(google.protobuf.message.Message):
         stage_microseconds: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         outcomes: collections.abc.Iterable[Global___Outcome] | None = ...,
         record_time: builtins.int = ...,
+        kind: Global___PredictionKind.ValueType = ...,
+        primary_prediction_id: builtins.str = ...,
+        shadows: collections.abc.Iterable[Global___Prediction] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["arrival_time", b"arrival_time", "assignment_key", b"assignment_key", "assignment_reason", b"assignment_reason", "caller", b"caller", "degradations", b"degradations", "entities", b"entities", "error", b"error", "event_time", b"event_time", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outcomes", b"outcomes", "outputs", b"outputs", "prediction_id", b"prediction_id", "provenance", b"provenance", "record_time", b"record_time", "reply_time", b"reply_time", "route", b"route", "route_revision", b"route_revision", "slot", b"slot", "span_id", b"span_id", "stage_microseconds", b"stage_microseconds", "status", b"status", "trace_id", b"trace_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arrival_time", b"arrival_time", "assignment_key", b"assignment_key", "assignment_reason", b"assignment_reason", "caller", b"caller", "degradations", b"degradations", "entities", b"entities", "error", b"error", "event_time", b"event_time", "feature_set", b"feature_set", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "outcomes", b"outcomes", "outputs", b"outputs", "prediction_id", b"prediction_id", "primary_prediction_id", b"primary_prediction_id", "provenance", b"provenance", "record_time", b"record_time", "reply_time", b"reply_time", "route", b"route", "route_revision", b"route_revision", "shadows", b"shadows", "slot", b"slot", "span_id", b"span_id", "stage_microseconds", b"stage_microseconds", "status", b"status", "trace_id", b"trace_id"]) -> None: ...
 
 Global___Prediction: typing_extensions.TypeAlias = Prediction
 

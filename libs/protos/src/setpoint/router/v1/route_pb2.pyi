@@ -82,6 +82,8 @@ class _AssignmentReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrappe
     """The key's slot."""
     ASSIGNMENT_REASON_FALLBACK: _AssignmentReason.ValueType  # 3
     """The chosen version could not answer."""
+    ASSIGNMENT_REASON_SHADOW: _AssignmentReason.ValueType  # 4
+    """The version is a shadow and got a copy; in records alone, never in a reply."""
 
 class AssignmentReason(_AssignmentReason, metaclass=_AssignmentReasonEnumTypeWrapper):
     """AssignmentReason says which rule chose the version."""
@@ -94,6 +96,8 @@ ASSIGNMENT_REASON_SLOT: AssignmentReason.ValueType  # 2
 """The key's slot."""
 ASSIGNMENT_REASON_FALLBACK: AssignmentReason.ValueType  # 3
 """The chosen version could not answer."""
+ASSIGNMENT_REASON_SHADOW: AssignmentReason.ValueType  # 4
+"""The version is a shadow and got a copy; in records alone, never in a reply."""
 Global___AssignmentReason: typing_extensions.TypeAlias = AssignmentReason
 
 @typing.final
@@ -132,6 +136,7 @@ class Route(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     SERVED_VERSIONS_FIELD_NUMBER: builtins.int
     MOVED_SLOTS_FIELD_NUMBER: builtins.int
+    SHADOWS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     model: builtins.str
@@ -166,6 +171,10 @@ class Route(google.protobuf.message.Message):
     def served_versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ServedVersion]:
         """What each served version needs; set by the service from the registry."""
 
+    @property
+    def shadows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Shadow]:
+        """Versions that get copies of requests and answer nobody. At most 8, no version twice."""
+
     def __init__(
         self,
         *,
@@ -183,10 +192,73 @@ class Route(google.protobuf.message.Message):
         reason: builtins.str = ...,
         served_versions: collections.abc.Iterable[Global___ServedVersion] | None = ...,
         moved_slots: builtins.int = ...,
+        shadows: collections.abc.Iterable[Global___Shadow] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "fallback_version", b"fallback_version", "feature_failure_policy", b"feature_failure_policy", "model", b"model", "moved_slots", b"moved_slots", "name", b"name", "overrides", b"overrides", "reason", b"reason", "revision", b"revision", "salt", b"salt", "served_versions", b"served_versions", "spool_full_policy", b"spool_full_policy", "valid_from", b"valid_from", "weights", b"weights"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "fallback_version", b"fallback_version", "feature_failure_policy", b"feature_failure_policy", "model", b"model", "moved_slots", b"moved_slots", "name", b"name", "overrides", b"overrides", "reason", b"reason", "revision", b"revision", "salt", b"salt", "served_versions", b"served_versions", "shadows", b"shadows", "spool_full_policy", b"spool_full_policy", "valid_from", b"valid_from", "weights", b"weights"]) -> None: ...
 
 Global___Route: typing_extensions.TypeAlias = Route
+
+@typing.final
+class Shadow(google.protobuf.message.Message):
+    """Shadow is a version that gets copies of a share of the predictions that a route has answered. A copy is made after the
+    reply and never on its caller's path; when the router has other things to do it is dropped and counted. What the shadow
+    answers is recorded as a prediction of its own (monitoring: PREDICTION_KIND_SHADOW) that names the one it copies.
+
+    The version must be approved and loadable, as one that serves. It may serve too (a candidate is then compared on the
+    predictions of the others); what it has answered itself is not copied to it. Where it needs other features than the version
+    that answered, they are fetched for it, as of the same time.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    BASIS_POINTS_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """The version."""
+    basis_points: builtins.int
+    """Share of the predictions that are copied, 1 to 10,000 basis points. A prediction is copied when
+    xxh3_64(utf8("<salt>/shadow/<version>") + 0x00 + utf8(assignment key)) mod 10000 is below it, with the route's salt: the
+    same keys each time, and more of them when the share grows.
+    """
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        basis_points: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["basis_points", b"basis_points", "version", b"version"]) -> None: ...
+
+Global___Shadow: typing_extensions.TypeAlias = Shadow
+
+@typing.final
+class ShadowChoice(google.protobuf.message.Message):
+    """ShadowChoice says whether the predictions of a key are copied to a shadow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
+    BASIS_POINTS_FIELD_NUMBER: builtins.int
+    IS_COPIED_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """The shadow's version."""
+    slot: builtins.int
+    """The key's slot by the salt of this shadow."""
+    basis_points: builtins.int
+    """The shadow's share."""
+    is_copied: builtins.bool
+    """The slot lies below the share."""
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        slot: builtins.int = ...,
+        basis_points: builtins.int = ...,
+        is_copied: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["basis_points", b"basis_points", "is_copied", b"is_copied", "slot", b"slot", "version", b"version"]) -> None: ...
+
+Global___ShadowChoice: typing_extensions.TypeAlias = ShadowChoice
 
 @typing.final
 class VersionWeight(google.protobuf.message.Message):

@@ -337,6 +337,7 @@ class ExplainAssignmentResponse(google.protobuf.message.Message):
     SALT_FIELD_NUMBER: builtins.int
     VALID_FROM_FIELD_NUMBER: builtins.int
     EXPLANATION_FIELD_NUMBER: builtins.int
+    SHADOWS_FIELD_NUMBER: builtins.int
     salt: builtins.str
     """The salt that was hashed."""
     valid_from: builtins.int
@@ -347,6 +348,10 @@ class ExplainAssignmentResponse(google.protobuf.message.Message):
     def assignment(self) -> setpoint.router.v1.route_pb2.Assignment:
         """What the key gets and why."""
 
+    @property
+    def shadows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.router.v1.route_pb2.ShadowChoice]:
+        """For each shadow of the route whether it gets a copy."""
+
     def __init__(
         self,
         *,
@@ -354,9 +359,10 @@ class ExplainAssignmentResponse(google.protobuf.message.Message):
         salt: builtins.str = ...,
         valid_from: builtins.int = ...,
         explanation: builtins.str = ...,
+        shadows: collections.abc.Iterable[setpoint.router.v1.route_pb2.ShadowChoice] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["assignment", b"assignment"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["assignment", b"assignment", "explanation", b"explanation", "salt", b"salt", "valid_from", b"valid_from"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assignment", b"assignment", "explanation", b"explanation", "salt", b"salt", "shadows", b"shadows", "valid_from", b"valid_from"]) -> None: ...
 
 Global___ExplainAssignmentResponse: typing_extensions.TypeAlias = ExplainAssignmentResponse
 

@@ -120,8 +120,8 @@ class RouterServiceServicer(object):
 
     def CreateRoute(self, request, context):
         """Creates a route. Its versions must exist and be approved (FAILED_PRECONDITION, NOT_APPROVED), and inference must be able
-        to load them (MODEL_NOT_READY). ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS). Callers: people,
-        retraining.
+        to load them (MODEL_NOT_READY), those of shadows too. ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS,
+        INVALID_FIELD). Callers: people, retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -255,8 +255,8 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
 
     CreateRoute: _RouterServiceCreateRouteType
     """Creates a route. Its versions must exist and be approved (FAILED_PRECONDITION, NOT_APPROVED), and inference must be able
-    to load them (MODEL_NOT_READY). ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS). Callers: people,
-    retraining.
+    to load them (MODEL_NOT_READY), those of shadows too. ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS,
+    INVALID_FIELD). Callers: people, retraining.
     """
 
     UpdateRoute: _RouterServiceUpdateRouteType
@@ -358,8 +358,8 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.router.v1.router_service_pb2.CreateRouteResponse, collections.abc.Awaitable[setpoint.router.v1.router_service_pb2.CreateRouteResponse]]:
         """Creates a route. Its versions must exist and be approved (FAILED_PRECONDITION, NOT_APPROVED), and inference must be able
-        to load them (MODEL_NOT_READY). ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS). Callers: people,
-        retraining.
+        to load them (MODEL_NOT_READY), those of shadows too. ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS,
+        INVALID_FIELD). Callers: people, retraining.
         """
 
     @abc.abstractmethod
