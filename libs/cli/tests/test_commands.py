@@ -14,6 +14,7 @@ COMMANDS = (
     "demo",
     "predict",
     "explain",
+    "shadow",
     "models",
     "routes",
     "features",

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from setpoint.common.v1 import reference_pb2
-from setpoint.monitoring.v1 import prediction_pb2
+from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2
 from setpoint.router.v1 import route_pb2
 from setpoint_cli import explanation
 from setpoint_columns import Columns, DataType, proto
@@ -18,6 +18,7 @@ ROUTE = route_pb2.Route(
         route_pb2.VersionWeight(version=1, basis_points=9_000),
         route_pb2.VersionWeight(version=2, basis_points=1_000),
     ],
+    shadows=[route_pb2.Shadow(version=3, basis_points=500)],
 )
 
 
@@ -61,3 +62,48 @@ def test_show_tells_why_a_prediction_failed() -> None:
     assert "INVALID_ARGUMENT: WRONG_TYPE" in told
     assert 'inputs["distance"]' in told
     assert "answered" not in told
+
+
+def test_show_tells_shadows() -> None:
+    """A primary tells what its shadows answered, and a shadow what it copies."""
+    prediction = _prediction()
+    answered = prediction.shadows.add(prediction_id="s1")
+    answered.model_version.version = 2
+    answered.outputs.CopyFrom(
+        proto.to_proto(Columns.from_dict({"probability": (DataType.FLOAT64, [0.5])}))
+    )
+    failed = prediction.shadows.add(prediction_id="s2", status=13, error="INFERENCE_FAILED: no")
+    failed.model_version.version = 3
+    told = _told(prediction)
+    assert "version 2: probability 0.5000 (s1)" in told
+    assert "version 3: failed: INFERENCE_FAILED: no (s2)" in told
+    shadow = _prediction()
+    shadow.kind = prediction_pb2.PREDICTION_KIND_SHADOW
+    shadow.primary_prediction_id = "p1"
+    shadow.assignment_reason = route_pb2.ASSIGNMENT_REASON_SHADOW
+    told = _told(shadow)
+    assert "SHADOW: key" in told
+    assert "(shadow 3 5 %)" in told
+    assert "copies     p1" in told
+
+
+def test_versions_tells_shadows() -> None:
+    """A route's line names who answers and who gets copies."""
+    assert explanation.versions(ROUTE) == "v1 90 %, v2 10 %, shadow v3 5 %"
+
+
+def test_shadow_facts_leave_out_what_is_unknown() -> None:
+    """Nothing is said of scores and losses while there are none."""
+    found = monitoring_service_pb2.CompareShadowResponse(shadow_failures=2)
+    assert [heading for heading, _ in explanation.shadow_facts(found)] == [
+        "pairs",
+        "shadow failed on",
+        "without a primary",
+    ]
+    found.scored, found.differing_share, found.differing_decision_share = 3, 0.25, 0.125
+    found.labelled, found.shadow_loss, found.loss_difference_upper = 2, 0.5, 0.25
+    found.loss_difference_lower = -0.125
+    told = dict(explanation.shadow_facts(found))
+    assert (told["answers differ"], told["decisions differ"]) == ("25.00%", "12.50%")
+    assert told["loss"].startswith("0.5000")
+    assert told["loss difference"].startswith("-0.1250 to +0.2500")

@@ -126,7 +126,7 @@ def test_prediction_to_proto_tells_all() -> None:
     record = testing.record([START, START + 100], x=[1.5, None], failed=[False, True])
     happened = tuple(testing.labels(record, [1.0, 0.0])[1:])
     stored = ports.StoredPrediction(record.payload, 1, START + 500, happened)
-    story = convert.prediction_to_proto(record, stored)
+    story = convert.prediction_to_proto(stored)
     assert story.prediction_id == record.entries[1].prediction_id
     assert (story.slot, story.assignment_key, story.route_revision) == (1, "key 1", 3)
     assert (story.status, story.error) == (14, "MODEL_UNAVAILABLE: gone")
@@ -134,7 +134,7 @@ def test_prediction_to_proto_tells_all() -> None:
     assert proto.from_proto(story.inputs)["x"].to_list() == [None]
     assert [(each.input, each.event_time) for each in story.provenance] == [("x", START + 90)]
     assert [each.label for each in story.outcomes] == [0.0]
-    first = convert.prediction_to_proto(record, ports.StoredPrediction(record.payload, 0, 1, ()))
+    first = convert.prediction_to_proto(ports.StoredPrediction(record.payload, 0, 1, ()))
     assert list(first.degradations) == ["STALE:x", "DEFAULT:y"]
 
 

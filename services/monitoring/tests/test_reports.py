@@ -25,7 +25,7 @@ def registry() -> FakeRegistry:
 @pytest.fixture
 def reports(store: PredictionStore, registry: FakeRegistry) -> Reports:
     codec = convert.RecordCodec()
-    return Reports(store, registry, codec, Ingest(store, registry, codec, ManualClock(START)))
+    return Reports(store, registry, Ingest(store, registry, codec, ManualClock(START)))
 
 
 async def add(store: PredictionStore, record: Record, labels: list[float] | None = None) -> None:
@@ -144,6 +144,6 @@ async def test_prediction_with_story(reports: Reports, store: PredictionStore) -
     """A prediction is found with the record that it came in."""
     record = testing.record([START, START + 1])
     await add(store, record, [1.0, 0.0])
-    found, stored = await reports.prediction(record.entries[1].prediction_id)
-    assert (found, stored.position) == (record, 1)
+    stored = await reports.prediction(record.entries[1].prediction_id)
+    assert (stored.payload, stored.position) == (record.payload, 1)
     assert [each.label for each in stored.outcomes] == [0.0]

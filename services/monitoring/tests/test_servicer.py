@@ -12,6 +12,7 @@ from setpoint.monitoring.v1 import (
     ingest_service_pb2,
     ingest_service_pb2_grpc,
     monitoring_service_pb2_grpc,
+    prediction_pb2,
     report_pb2,
 )
 from setpoint.monitoring.v1 import monitoring_service_pb2 as pb
@@ -199,6 +200,11 @@ async def test_refuses_bad_arguments(service: Service) -> None:
             "candidate_basis_points",
             service.stub.CompareVersions(pb.CompareVersionsRequest(candidate_basis_points=10_000)),
         ),
+        (
+            "tolerance",
+            service.stub.CompareShadow(pb.CompareShadowRequest(tolerance=float("nan"))),
+        ),
+        ("shadow.model", service.stub.CompareShadow(pb.CompareShadowRequest(route="late"))),
         ("as_of_time", service.stub.EvaluateAlerts(pb.EvaluateAlertsRequest(model="late"))),
         ("states[0]", service.stub.ListAlerts(pb.ListAlertsRequest(states=[9]))),  # type: ignore[list-item]  # on purpose
         ("page_token", service.stub.ListAlerts(pb.ListAlertsRequest(page_token="x"))),
@@ -225,6 +231,47 @@ async def test_reports_over_registry(service: Service) -> None:
         service.stub.GetDrift(pb.GetDriftRequest(model_version=other, range=RANGE))
     )
     assert error.reason is errors.Reason.MODEL_VERSION_NOT_FOUND
+
+
+async def test_shadows_are_told_and_compared(service: Service) -> None:
+    """A primary tells its shadow's answer, a shadow its primary, and a report compares them."""
+    known = await service.add([START, START + 1])
+    copied = [ids.uuid7() for _ in known]
+    record = testing.message(
+        [START, START + 1], prediction_ids=copied, copies=known, scores=[0.5, 0.25]
+    )
+    request = ingest_service_pb2.IngestPredictionsRequest(records=[record])
+    assert (await service.ingest.IngestPredictions(request)).stored == 2
+    outcomes = testing.outcomes([(known[0], 1.0, START + HOUR)])
+    await service.ingest.IngestOutcomes(ingest_service_pb2.IngestOutcomesRequest(outcomes=outcomes))
+
+    get = service.stub.GetPrediction
+    story = (await get(pb.GetPredictionRequest(prediction_id=known[0]))).prediction
+    assert story.kind == prediction_pb2.PREDICTION_KIND_SERVED
+    (shadow,) = story.shadows
+    assert (shadow.prediction_id, shadow.primary_prediction_id) == (copied[0], known[0])
+    assert proto.from_proto(shadow.outputs)["probability"].to_list() == [0.5]
+    assert not shadow.outcomes
+    story = (await get(pb.GetPredictionRequest(prediction_id=copied[0]))).prediction
+    assert story.kind == prediction_pb2.PREDICTION_KIND_SHADOW
+    assert [each.label for each in story.outcomes] == [1.0]
+
+    listed = await service.stub.ListPredictions(pb.ListPredictionsRequest())
+    assert {each.prediction_id for each in listed.predictions} == set(known)
+    assert listed.total_size == 2
+    asked = pb.ListPredictionsRequest(kind=prediction_pb2.PREDICTION_KIND_SHADOW, page_size=1)
+    listed = await service.stub.ListPredictions(asked)
+    assert (listed.total_size, listed.predictions[0].prediction_id) == (2, copied[1])
+    assert listed.predictions[0].primary_prediction_id == known[1]
+
+    compared = await service.stub.CompareShadow(
+        pb.CompareShadowRequest(route="late", shadow=VERSION, range=RANGE)
+    )
+    assert (compared.pairs, compared.scored, compared.labelled) == (2, 2, 1)
+    assert (compared.differing_share, compared.differing_decision_share) == (0.5, 0.5)
+    assert compared.mean_absolute_difference == 0.125
+    assert compared.shadow_loss < compared.primary_loss
+    assert not compared.HasField("loss_difference_lower")
 
 
 async def test_acknowledge_alert_states(service: Service) -> None:

@@ -21,7 +21,7 @@ OPTIONS = WatchOptions(window=HOUR, label_delay=2 * HOUR, tolerance=0.05)
 
 def new_watch(store: PredictionStore, alerts: AlertStore, registry: FakeRegistry) -> Watch:
     codec, clock = convert.RecordCodec(), ManualClock(START)
-    report = Reports(store, registry, codec, Ingest(store, registry, codec, clock))
+    report = Reports(store, registry, Ingest(store, registry, codec, clock))
     return Watch(store, alerts, registry, report, OPTIONS, clock)
 
 

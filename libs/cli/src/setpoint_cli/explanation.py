@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from setpoint.feature.v1 import definition_pb2
-from setpoint.monitoring.v1 import prediction_pb2
+from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2
 from setpoint.router.v1 import route_pb2
 from setpoint_columns import proto
 
@@ -36,6 +36,34 @@ def show(prediction: prediction_pb2.Prediction, route: route_pb2.Route, console:
         console.print(_inputs(prediction))
     for heading, text in _circumstances(prediction):
         console.print(f"{heading:<10} {text}", markup=False, highlight=False)
+
+
+def versions(route: route_pb2.Route) -> str:
+    """Returns which versions a revision of a route answers with, and which get copies."""
+    told = [f"v{each.version} {each.basis_points / 100:g} %" for each in route.weights]
+    told += [f"shadow v{each.version} {each.basis_points / 100:g} %" for each in route.shadows]
+    return ", ".join(told)
+
+
+def shadow_facts(
+    found: monitoring_service_pb2.CompareShadowResponse,
+) -> Iterator[tuple[str, str]]:
+    """Returns what can be said of a shadow, as headings and texts."""
+    yield "pairs", f"{found.pairs:,}"
+    yield "shadow failed on", f"{found.shadow_failures:,}"
+    yield "without a primary", f"{found.unpaired:,}"
+    if found.scored:
+        yield "answers differ", f"{found.differing_share:.2%}"
+        if found.HasField("differing_decision_share"):
+            yield "decisions differ", f"{found.differing_decision_share:.2%}"
+        mean, largest = found.mean_absolute_difference, found.largest_difference
+        yield "scores differ by", f"{mean:.4f} on average, {largest:.4f} at most"
+    if found.labelled:
+        losses = f"{found.shadow_loss:.4f}, of callers' answers {found.primary_loss:.4f}"
+        yield "loss", f"{losses}, on {found.labelled:,} pairs with an outcome"
+    if found.HasField("loss_difference_lower"):
+        low, high = found.loss_difference_lower, found.loss_difference_upper
+        yield "loss difference", f"{low:+.4f} to {high:+.4f}, whenever one looks"
 
 
 def _facts(
@@ -66,6 +94,10 @@ def _why(prediction: prediction_pb2.Prediction, route: route_pb2.Route) -> str:
     weights = ", ".join(
         f"version {each.version} {each.basis_points / 100:g} %" for each in route.weights
     )
+    if prediction.kind == prediction_pb2.PREDICTION_KIND_SHADOW:
+        weights = ", ".join(
+            f"shadow {each.version} {each.basis_points / 100:g} %" for each in route.shadows
+        )
     return (
         f"{reason}: key {prediction.assignment_key!r} has slot {prediction.slot}; revision "
         f"{route.revision} of route {route.name} ({weights}) is in force since "
@@ -84,10 +116,19 @@ def _circumstances(prediction: prediction_pb2.Prediction) -> Iterator[tuple[str,
     yield "trace", prediction.trace_id or "not traced"
     for degradation in prediction.degradations:
         yield "degraded", degradation
+    if prediction.primary_prediction_id:
+        yield "copies", prediction.primary_prediction_id
+    for shadow in prediction.shadows:
+        yield "shadow", _shadow(shadow)
     for outcome in prediction.outcomes:
         yield "happened", f"{outcome.label:g}, known {_moment(outcome.arrival_time)}"
     if not prediction.outcomes:
         yield "happened", "not known yet"
+
+
+def _shadow(prediction: prediction_pb2.Prediction) -> str:
+    answer = f"failed: {prediction.error}" if prediction.status else _outputs(prediction)
+    return f"version {prediction.model_version.version}: {answer} ({prediction.prediction_id})"
 
 
 def _inputs(prediction: prediction_pb2.Prediction) -> Table:

@@ -12,6 +12,7 @@ from setpoint.feature.v1 import feature_service_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2, report_pb2
 from setpoint.registry.v1 import model_pb2, registry_service_pb2
 from setpoint.router.v1 import router_service_pb2
+from setpoint_cli import explanation
 from setpoint_cli.session import (
     DEFAULT_STACK,
     TIMEOUT_SECONDS,
@@ -92,7 +93,7 @@ def routes(
     route: Annotated[str | None, typer.Argument(help="This route's revisions.")] = None,
     stack: StackFolder = DEFAULT_STACK,
 ) -> None:
-    """List routes with their weights, or one route's revisions with who, when and why.
+    """List routes with their weights and shadows, or one route's revisions with who, when and why.
 
     Example: setpoint routes flight_late
     """
@@ -105,14 +106,11 @@ def routes(
             every = router_service_pb2.ListRoutesRequest(page_size=PAGE)
             found = client.stubs.router.ListRoutes(every, timeout=TIMEOUT_SECONDS).routes
     for each in found:
-        weights = ", ".join(
-            f"v{weight.version} {weight.basis_points / 100:g} %" for weight in each.weights
-        )
         table.add_row(
             each.name,
             str(each.revision),
             show_time(each.valid_from),
-            weights,
+            explanation.versions(each),
             f"{each.moved_slots / 100:g} %",
             each.actor,
             each.reason,

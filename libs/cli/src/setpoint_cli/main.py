@@ -23,6 +23,7 @@ for command in (
     stack_commands.demo,
     prediction_commands.predict,
     prediction_commands.explain,
+    prediction_commands.shadow,
     inventory_commands.models,
     inventory_commands.routes,
     inventory_commands.features,

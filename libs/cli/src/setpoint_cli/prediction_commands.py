@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from setpoint.common.v1 import reference_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint_cli import explanation
@@ -79,3 +80,40 @@ def explain(
             timeout=TIMEOUT_SECONDS,
         ).route
     explanation.show(found.prediction, route, console)
+
+
+def shadow(
+    route: Annotated[str, typer.Argument(help="Name of the route.")],
+    version: Annotated[int, typer.Argument(min=1, help="Version that is its shadow.")],
+    since: Annotated[str, typer.Option(help="First event time, such as 2013-04-01.")],
+    until: Annotated[str, typer.Option(help="End of the range, such as 2013-05-01.")],
+    primary: Annotated[
+        int, typer.Option(min=0, help="Copies of what this version answered alone; 0: of all.")
+    ] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Scores that differ by no more are equal.")
+    ] = 0.0,
+    stack: StackFolder = DEFAULT_STACK,
+) -> None:
+    """Compare what a shadow answered with what callers got.
+
+    Example: setpoint shadow flight_late 2 --since 2013-04-01 --until 2013-05-01
+    """
+    with session(stack) as client:
+        served = client.stubs.router.GetRoute(
+            router_service_pb2.GetRouteRequest(name=route), timeout=TIMEOUT_SECONDS
+        ).route
+        found = client.stubs.monitoring.CompareShadow(
+            monitoring_service_pb2.CompareShadowRequest(
+                route=route,
+                shadow=reference_pb2.ModelVersionReference(model=served.model, version=version),
+                primary_version=primary,
+                range=reference_pb2.TimeRange(
+                    start_time=read_time("--since", since), end_time=read_time("--until", until)
+                ),
+                tolerance=tolerance,
+            ),
+            timeout=TIMEOUT_SECONDS,
+        )
+    for heading, text in explanation.shadow_facts(found):
+        console.print(f"{heading:<18} {text}", highlight=False)

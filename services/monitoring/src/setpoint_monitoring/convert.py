@@ -13,7 +13,7 @@ from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2, repor
 from setpoint.registry.v1 import model_pb2
 from setpoint_columns import Column, Columns, DataType, proto
 from setpoint_monitoring import ports
-from setpoint_monitoring.domain import comparison, drift
+from setpoint_monitoring.domain import comparison, drift, pairs
 from setpoint_monitoring.domain.alerting import State
 from setpoint_monitoring.domain.profile import Reference
 from setpoint_monitoring.domain.records import (
@@ -33,6 +33,7 @@ _PREDICTION_COLUMNS = {
     "event_time": DataType.TIMESTAMP,
     "status": DataType.INT32,
 }
+_PRIMARY = "primary_prediction_id"
 _OUTCOME_COLUMNS = {
     "prediction_id": DataType.STRING,
     "label": DataType.FLOAT64,
@@ -76,6 +77,7 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
     inputs = _side(message.inputs, predictions.rows, f"{field}.inputs")
     outputs = _side(message.outputs, predictions.rows, f"{field}.outputs")
     _side(message.entities, predictions.rows, f"{field}.entities")
+    primaries = _primaries(message.kind, predictions, f"{field}")
     _check_provenance(message, inputs, predictions.rows, field)
     scores = _scores(outputs, message.score_column)
     ids_, times = predictions["prediction_id"].to_list(), predictions["event_time"].to_list()
@@ -84,18 +86,36 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
             raise errors.invalid(
                 f"{field}.predictions.prediction_id[{row}]", each, "must be a UUID"
             )
-    entries = zip(ids_, times, predictions["status"].to_list(), scores, strict=True)
+    entries = zip(ids_, times, predictions["status"].to_list(), scores, primaries, strict=True)
     return Record(
         payload=message.SerializeToString(),
         route=message.route,
         version=VersionKey(message.model_version.model, message.model_version.version),
         entries=tuple(
-            Entry(each, time, status, score if status == 0 else None)
-            for each, time, status, score in entries
+            Entry(each, time, status, score if status == 0 else None, primary)
+            for each, time, status, score, primary in entries
         ),
         inputs=inputs,
         outputs=outputs,
+        is_shadow=message.kind == prediction_pb2.PREDICTION_KIND_SHADOW,
     )
+
+
+def _primaries(kind: int, predictions: Columns, field: str) -> Sequence[str | None]:
+    """Takes the predictions that a shadow's ones copy; of others there are none."""
+    if kind in (
+        prediction_pb2.PREDICTION_KIND_UNSPECIFIED,
+        prediction_pb2.PREDICTION_KIND_SERVED,
+    ):
+        return [None] * predictions.rows
+    if kind != prediction_pb2.PREDICTION_KIND_SHADOW:
+        raise errors.invalid(f"{field}.kind", kind, "must be a known kind")
+    _require(predictions, {_PRIMARY: DataType.STRING}, f"{field}.predictions")
+    found: list[str | None] = predictions[_PRIMARY].to_list()
+    for row, each in enumerate(found):
+        if not ids.is_uuid(each or ""):
+            raise errors.invalid(f"{field}.predictions.{_PRIMARY}[{row}]", each, "must be a UUID")
+    return [None if each is None else each.lower() for each in found]
 
 
 def _require(batch: Columns, columns: dict[str, DataType], field: str) -> None:
@@ -210,11 +230,9 @@ def outcomes_from_proto(message: column_pb2.ColumnBatch, now: int) -> list[Outco
     return outcomes
 
 
-def prediction_to_proto(
-    record: Record, stored: ports.StoredPrediction
-) -> prediction_pb2.Prediction:
-    """Tells the whole story of one prediction."""
-    message = prediction_pb2.PredictionRecords.FromString(record.payload)
+def prediction_to_proto(stored: ports.StoredPrediction) -> prediction_pb2.Prediction:
+    """Tells the whole story of one prediction, its shadows' among it."""
+    message = prediction_pb2.PredictionRecords.FromString(stored.payload)
     row = proto.from_proto(message.predictions).row(stored.position)
     story = prediction_pb2.Prediction(
         prediction_id=row["prediction_id"],
@@ -240,6 +258,9 @@ def prediction_to_proto(
         caller=row.get("caller") or "",
         outcomes=[outcome_to_proto(each) for each in stored.outcomes],
         record_time=stored.record_time,
+        kind=message.kind or prediction_pb2.PREDICTION_KIND_SERVED,
+        primary_prediction_id=row.get(_PRIMARY) or "",
+        shadows=[prediction_to_proto(each) for each in stored.shadows],
     )
     for stage in _STAGES:
         spent = row.get(f"{stage}_microseconds")
@@ -292,7 +313,20 @@ def listed_to_proto(listed: ports.Listed) -> prediction_pb2.Prediction:
         route=listed.route,
         model_version=version_to_proto(listed.version),
         status=listed.status,
+        kind=(
+            prediction_pb2.PREDICTION_KIND_SERVED
+            if listed.primary_id is None
+            else prediction_pb2.PREDICTION_KIND_SHADOW
+        ),
+        primary_prediction_id=listed.primary_id or "",
     )
+
+
+def are_shadows_from_proto(kind: int) -> bool:
+    """Says whether shadows' predictions are asked for. Raises InvalidArgumentError."""
+    if kind not in prediction_pb2.PredictionKind.values():
+        raise errors.invalid("kind", kind, "must be a known kind")
+    return kind == prediction_pb2.PREDICTION_KIND_SHADOW
 
 
 def version_to_proto(version: VersionKey) -> reference_pb2.ModelVersionReference:
@@ -375,6 +409,32 @@ def comparison_to_proto(
         response.loss_difference = judged.loss.difference
         response.loss_difference_lower = judged.loss.lower
         response.loss_difference_upper = judged.loss.upper
+    return response
+
+
+def shadow_comparison_to_proto(
+    compared: pairs.ShadowComparison,
+) -> monitoring_service_pb2.CompareShadowResponse:
+    """Converts what can be said of a shadow."""
+    response = monitoring_service_pb2.CompareShadowResponse(
+        pairs=compared.pairs,
+        shadow_failures=compared.shadow_failures,
+        unpaired=compared.unpaired,
+        scored=compared.scored,
+        labelled=compared.labelled,
+    )
+    if (found := compared.differences) is not None:
+        response.differing_share = found.share
+        response.mean_absolute_difference = found.mean
+        response.largest_difference = found.largest
+        if found.decision_share is not None:
+            response.differing_decision_share = found.decision_share
+    if (losses := compared.losses) is not None:
+        response.primary_loss = losses.primary
+        response.shadow_loss = losses.shadow
+        if losses.interval is not None:
+            response.loss_difference_lower = losses.interval.lower
+            response.loss_difference_upper = losses.interval.upper
     return response
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from setpoint_monitoring.domain.pairs import Pairs
 from setpoint_monitoring.domain.profile import Counts
 from setpoint_monitoring.domain.records import (
     Alert,
@@ -29,7 +30,9 @@ class StoredPrediction:
     position: int
     record_time: int
     outcomes: tuple[Outcome, ...]
-    """Newest first."""
+    """Newest first; a shadow's are those of the prediction that it copies."""
+    shadows: tuple[StoredPrediction, ...] = ()
+    """Its copies, by version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class ListFilter:
     model: str | None = None
     version: int | None = None
     window: Window | None = None
+    are_shadows: bool = False
+    """Those that answered nobody, instead of those that callers got."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Listed:
     route: str
     event_time: int
     status: int
+    primary_id: str | None = None
 
 
 class Registry(Protocol):
@@ -106,6 +112,16 @@ class PredictionStore(Protocol):
         self, version: VersionKey, window: Window, known_at: int | None, route: str | None = None
     ) -> Scored:
         """Return a version's predictions in a window with the newest outcome known at a time."""
+
+    async def pairs(
+        self,
+        route: str,
+        shadow: VersionKey,
+        primary: int | None,
+        window: Window,
+        known_at: int | None,
+    ) -> Pairs:
+        """Return a shadow's copies on a route with what they copy, by a version if one is given."""
 
     async def sample(self, version: VersionKey, window: Window, limit: int) -> list[str]:
         """Return some prediction ids of a window."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import grpc
@@ -71,9 +72,9 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
     ) -> monitoring_service_pb2.GetPredictionResponse:
         """Tell one prediction's story."""
         prediction_id = _uuid("prediction_id", request.prediction_id)
-        record, stored = await self._reports.prediction(prediction_id)
+        stored = await self._reports.prediction(prediction_id)
         return monitoring_service_pb2.GetPredictionResponse(
-            prediction=convert.prediction_to_proto(record, stored)
+            prediction=convert.prediction_to_proto(stored)
         )
 
     async def ListPredictions(
@@ -88,6 +89,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
             convert.window_from_proto(request.range, "range")
             if request.HasField("range")
             else None,
+            convert.are_shadows_from_proto(request.kind),
         )
         size = convert.page_size(request.page_size)
         before = convert.page_start(request.page_token)
@@ -150,6 +152,24 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
             request.minimum_predictions,
         )
         return convert.comparison_to_proto(*compared)
+
+    async def CompareShadow(
+        self,
+        request: monitoring_service_pb2.CompareShadowRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> monitoring_service_pb2.CompareShadowResponse:
+        """Compare a shadow with what callers got."""
+        if not 0 <= request.tolerance < math.inf:
+            raise errors.invalid("tolerance", request.tolerance, "must be a number from 0")
+        compared = await self._reports.compare_shadow(
+            _required("route", request.route),
+            convert.version_from_proto(request.shadow, "shadow"),
+            request.primary_version or None,
+            convert.window_from_proto(request.range, "range"),
+            request.known_at_time or None,
+            request.tolerance,
+        )
+        return convert.shadow_comparison_to_proto(compared)
 
     async def EvaluateAlerts(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 
 from setpoint.common.v1 import column_pb2, reference_pb2
 from setpoint.monitoring.v1 import prediction_pb2
-from setpoint_columns import Columns, DataType, proto
+from setpoint_columns import Column, Columns, DataType, proto
 from setpoint_monitoring import convert
 from setpoint_monitoring.domain.profile import Reference
 from setpoint_monitoring.domain.records import HOUR, Outcome, Record, VersionFacts, VersionKey
@@ -38,8 +38,12 @@ def message(
     x: Sequence[float | None] | None = None,
     scores: Sequence[float | None] | None = None,
     failed: Sequence[bool] | None = None,
+    copies: Sequence[str] | None = None,
 ) -> prediction_pb2.PredictionRecords:
-    """Return the record of predictions at some times, as a router ships it."""
+    """Return the record of predictions at some times, as a router ships it.
+
+    With `copies` they are a shadow's, of those predictions.
+    """
     rows = len(times)
     wrong = failed or [False] * rows
     predictions = Columns.from_dict(
@@ -57,6 +61,10 @@ def message(
             "queue_microseconds": (DataType.INT64, [7] * rows),
         }
     )
+    if copies is not None:
+        predictions = predictions.with_column(
+            Column.from_list("primary_prediction_id", copies, DataType.STRING)
+        )
     inputs = Columns.from_dict({"x": (DataType.FLOAT64, x or [0.5] * rows)})
     outputs = Columns.from_dict({"probability": (DataType.FLOAT32, scores or [0.25] * rows)})
     return prediction_pb2.PredictionRecords(
@@ -71,6 +79,11 @@ def message(
         input_event_times=[np.array([time - 10 for time in times], "<i8").tobytes()],
         outputs=proto.to_proto(outputs),
         score_column="probability",
+        kind=(
+            prediction_pb2.PREDICTION_KIND_SERVED
+            if copies is None
+            else prediction_pb2.PREDICTION_KIND_SHADOW
+        ),
     )
 
 

@@ -46,7 +46,7 @@ async def build(settings: MonitoringSettings, server: Server, clock: Clock) -> A
         store, alerts = PredictionStore(quick, reporting), AlertStore(quick)
         codec = convert.RecordCodec()
         ingest = Ingest(store, registry, codec, clock)
-        reports = Reports(store, registry, codec, ingest)
+        reports = Reports(store, registry, ingest)
         options = WatchOptions(
             window=settings.window_hours * HOUR,
             label_delay=settings.label_delay_hours * HOUR,

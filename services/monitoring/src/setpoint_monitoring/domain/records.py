@@ -32,6 +32,8 @@ class Entry:
     event_time: int
     status: int
     score: float | None
+    primary_id: str | None = None
+    """The prediction that a shadow's one copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Record:
     entries: tuple[Entry, ...]
     inputs: Columns
     outputs: Columns
+    is_shadow: bool = False
+    """The version answered nobody; each entry copies another prediction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_monitoring import ports
-from setpoint_monitoring.domain import comparison, drift, quality
+from setpoint_monitoring.domain import comparison, drift, pairs, quality
 from setpoint_monitoring.domain.profile import Counts, Reference
 from setpoint_monitoring.domain.records import (
     HOUR,
     Performance,
-    Record,
     Scored,
     VersionFacts,
     VersionKey,
@@ -34,19 +33,16 @@ class Reports:
         self,
         store: ports.PredictionStore,
         registry: ports.Registry,
-        codec: ports.Codec,
         ingest: Ingest,
     ) -> None:
         """Take what it works with."""
         self._store = store
         self._registry = registry
-        self._codec = codec
         self._ingest = ingest
 
-    async def prediction(self, prediction_id: str) -> tuple[Record, ports.StoredPrediction]:
-        """Return one prediction with the record that tells its story. Raises NotFoundError."""
-        stored = await self._store.prediction(prediction_id)
-        return self._codec.decode(stored.payload), stored
+    async def prediction(self, prediction_id: str) -> ports.StoredPrediction:
+        """Return where one prediction's story is told. Raises NotFoundError."""
+        return await self._store.prediction(prediction_id)
 
     async def list_predictions(
         self, which: ports.ListFilter, before: tuple[int, str] | None, limit: int
@@ -128,6 +124,22 @@ class Reports:
             arms.append(_arm(scored, facts))
         judged = comparison.compare(arms[0], arms[1], share, minimum_predictions)
         return judged, arms[0], arms[1]
+
+    async def compare_shadow(
+        self,
+        route: str,
+        shadow: VersionKey,
+        primary: int | None,
+        window: Window,
+        known_at: int | None,
+        tolerance: float,
+    ) -> pairs.ShadowComparison:
+        """Compare a shadow with what callers got. Raises NotFoundError for an unknown version."""
+        facts = await self._registry.facts(shadow)
+        copies = await self._store.pairs(route, shadow, primary, window, known_at)
+        return pairs.compare(
+            copies, binary=facts.binary, threshold=facts.threshold, tolerance=tolerance
+        )
 
 
 def _windows(asked: Window, length: int) -> list[Window]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from setpoint_db import copy, engine
 from setpoint_monitoring import ports
+from setpoint_monitoring.domain.pairs import Pairs
 from setpoint_monitoring.domain.profile import Counts
 from setpoint_monitoring.domain.records import HOUR, Outcome, Record, Scored, VersionKey, Window
 from setpoint_monitoring.store import tables
@@ -26,6 +28,7 @@ _PREDICTION_COLUMNS = (
     "status",
     "score",
 )
+_SHADOW_COLUMNS = (*_PREDICTION_COLUMNS, "primary_id")
 _OUTCOME_COLUMNS = ("prediction_id", "event_time", "label", "arrival_time")
 
 _RECORD_IDS = sa.text(
@@ -71,6 +74,23 @@ _SCORED = """
     ORDER BY p.event_time
 """
 
+_PAIRS = """
+    SELECT p.prediction_id IS NOT NULL AS paired, s.status = 0 AND p.status = 0 AS answered,
+           s.status <> 0 AS failed, p.score AS primary_score, s.score AS shadow_score, o.label
+    FROM shadow_predictions s
+    LEFT JOIN predictions p ON p.prediction_id = s.primary_id
+    LEFT JOIN LATERAL (
+        SELECT label FROM outcomes
+        WHERE outcomes.prediction_id = s.primary_id
+          AND (CAST(:known_at AS bigint) IS NULL OR outcomes.arrival_time <= :known_at)
+        ORDER BY outcomes.event_time DESC, outcomes.arrival_time DESC
+        LIMIT 1
+    ) o ON true
+    WHERE s.model = :model AND s.version = :version AND s.route = :route
+      AND s.event_time >= :start AND s.event_time < :end
+      AND (CAST(:primary AS bigint) IS NULL OR p.version IS NULL OR p.version = :primary)
+"""
+
 
 class PredictionStore:
     """Implements `ports.PredictionStore`."""
@@ -91,12 +111,24 @@ class PredictionStore:
                 sa.insert(tables.RECORDS),
                 [_record_row(number, record, now) for number, record in numbered],
             )
-            rows = [row for number, record in numbered for row in _prediction_rows(number, record)]
-            stored = await copy.insert_new(
-                connection, tables.PREDICTIONS, _PREDICTION_COLUMNS, rows
-            )
-            if stored < len(rows):
-                await _delete_empty(connection, numbers)
+            stored = 0
+            for table, columns, ours in (
+                (
+                    tables.PREDICTIONS,
+                    _PREDICTION_COLUMNS,
+                    [e for e in numbered if not e[1].is_shadow],
+                ),
+                (
+                    tables.SHADOW_PREDICTIONS,
+                    _SHADOW_COLUMNS,
+                    [e for e in numbered if e[1].is_shadow],
+                ),
+            ):
+                rows = [row for number, record in ours for row in _prediction_rows(number, record)]
+                new = await copy.insert_new(connection, table, columns, rows) if rows else 0
+                if new < len(rows):
+                    await _delete_empty(connection, table, [number for number, _ in ours])
+                stored += new
         return stored
 
     async def add_outcomes(self, outcomes: Sequence[Outcome]) -> int:
@@ -110,37 +142,24 @@ class PredictionStore:
 
     async def prediction(self, prediction_id: str) -> ports.StoredPrediction:
         """Return one prediction. Raises NotFoundError."""
-        predictions, records, outcomes = tables.PREDICTIONS, tables.RECORDS, tables.OUTCOMES
-        find = (
-            sa.select(records.c.payload, predictions.c.position, records.c.record_time)
-            .join(records, records.c.record_id == predictions.c.record_id)
-            .where(predictions.c.prediction_id == prediction_id)
-        )
-        what_happened = (
-            sa.select(outcomes.c.label, outcomes.c.event_time, outcomes.c.arrival_time)
-            .where(outcomes.c.prediction_id == prediction_id)
-            .order_by(outcomes.c.event_time.desc(), outcomes.c.arrival_time.desc())
-        )
         async with engine.transaction(self._database) as connection:
-            found = (await connection.execute(find)).one_or_none()
+            found = await _find(connection, prediction_id)
             if found is None:
                 raise errors.NotFoundError(
                     errors.Reason.PREDICTION_NOT_FOUND,
                     f"no record is stored for prediction {prediction_id}",
                 )
-            known = (await connection.execute(what_happened)).all()
+            known = await _outcomes(connection, found.primary_id or prediction_id)
+            copies = await _copies(connection, prediction_id)
         return ports.StoredPrediction(
-            found.payload,
-            found.position,
-            found.record_time,
-            tuple(Outcome(prediction_id, *row) for row in known),
+            found.payload, found.position, found.record_time, known, copies
         )
 
     async def list_predictions(
         self, which: ports.ListFilter, before: tuple[int, str] | None, limit: int
     ) -> list[ports.Listed]:
         """Return predictions, newest event time first, those before one."""
-        table = tables.PREDICTIONS
+        table = _table(which)
         query = sa.select(
             table.c.prediction_id,
             table.c.model,
@@ -148,6 +167,7 @@ class PredictionStore:
             table.c.route,
             table.c.event_time,
             table.c.status,
+            _primary_id(table),
         ).where(*_conditions(which))
         if before is not None:
             cursor = sa.tuple_(
@@ -164,15 +184,14 @@ class PredictionStore:
                 row.route,
                 row.event_time,
                 row.status,
+                row.primary_id,
             )
             for row in rows
         ]
 
     async def count_predictions(self, which: ports.ListFilter) -> int:
         """Return how many predictions match."""
-        query = (
-            sa.select(sa.func.count()).select_from(tables.PREDICTIONS).where(*_conditions(which))
-        )
+        query = sa.select(sa.func.count()).select_from(_table(which)).where(*_conditions(which))
         async with engine.transaction(self._reports) as connection:
             return int((await connection.execute(query)).scalar_one())
 
@@ -226,6 +245,35 @@ class PredictionStore:
             np.array([row.event_time for row in rows], dtype=np.int64),
             np.array([row.failed for row in rows], dtype=np.bool_),
             np.array([row.score for row in rows], dtype=np.float64),
+            np.array([row.label for row in rows], dtype=np.float64),
+        )
+
+    async def pairs(
+        self,
+        route: str,
+        shadow: VersionKey,
+        primary: int | None,
+        window: Window,
+        known_at: int | None,
+    ) -> Pairs:
+        """Return a shadow's copies on a route with what they copy, by a version if one is given."""
+        values = {
+            "route": route,
+            "model": shadow.model,
+            "version": shadow.version,
+            "primary": primary,
+            "start": window.start,
+            "end": window.end,
+            "known_at": known_at,
+        }
+        async with engine.transaction(self._reports) as connection:
+            rows = (await connection.execute(sa.text(_PAIRS), values)).all()
+        return Pairs(
+            np.array([row.paired for row in rows], dtype=np.bool_),
+            np.array([row.answered for row in rows], dtype=np.bool_),
+            np.array([row.failed for row in rows], dtype=np.bool_),
+            np.array([row.primary_score for row in rows], dtype=np.float64),
+            np.array([row.shadow_score for row in rows], dtype=np.float64),
             np.array([row.label for row in rows], dtype=np.float64),
         )
 
@@ -297,7 +345,8 @@ def _record_row(record_id: int, record: Record, now: int) -> dict[str, object]:
         "record_id": record_id,
         "payload": record.payload,
         "record_time": now,
-        "profiled": False,
+        # What shadows saw is not counted into profiles.
+        "profiled": record.is_shadow,
     }
 
 
@@ -314,22 +363,77 @@ def _prediction_rows(record_id: int, record: Record) -> list[tuple[object, ...]]
             entry.event_time,
             entry.status,
             entry.score,
+            *((entry.primary_id,) if record.is_shadow else ()),
         )
         for position, entry in enumerate(record.entries)
     ]
 
 
-async def _delete_empty(connection: AsyncConnection, record_ids: Sequence[int]) -> None:
+async def _find(connection: AsyncConnection, prediction_id: str) -> sa.Row[Any] | None:
+    """Returns where a prediction's story is, whoever got its answer."""
+    for table in (tables.PREDICTIONS, tables.SHADOW_PREDICTIONS):
+        query = _stories(table).where(table.c.prediction_id == prediction_id)
+        found: sa.Row[Any] | None = (await connection.execute(query)).one_or_none()
+        if found is not None:
+            return found
+    return None
+
+
+async def _copies(
+    connection: AsyncConnection, prediction_id: str
+) -> tuple[ports.StoredPrediction, ...]:
+    table = tables.SHADOW_PREDICTIONS
+    query = (
+        _stories(table)
+        .where(table.c.primary_id == prediction_id)
+        .order_by(table.c.version, table.c.prediction_id)
+    )
+    rows = (await connection.execute(query)).all()
+    return tuple(
+        ports.StoredPrediction(row.payload, row.position, row.record_time, ()) for row in rows
+    )
+
+
+async def _outcomes(connection: AsyncConnection, prediction_id: str) -> tuple[Outcome, ...]:
+    table = tables.OUTCOMES
+    query = (
+        sa.select(table.c.label, table.c.event_time, table.c.arrival_time)
+        .where(table.c.prediction_id == prediction_id)
+        .order_by(table.c.event_time.desc(), table.c.arrival_time.desc())
+    )
+    return tuple(Outcome(prediction_id, *row) for row in (await connection.execute(query)).all())
+
+
+def _stories(table: sa.Table) -> sa.Select[Any]:
+    records = tables.RECORDS
+    return sa.select(
+        records.c.payload, table.c.position, records.c.record_time, _primary_id(table)
+    ).join(records, records.c.record_id == table.c.record_id)
+
+
+def _table(which: ports.ListFilter) -> sa.Table:
+    return tables.SHADOW_PREDICTIONS if which.are_shadows else tables.PREDICTIONS
+
+
+def _primary_id(table: sa.Table) -> sa.ColumnElement[Any]:
+    """What a prediction copies; nothing for one that a caller got."""
+    found = table.c.get("primary_id")
+    return sa.null().label("primary_id") if found is None else found
+
+
+async def _delete_empty(
+    connection: AsyncConnection, table: sa.Table, record_ids: Sequence[int]
+) -> None:
     """Deletes records all of whose predictions came before."""
-    records, predictions = tables.RECORDS, tables.PREDICTIONS
-    has_own = sa.exists().where(predictions.c.record_id == records.c.record_id)
+    records = tables.RECORDS
+    has_own = sa.exists().where(table.c.record_id == records.c.record_id)
     await connection.execute(
         sa.delete(records).where(records.c.record_id.in_(record_ids), ~has_own)
     )
 
 
 def _conditions(which: ports.ListFilter) -> list[sa.ColumnElement[bool]]:
-    table = tables.PREDICTIONS
+    table = _table(which)
     conditions: list[sa.ColumnElement[bool]] = []
     if which.model is not None:
         conditions.append(table.c.model == which.model)

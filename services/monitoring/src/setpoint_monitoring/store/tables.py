@@ -34,6 +34,27 @@ PREDICTIONS = sa.Table(
 )
 """An entry for each prediction, pointing at its row of a record."""
 
+SHADOW_PREDICTIONS = sa.Table(
+    "shadow_predictions",
+    METADATA,
+    sa.Column("prediction_id", postgresql.UUID(as_uuid=False), primary_key=True),
+    sa.Column("record_id", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False, doc="Row of the record, from 0"),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("route", sa.Text, nullable=False),
+    sa.Column("event_time", sa.BigInteger, nullable=False, doc="Microseconds UTC"),
+    sa.Column("status", sa.Integer, nullable=False, doc="google.rpc.Code"),
+    sa.Column("score", sa.Double, doc="The output that outcomes are compared with"),
+    sa.Column(
+        "primary_id",
+        postgresql.UUID(as_uuid=False),
+        nullable=False,
+        doc="The prediction of a caller that this one copies; its outcomes are this one's too",
+    ),
+)
+"""The same for predictions that answered nobody: apart, so that nothing counts them by mistake."""
+
 OUTCOMES = sa.Table(
     "outcomes",
     METADATA,
