@@ -66,12 +66,11 @@ def test_show_tells_why_a_prediction_failed() -> None:
 
 def test_show_tells_shadows() -> None:
     """A primary tells what its shadows answered, and a shadow what it copies."""
+    outputs = proto.to_proto(Columns.from_dict({"probability": (DataType.FLOAT64, [0.5])}))
     prediction = _prediction()
-    answered = prediction.shadows.add(prediction_id="s1")
+    prediction.outputs.CopyFrom(outputs)
+    answered = prediction.shadows.add(prediction_id="s1", outputs=outputs)
     answered.model_version.version = 2
-    answered.outputs.CopyFrom(
-        proto.to_proto(Columns.from_dict({"probability": (DataType.FLOAT64, [0.5])}))
-    )
     failed = prediction.shadows.add(prediction_id="s2", status=13, error="INFERENCE_FAILED: no")
     failed.model_version.version = 3
     told = _told(prediction)
@@ -80,6 +79,7 @@ def test_show_tells_shadows() -> None:
     shadow = _prediction()
     shadow.kind = prediction_pb2.PREDICTION_KIND_SHADOW
     shadow.primary_prediction_id = "p1"
+    shadow.outputs.CopyFrom(outputs)
     shadow.assignment_reason = route_pb2.ASSIGNMENT_REASON_SHADOW
     told = _told(shadow)
     assert "SHADOW: key" in told

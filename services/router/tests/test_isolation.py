@@ -20,7 +20,7 @@ from setpoint_columns import proto as columns_proto
 from setpoint_router import ports, testing
 from setpoint_router.convert import records, requests
 from setpoint_router.domain import plan, route
-from setpoint_router.service import predictor, stages
+from setpoint_router.service import predictor, shadows, stages
 from setpoint_router.service.coalescer import Bounds
 from setpoint_rpc import channel
 from setpoint_runtime import clock as clocks
@@ -204,6 +204,9 @@ class Chaos:
     def refused(self, reason: Any) -> None:
         raise AssertionError(f"refused: {reason}")
 
+    def dropped(self, of: plan.Plan, rows: int, reason: str) -> None:
+        raise AssertionError(f"dropped: {reason}")
+
 
 async def test_storm_harms_no_batch_mate() -> None:
     """Shows that 10,000 random cancels, errors and delays under load harm no batch mate.
@@ -225,13 +228,22 @@ async def test_storm_harms_no_batch_mate() -> None:
         clock=clocks.SystemClock(),
         limits=stages.Limits(60.0, 60.0),
     )
+    bounds = Bounds(calls=3, rows=64, queued_rows=count)
     predictions = predictor.Predictor(
         routes=lambda _: serving,
         stages=way,
+        shadows=shadows.Shadows(
+            stages=way,
+            codec=codec,
+            observer=chaos,
+            clock=clocks.SystemClock(),
+            bounds=bounds,
+            is_loaded=lambda: False,
+        ),
         codec=codec,
         observer=chaos,
         clock=clocks.SystemClock(),
-        bounds=Bounds(calls=3, rows=64, queued_rows=count),
+        bounds=bounds,
         maximum_waiting=count,
     )
     loop = asyncio.get_running_loop()
