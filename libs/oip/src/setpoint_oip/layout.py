@@ -57,11 +57,12 @@ _REFUSED: Final = {
 class Layout:
     """One side of a model: its tensors, and by name what may be sent or asked for."""
 
-    def __init__(self, specs: Iterable[Spec]) -> None:
-        """Describe the tensors of one side."""
+    def __init__(self, specs: Iterable[Spec], also: Iterable[Spec] = ()) -> None:
+        """Describe the tensors of one side; those of `also` are understood but not advertised."""
         self.specs = tuple(specs)
-        self._matrices = {spec.name: spec for spec in self.specs}
-        self._alone = {name: spec for spec in self.specs for name in spec.columns}
+        known = (*also, *self.specs)
+        self._matrices = {spec.name: spec for spec in known}
+        self._alone = {name: spec for spec in known for name in spec.columns}
 
     def metadata(self) -> list[pb.ModelMetadataResponse.TensorMetadata]:
         """Return the tensors as the protocol describes them."""
@@ -73,6 +74,26 @@ class Layout:
             )
             for spec in self.specs
         ]
+
+    def check(self, name: str, shape: tensors.Shape) -> Spec:
+        """Return the tensor that an input is, with the columns that it holds.
+
+        Raises:
+            InvalidArgumentError: There is none of this name and shape.
+        """
+        spec, alone = self._matrices.get(name), self._alone.get(name)
+        if spec is not None:
+            width = len(spec.columns)
+            if shape[1:] == (width,) or (width == 1 and len(shape) == 1):
+                return spec
+        if alone is not None and (len(shape) == 1 or shape[1:] == (1,)):
+            return Held(name, alone.dtype, (name,))
+        if spec is None and alone is None:
+            rule = f"is not known; there are {_listed([*self._matrices, *self._alone])}"
+            raise errors.invalid(f'inputs["{name[:100]}"]', name, rule, UNKNOWN)
+        width = 1 if spec is None else len(spec.columns)
+        wanted = "[rows] or [rows, 1]" if width == 1 else f"[rows, {width}]"
+        raise tensors.malformed(f'inputs["{name}"].shape', list(shape), f"must be {wanted}")
 
     def columns(self, given: Sequence[Tensor]) -> Columns:
         """Return the columns that inputs hold.
@@ -87,30 +108,14 @@ class Layout:
         rows = rows_of(given)
         found: dict[str, Column] = {}
         for tensor in given:
-            for name, spec, values in self._parts(tensor):
+            spec = self.check(tensor.name, tensor.array.shape)
+            matrix = tensor.array.reshape(rows, len(spec.columns))
+            for at, name in enumerate(spec.columns):
                 if name in found:
                     rule = f"holds the column {name!r}, which another tensor holds too"
                     raise tensors.malformed(_path(tensor), list(tensor.array.shape), rule)
-                found[name] = _column(tensor, name, spec.dtype, values)
+                found[name] = _column(tensor, name, spec.dtype, matrix[:, at])
         return Columns(rows, found.values())
-
-    def _parts(self, tensor: Tensor) -> list[tuple[str, Spec, AnyArray]]:
-        """Return the columns of a tensor with their values."""
-        name, array = tensor.name, tensor.array
-        shape = array.shape
-        spec = self._matrices.get(name)
-        if spec is not None and len(shape) == 2 and shape[1] == len(spec.columns):
-            return [(each, spec, array[:, at]) for at, each in enumerate(spec.columns)]
-        alone = self._alone.get(name)
-        if alone is not None and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
-            return [(name, alone, array.reshape(-1))]
-        if spec is not None and len(spec.columns) == 1 and len(shape) == 1:
-            return [(spec.columns[0], spec, array)]
-        if spec is None and alone is None:
-            rule = f"is not known; there are {_listed([*self._matrices, *self._alone])}"
-            raise errors.invalid(f'inputs["{name[:100]}"]', name, rule, UNKNOWN)
-        wanted = "[rows] or [rows, 1]" if spec is None else f"[rows, {len(spec.columns)}]"
-        raise tensors.malformed(f"{_path(tensor)}.shape", list(shape), f"must be {wanted}")
 
     def wanted(
         self, outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor]

@@ -6,7 +6,7 @@ message that breaks a rule is refused with the tensor, the value and the rule.
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -19,6 +19,9 @@ from setpoint_oip.protocol import open_inference_pb2 as pb
 from setpoint_runtime import errors
 
 Side = Literal["input", "output"]
+Shape = tuple[int, ...]
+Check = Callable[[str, Shape], object]
+"""Refuses a name or a shape before the elements are read."""
 
 _LENGTH: Final = struct.Struct("<I")
 _FIELDS: Final = tuple(field.name for field in pb.InferTensorContents.DESCRIPTOR.fields)
@@ -34,13 +37,29 @@ class Tensor:
     """As numpy counts with it: BOOL as bools, FP16 as float16, BF16 as float32, BYTES as objects."""
 
 
-def of_request(request: pb.ModelInferRequest) -> list[Tensor]:
+def of_request(request: pb.ModelInferRequest, check: Check | None = None) -> list[Tensor]:
     """Return the inputs of a request.
 
     Raises:
         InvalidArgumentError: Names the tensor, the value and the rule.
     """
-    return _read(request.inputs, request.raw_input_contents, "input")
+    return _read(request.inputs, request.raw_input_contents, "input", check)
+
+
+def rows_of_request(request: pb.ModelInferRequest) -> int:
+    """Return the number of rows that a request claims to have, before its elements are read.
+
+    Raises:
+        InvalidArgumentError: It has no tensors, or none whose shape begins with a number of rows.
+    """
+    if not request.inputs:
+        raise errors.invalid("inputs", 0, "must hold tensors", errors.Reason.MISSING_FIELD)
+    first = request.inputs[0]
+    path = f'inputs["{first.name[:100]}"]'
+    if not first.shape:
+        raise malformed(f"{path}.shape", [], "must begin with the rows")
+    _count(path, first.shape[:1])
+    return first.shape[0]
 
 
 def of_response(response: pb.ModelInferResponse) -> list[Tensor]:
@@ -52,7 +71,9 @@ def of_response(response: pb.ModelInferResponse) -> list[Tensor]:
     return _read(response.outputs, response.raw_output_contents, "output")
 
 
-def _read(entries: Sequence[Any], raws: Sequence[bytes], side: Side) -> list[Tensor]:
+def _read(
+    entries: Sequence[Any], raws: Sequence[bytes], side: Side, check: Check | None = None
+) -> list[Tensor]:
     if raws and len(raws) != len(entries):
         rule = f"must be {len(entries)}, one for each tensor of {side}s"
         raise malformed(f"raw_{side}_contents", len(raws), rule)
@@ -66,6 +87,8 @@ def _read(entries: Sequence[Any], raws: Sequence[bytes], side: Side) -> list[Ten
         datatype = _datatype(path, entry.datatype)
         shape = tuple(entry.shape)
         count = _count(path, shape)
+        if check is not None:
+            check(entry.name, shape)
         if not raws:
             array = _typed(path, entry, datatype, count)
         elif entry.HasField("contents"):
@@ -85,7 +108,7 @@ def _datatype(path: str, name: str) -> Datatype:
     return datatype
 
 
-def _count(path: str, shape: tuple[int, ...]) -> int:
+def _count(path: str, shape: Sequence[int]) -> int:
     for axis, size in enumerate(shape):
         # Beside a size of zero any other would cost its sender nothing.
         if not 0 <= size <= MAX_ROWS:
@@ -128,7 +151,7 @@ def _check_range(path: str, array: AnyArray, datatype: Datatype) -> None:
         raise errors.invalid(field, int(array[at]), rule, errors.Reason.WRONG_TYPE)
 
 
-def _raw(path: str, raw: bytes, datatype: Datatype, shape: tuple[int, ...], count: int) -> AnyArray:
+def _raw(path: str, raw: bytes, datatype: Datatype, shape: Shape, count: int) -> AnyArray:
     if datatype is BYTES:
         return _objects(_split(path, raw, count))
     expected = count * datatype.wire.itemsize

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from setpoint.inference.v1 import inference_service_pb2_grpc
-from setpoint_inference import config, servicer
+from setpoint_inference import config, oip_servicer, servicer
 from setpoint_inference.adapters import (
     artifact_cache,
     heap,
@@ -14,6 +14,7 @@ from setpoint_inference.adapters import (
     thread_pool,
 )
 from setpoint_inference.service import models, predictions
+from setpoint_oip import servicer as oip
 from setpoint_rpc import channel
 from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
@@ -56,6 +57,11 @@ async def build(
             inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
             servicer.InferenceServicer(inference),
             SERVICE,
+        )
+        server.add(
+            oip.add_to_server,
+            oip_servicer.OipServicer(inference, lambda: server.health.is_ready),
+            oip.SERVICE,
         )
         server.metrics_registry.register(metrics.InferenceMetrics(table, workers.taken))
         yield

@@ -143,6 +143,10 @@ class Models:
         """Return a version that answers, without waiting."""
         return self._ready.get(key)
 
+    def newest(self, model: str) -> VersionKey | None:
+        """Return the newest version of a model that answers."""
+        return max((key for key in self._ready if key.model == model), default=None)
+
     def all(self) -> list[tuple[VersionKey, ReadyModel | Attempt]]:
         """Return every version here, by model and number."""
         together: dict[VersionKey, ReadyModel | Attempt] = {**self._attempts, **self._ready}

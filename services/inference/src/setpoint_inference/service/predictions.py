@@ -86,6 +86,10 @@ class InferenceService:
         model.counts.run_us += prediction.run_us
         return prediction
 
+    async def find(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:
+        """Return a version, loaded if need be."""
+        return self.models.ready(key) or await self._loaded(key, remaining_seconds)
+
     async def load(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:
         """Load a version now, even if that failed a moment ago."""
         timeout = None if remaining_seconds is None else remaining_seconds - ANSWER_SECONDS
