@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from setpoint_columns import Columns
 from setpoint_router.domain.plan import Plan
-from setpoint_router.domain.route import FeatureSet, Field, Route
+from setpoint_router.domain.route import FeatureSet, Field, Route, ServedTensor
 from setpoint_runtime import errors
 
 
@@ -71,6 +71,8 @@ class RegisteredVersion:
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     score_column: str = ""
+    input_tensors: tuple[ServedTensor, ...] = ()
+    output_tensors: tuple[ServedTensor, ...] = ()
 
 
 class Registry(Protocol):

@@ -15,7 +15,8 @@ import tenacity
 from setpoint.router.v1 import router_service_pb2_grpc
 from setpoint_db import engine as engines
 from setpoint_db import migrate
-from setpoint_router import config, ports, servicer
+from setpoint_oip import servicer as oip
+from setpoint_router import config, oip_servicer, ports, servicer
 from setpoint_router.adapters import metrics, peers, rules, traces
 from setpoint_router.adapters.spool import folder, shipper, writer
 from setpoint_router.convert import records, requests
@@ -60,8 +61,8 @@ async def build(
         rule_book = _watch_rules(settings, spool_folder, owner, to)
         book = RouteBook()
         store = sql_store.SqlStore(engine)
-        handlers = _servicer(
-            settings, book, store, to, rule_book, spool, counted, aside, spans, clock, stack
+        handlers, oip_handlers = _servicers(
+            settings, server, book, store, to, rule_book, spool, counted, aside, spans, clock, stack
         )
         await _load_routes(settings, spool_folder, book, store, owner)
         server.add(
@@ -70,12 +71,14 @@ async def build(
             SERVICE,
             untraced_methods=frozenset({"Predict"}),
         )
+        server.add(oip.add_to_server, oip_handlers, oip.SERVICE)
         _ = owner.start("readiness", _follow_spool(server, spool, book))
         yield
 
 
-def _servicer(
+def _servicers(
     settings: config.RouterSettings,
+    server: servers.Server,
     book: RouteBook,
     store: ports.RouteStore,
     to: "_Channels",
@@ -86,7 +89,7 @@ def _servicer(
     spans: traces.SpanBuilder,
     clock: clocks.Clock,
     stack: contextlib.AsyncExitStack,
-) -> servicer.RouterServicer:
+) -> tuple[servicer.RouterServicer, oip_servicer.OipServicer]:
     """Put the core together."""
     features = peers.FeatureClient(to.feature)
     inference = peers.InferenceClient(to.inference)
@@ -147,7 +150,9 @@ def _servicer(
         book=book,
         clock=clock,
     )
-    return servicer.RouterServicer(predictions, batches, kept_routes)
+    return servicer.RouterServicer(predictions, batches, kept_routes), oip_servicer.OipServicer(
+        book.serving, predictions, batches, lambda: server.health.is_ready
+    )
 
 
 def _producer() -> str:

@@ -16,6 +16,7 @@ from setpoint_router.domain.route import (
     FeatureSet,
     Field,
     Route,
+    ServedTensor,
     ServedVersion,
     SpoolFullPolicy,
 )
@@ -108,6 +109,8 @@ def served_to_proto(served: ServedVersion) -> route_pb2.ServedVersion:
         request_fields=fields_to_proto(served.request_fields),
         sensitive_inputs=served.sensitive_inputs,
         score_column=served.score_column,
+        input_tensors=_tensors_to_proto(served.input_tensors),
+        output_tensors=_tensors_to_proto(served.output_tensors),
     )
     if served.feature_set is not None:
         message.feature_set.name = served.feature_set.name
@@ -127,7 +130,19 @@ def served_from_proto(message: route_pb2.ServedVersion) -> ServedVersion:
         request_fields=fields_from_proto(message.request_fields),
         sensitive_inputs=tuple(message.sensitive_inputs),
         score_column=message.score_column,
+        input_tensors=_tensors_from_proto(message.input_tensors),
+        output_tensors=_tensors_from_proto(message.output_tensors),
     )
+
+
+def _tensors_to_proto(tensors: Iterable[ServedTensor]) -> list[route_pb2.ServedTensor]:
+    return [route_pb2.ServedTensor(name=each.name, columns=each.columns) for each in tensors]
+
+
+def _tensors_from_proto(
+    tensors: Iterable[route_pb2.ServedTensor | model_pb2.TensorSpec],
+) -> tuple[ServedTensor, ...]:
+    return tuple(ServedTensor(each.name, tuple(each.columns)) for each in tensors)
 
 
 def fields_to_proto(fields: Iterable[Field]) -> list[reference_pb2.FieldSpec]:
@@ -171,6 +186,8 @@ def registered_from_proto(message: model_pb2.ModelVersion) -> ports.RegisteredVe
         inputs=_columns_of(manifest.inputs, "inputs"),
         outputs=_columns_of(manifest.outputs, "outputs"),
         score_column=manifest.score_column,
+        input_tensors=_tensors_from_proto(manifest.inputs),
+        output_tensors=_tensors_from_proto(manifest.outputs),
     )
 
 

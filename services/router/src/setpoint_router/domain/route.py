@@ -55,6 +55,14 @@ class Field:
     description: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ServedTensor:
+    """A tensor of a model, all of one type, that holds columns side by side."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedVersion:
     """What the router knows of a version without asking anybody."""
@@ -68,6 +76,9 @@ class ServedVersion:
     request_fields: tuple[Field, ...] = ()
     sensitive_inputs: tuple[str, ...] = ()
     score_column: str = ""
+    input_tensors: tuple[ServedTensor, ...] = ()
+    """The model's own tensors; empty in routes that were stored without them."""
+    output_tensors: tuple[ServedTensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,8 @@ class BatchAnswer:
     results: Columns
     outputs: Columns
     route_revision: int
+    failures: Sequence[errors.SetpointError | None]
+    """Why each row failed that did."""
 
 
 class _Batch:
@@ -63,7 +65,7 @@ class _Batch:
         self.origin = origin
         self.route = route
         self.arrival_time = now_us
-        self.is_given = _is_given(ask.rows, route)
+        self.is_given = is_given(ask.rows, route)
         self.ids = np.array(identity.prediction_ids(count, now_us), object)
         self.event_times = _event_times(ask, now_us)
         self.bad: table.RowErrors = {}
@@ -310,7 +312,7 @@ class BatchPredictor:
             }
         )
         outputs = [table.spread(pieces, count) for pieces in batch.outputs.values()]
-        return BatchAnswer(results, Columns(count, outputs), batch.route.route.revision)
+        return BatchAnswer(results, Columns(count, outputs), batch.route.route.revision, found)
 
 
 def _fallen_back(batch: _Batch, rows: Rows) -> Degradation:
@@ -348,7 +350,7 @@ def _parted(
     return rows[~is_bad], (bad, [wrong[row] for row in bad.tolist()])
 
 
-def _is_given(rows: Columns, route: ServingRoute) -> bool:
+def is_given(rows: Columns, route: ServingRoute) -> bool:
     """Say whether the rows hold the models' inputs rather than keys to look features up by."""
     names = route.plans[0].names
     if not any(name in names.entities for name in rows.names):

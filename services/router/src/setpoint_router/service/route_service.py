@@ -163,6 +163,8 @@ class RouteService:
                 inputs=registered.inputs,
                 outputs=registered.outputs,
                 score_column=registered.score_column,
+                input_tensors=registered.input_tensors,
+                output_tensors=registered.output_tensors,
             )
         definition = await self._definitions.get_feature_set(registered.feature_set)
         _check_inputs(model, registered, definition)
@@ -176,6 +178,8 @@ class RouteService:
             request_fields=definition.request_fields,
             sensitive_inputs=definition.sensitive,
             score_column=registered.score_column,
+            input_tensors=registered.input_tensors,
+            output_tensors=registered.output_tensors,
         )
 
     async def _load(self, model: str, version: int) -> None:

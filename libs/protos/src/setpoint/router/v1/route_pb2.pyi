@@ -297,6 +297,8 @@ class ServedVersion(google.protobuf.message.Message):
     REQUEST_FIELDS_FIELD_NUMBER: builtins.int
     SENSITIVE_INPUTS_FIELD_NUMBER: builtins.int
     SCORE_COLUMN_FIELD_NUMBER: builtins.int
+    INPUT_TENSORS_FIELD_NUMBER: builtins.int
+    OUTPUT_TENSORS_FIELD_NUMBER: builtins.int
     version: builtins.int
     """The version."""
     score_column: builtins.str
@@ -329,6 +331,16 @@ class ServedVersion(google.protobuf.message.Message):
     def sensitive_inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Features whose view marks them as sensitive."""
 
+    @property
+    def input_tensors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ServedTensor]:
+        """The model's own input tensors, for callers that send several columns as one. Empty in routes stored by releases that did
+        not know them.
+        """
+
+    @property
+    def output_tensors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ServedTensor]:
+        """The same of its outputs."""
+
     def __init__(
         self,
         *,
@@ -341,11 +353,37 @@ class ServedVersion(google.protobuf.message.Message):
         request_fields: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
         sensitive_inputs: collections.abc.Iterable[builtins.str] | None = ...,
         score_column: builtins.str = ...,
+        input_tensors: collections.abc.Iterable[Global___ServedTensor] | None = ...,
+        output_tensors: collections.abc.Iterable[Global___ServedTensor] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "inputs", b"inputs", "key_columns", b"key_columns", "outputs", b"outputs", "request_fields", b"request_fields", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "input_tensors", b"input_tensors", "inputs", b"inputs", "key_columns", b"key_columns", "output_tensors", b"output_tensors", "outputs", b"outputs", "request_fields", b"request_fields", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs", "version", b"version"]) -> None: ...
 
 Global___ServedVersion: typing_extensions.TypeAlias = ServedVersion
+
+@typing.final
+class ServedTensor(google.protobuf.message.Message):
+    """ServedTensor is a tensor of a model, all of one type, that holds columns side by side."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name in the model."""
+    @property
+    def columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The columns that it holds, in order."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        columns: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["columns", b"columns", "name", b"name"]) -> None: ...
+
+Global___ServedTensor: typing_extensions.TypeAlias = ServedTensor
 
 @typing.final
 class Assignment(google.protobuf.message.Message):

@@ -1,0 +1,338 @@
+"""Requests of the Open Inference Protocol into questions to a route, and answers into replies.
+
+A model of the protocol is a route here. What the versions of a route have in common is what callers
+can rely on: its tensors where all of them have the same, else the columns.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from setpoint.common.v1 import value_pb2
+from setpoint.router.v1 import router_service_pb2
+from setpoint_columns import Column, Columns, DataType
+from setpoint_columns import value as column_values
+from setpoint_columns.dtypes import NUMBERS, NUMPY_TYPES
+from setpoint_oip import layout, parameters, tensors
+from setpoint_oip.datatypes import AnyArray
+from setpoint_oip.layout import Held, Layout
+from setpoint_oip.protocol import open_inference_pb2 as pb
+from setpoint_router.convert.requests import python_value
+from setpoint_router.domain import degradation
+from setpoint_router.domain.degradation import Degradation, DegradationKind
+from setpoint_router.domain.plan import ServingRoute
+from setpoint_router.domain.route import AssignmentReason, Field, ServedTensor, ServedVersion
+from setpoint_router.service import batch_predictor
+from setpoint_runtime import errors
+
+PLATFORM: Final = "setpoint_router"
+
+ASSIGNMENT_KEY: Final = f"{parameters.PREFIX}assignment_key"
+EVENT_TIME: Final = f"{parameters.PREFIX}event_time"
+PREDICTION_ID: Final = f"{parameters.PREFIX}prediction_id"
+
+_ENTITY = "entity_"
+_KINDS: Final = {
+    "assignment_key": parameters.TEXT,
+    "event_time": parameters.WHOLE,
+    _ENTITY: parameters.ANY,
+}
+"""Parameters of a request. Key and time may be tensors as well, with a value for each row."""
+
+_ASKED: Final = (
+    Held(ASSIGNMENT_KEY, DataType.STRING, (ASSIGNMENT_KEY,)),
+    Held(EVENT_TIME, DataType.TIMESTAMP, (EVENT_TIME,)),
+)
+_FACTS: Final = {
+    "prediction_id": DataType.STRING,
+    "version": DataType.INT64,
+    "slot": DataType.INT32,
+    "reason": DataType.STRING,
+    "degradations": DataType.STRING,
+}
+"""What is known of each row beside the model's outputs, to be asked for as outputs."""
+
+_TYPES: Final[dict[type, DataType]] = {
+    bool: DataType.BOOL,
+    int: DataType.INT64,
+    float: DataType.FLOAT64,
+    str: DataType.STRING,
+}
+
+
+class Sides(NamedTuple):
+    """What some versions of a route take and give."""
+
+    inputs: Layout
+    outputs: Layout
+
+
+def sides_of(route: ServingRoute) -> Sides:
+    """Return what all versions of a route take and give, worked out once a revision."""
+    cache = route.plans[0].cache
+    found = cache.get("oip")
+    if found is None:
+        found = cache["oip"] = sides([plan.version for plan in route.plans])
+    made: Sides = found
+    return made
+
+
+def sides(versions: Sequence[ServedVersion]) -> Sides:
+    """Return what some versions take and give in common."""
+    inputs: dict[str, Field] = {}
+    others: dict[str, Field] = {}
+    for version in versions:
+        inputs |= {each.name: each for each in version.inputs if each.name not in inputs}
+        for each in (*version.key_columns, *version.request_fields):
+            others.setdefault(each.name, each)
+    outputs = _in_common(versions)
+    columns = _alone(inputs.values())
+    also = [*_alone(others.values()), *_ASKED, *columns]
+    taken = _same(versions, lambda version: version.input_tensors, inputs)
+    given = _same(versions, lambda version: version.output_tensors, outputs)
+    names = {f"{parameters.PREFIX}{name}": dtype for name, dtype in _FACTS.items()}
+    facts = [Held(name, dtype, (name,)) for name, dtype in names.items()]
+    return Sides(Layout(taken or columns, also), Layout(given or _alone(outputs.values()), facts))
+
+
+def _alone(fields: Iterable[Field]) -> list[Held]:
+    return [Held(each.name, each.dtype, (each.name,)) for each in fields]
+
+
+def _in_common(versions: Sequence[ServedVersion]) -> dict[str, Field]:
+    """Return the outputs that every version gives; numbers of different types are FLOAT64."""
+    common = {each.name: each for each in versions[0].outputs}
+    for version in versions[1:]:
+        there = {each.name: each.dtype for each in version.outputs}
+        for name, field in list(common.items()):
+            dtype = there.get(name)
+            if dtype is field.dtype:
+                continue
+            if dtype in NUMBERS and field.dtype in NUMBERS:
+                common[name] = Field(name, DataType.FLOAT64)
+            else:
+                del common[name]
+    return common
+
+
+def _same(
+    versions: Sequence[ServedVersion],
+    of: Callable[[ServedVersion], tuple[ServedTensor, ...]],
+    fields: Mapping[str, Field],
+) -> list[Held]:
+    """Return the tensors of versions that all have the same ones, else none."""
+    first = of(versions[0])
+    held = {name for each in first for name in each.columns}
+    if held != fields.keys() or any(of(version) != first for version in versions):
+        return []
+    return [Held(each.name, fields[each.columns[0]].dtype, each.columns) for each in first]
+
+
+class Question:
+    """What a caller asks of a route."""
+
+    def __init__(self, request: pb.ModelInferRequest, route: ServingRoute) -> None:
+        """Read a request.
+
+        Raises:
+            InvalidArgumentError: Names tensor, parameter or version, the value and the rule.
+            NotFoundError: The route does not have the version.
+            UnimplementedError: An output is wanted in another form.
+        """
+        _check_version(request.model_version, route)
+        self._request = request
+        self._route = route
+        given = parameters.ours(request.parameters, _KINDS)
+        known = sides_of(route)
+        self._specs = known.outputs.wanted(request.outputs)
+        columns = known.inputs.columns(tensors.of_request(request, known.inputs.check))
+        self.columns = _with_parameters(columns, given)
+        self.rows = columns.rows
+
+    def one(self) -> router_service_pb2.PredictRequest:
+        """Return the question as a single prediction."""
+        made = router_service_pb2.PredictRequest(route=self._route.route.name)
+        names = self._route.plans[0].names
+        is_given = batch_predictor.is_given(self.columns, self._route)
+        for column in self.columns.columns:
+            name, value = column.name, column.item(0)
+            if name == ASSIGNMENT_KEY:
+                made.assignment_key = value
+            elif name == EVENT_TIME:
+                made.event_time = value
+            elif name not in names.entities:
+                made.inputs[name].CopyFrom(_message(column.dtype, value))
+            elif not is_given:
+                made.entities[name].CopyFrom(_message(column.dtype, value))
+            elif name in names.given:
+                made.inputs[name].CopyFrom(_message(column.dtype, value))
+        return made
+
+    def many(self) -> batch_predictor.BatchAsk:
+        """Return the question as a batch."""
+        return batch_predictor.BatchAsk(
+            route=self._route.route.name,
+            rows=self.columns,
+            assignment_key_column=ASSIGNMENT_KEY if ASSIGNMENT_KEY in self.columns else "",
+            event_time_column=EVENT_TIME if EVENT_TIME in self.columns else "",
+        )
+
+    def reply_of_one(self, answer: router_service_pb2.PredictResponse) -> pb.ModelInferResponse:
+        """Return the answer of a single prediction."""
+        assignment = answer.assignment
+        degraded = degradation.to_text(
+            Degradation(DegradationKind(each.kind), each.subject) for each in answer.degradations
+        )
+        facts = {
+            "prediction_id": answer.prediction_id,
+            "version": assignment.model_version.version,
+            "slot": assignment.slot,
+            "reason": AssignmentReason(assignment.reason).name,
+            "degradations": degraded,
+        }
+        found = {name: [python_value(value)] for name, value in answer.outputs.items()}
+        values = found | {f"{parameters.PREFIX}{name}": [fact] for name, fact in facts.items()}
+        arrays = {name: _array(values[name], dtype) for name, dtype in self._columns()}
+        told: dict[str, parameters.Value] = {
+            "route_revision": assignment.route_revision,
+            "slot": assignment.slot,
+            "reason": AssignmentReason(assignment.reason).name,
+        }
+        if answer.feature_set.name:
+            told["feature_set"] = f"{answer.feature_set.name}@{answer.feature_set.version}"
+        if degraded:
+            told["degradations"] = degraded
+        version = assignment.model_version.version
+        return self._reply(arrays, [version], [answer.prediction_id], bool(degraded), told)
+
+    def reply_of_many(self, answer: batch_predictor.BatchAnswer) -> pb.ModelInferResponse:
+        """Return the answer of a batch.
+
+        Raises:
+            SetpointError: Why the first row failed that did; the protocol has no status of a row.
+        """
+        for failure in answer.failures:
+            if failure is not None:
+                raise failure
+        results = answer.results
+        values: dict[str, Any] = {each.name: each.to_list() for each in answer.outputs.columns}
+        for name in _FACTS:
+            values[f"{parameters.PREFIX}{name}"] = results[name].to_list()
+        reasons = results["reason"].to_list()
+        values[f"{parameters.PREFIX}reason"] = [AssignmentReason(each).name for each in reasons]
+        degraded = results["degradations"].to_list()
+        values[f"{parameters.PREFIX}degradations"] = [each or "" for each in degraded]
+        arrays = {name: _array(values.get(name, ()), dtype) for name, dtype in self._columns()}
+        told: dict[str, parameters.Value] = {"route_revision": answer.route_revision}
+        versions = sorted(set(results["version"].to_list()))
+        ids = results["prediction_id"].to_list()
+        return self._reply(arrays, versions, ids, any(degraded), told)
+
+    def _columns(self) -> list[tuple[str, DataType]]:
+        return [(name, spec.dtype) for spec in self._specs for name in spec.columns]
+
+    def _reply(
+        self,
+        arrays: Mapping[str, AnyArray],
+        versions: Sequence[int],
+        ids: Sequence[str],
+        is_degraded: bool,
+        told: Mapping[str, parameters.Value],
+    ) -> pb.ModelInferResponse:
+        request = self._request
+        response = pb.ModelInferResponse(
+            model_name=request.model_name,
+            model_version=",".join(map(str, versions)),
+            id=request.id,
+        )
+        made = layout.gathered(self._specs, arrays, self.rows)
+        tensors.fill_response(response, made, is_raw=bool(request.raw_input_contents))
+        facts: dict[str, parameters.Value] = {
+            "route": self._route.route.name,
+            "prediction_id": ",".join(ids),
+            "degraded": is_degraded,
+            **told,
+        }
+        parameters.fill(
+            response.parameters,
+            {f"{parameters.PREFIX}{name}": each for name, each in facts.items()},
+        )
+        return response
+
+
+def metadata(route: ServingRoute, version: str) -> pb.ModelMetadataResponse:
+    """Return the description of a route, or of one of its versions.
+
+    Raises:
+        NotFoundError: The route does not have the version.
+    """
+    versions = [plan.version for plan in route.plans]
+    found = sides([version_of(route, version)]) if version else sides_of(route)
+    return pb.ModelMetadataResponse(
+        name=route.route.name,
+        versions=[str(each.version) for each in versions],
+        platform=PLATFORM,
+        inputs=found.inputs.metadata(),
+        outputs=found.outputs.metadata(),
+    )
+
+
+def version_of(route: ServingRoute, version: str) -> ServedVersion:
+    """Return a version of a route.
+
+    Raises:
+        NotFoundError: The route does not have it.
+    """
+    for plan in route.plans:
+        if str(plan.version.version) == version:
+            return plan.version
+    name = route.route.name
+    raise errors.NotFoundError(
+        errors.Reason.MODEL_VERSION_NOT_FOUND,
+        f"route {name!r} has no version {version[:100]!r}",
+        metadata={"route": name, "version": version[:100]},
+    )
+
+
+def _check_version(version: str, route: ServingRoute) -> None:
+    """Refuse a wish for a version where the route has a choice."""
+    if not version:
+        return
+    version_of(route, version)
+    if len(route.plans) > 1:
+        there = ", ".join(str(plan.version.version) for plan in route.plans)
+        rule = f"must be empty: the route decides among versions {there}"
+        raise errors.invalid("model_version", version, rule)
+
+
+def _with_parameters(columns: Columns, given: Mapping[str, parameters.Value]) -> Columns:
+    """Return columns with what parameters say of every row."""
+    for short, value in given.items():
+        name = short.removeprefix(_ENTITY)
+        dtype = _TYPES[type(value)]
+        if name == short:
+            name = f"{parameters.PREFIX}{short}"
+            dtype = DataType.TIMESTAMP if name == EVENT_TIME else DataType.STRING
+        if name in columns:
+            path = f'parameters["{parameters.PREFIX}{short}"]'
+            raise tensors.malformed(path, value, "is in a tensor as well")
+        columns = columns.with_column(Column.from_list(name, [value] * columns.rows, dtype))
+    return columns
+
+
+def _message(dtype: DataType, value: Any) -> value_pb2.Value:
+    if dtype is DataType.TIMESTAMP:
+        return value_pb2.Value(timestamp_value=value)
+    return column_values.to_proto(value)
+
+
+def _array(values: Sequence[Any], dtype: DataType) -> AnyArray:
+    """Return the values of an output; a null is NaN, and nothing else can stand for one."""
+    if dtype is DataType.STRING:
+        array = np.empty(len(values), object)
+        array[:] = values
+        return array
+    if None in values and dtype in (DataType.FLOAT32, DataType.FLOAT64):
+        values = [np.nan if each is None else each for each in values]
+    return np.array(values, NUMPY_TYPES[dtype])
