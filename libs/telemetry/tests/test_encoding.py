@@ -62,7 +62,9 @@ def _by_the_sdk(record: SpanRecord) -> Any:
 @given(RECORDS)
 def test_span_equals_the_sdk(record: SpanRecord) -> None:
     """Whatever a record holds, the bytes are the span that the SDK would have exported."""
-    found = trace_pb2.ResourceSpans.FromString(encoding.scope_spans(SCOPE, [encoding.span(record)]))
+    found = trace_pb2.ResourceSpans.FromString(
+        encoding.scope_spans(SCOPE, [encoding.joined([record])])
+    )
     assert list(found.scope_spans) == list(_by_the_sdk(record))
 
 
@@ -99,10 +101,10 @@ def test_span_replaces_what_is_no_character() -> None:
 
 def test_scope_spans_keeps_order() -> None:
     """Spans of one scope follow each other as they were given."""
-    spans = [
-        encoding.span(SpanRecord(name="a", trace_id=1, span_id=at, start_us=1, end_us=2))
-        for at in range(1, 200)
+    records = [
+        SpanRecord(name="a", trace_id=1, span_id=at, start_us=1, end_us=2) for at in range(1, 200)
     ]
-    found = trace_pb2.ResourceSpans.FromString(encoding.scope_spans(SCOPE, spans))
+    groups = [encoding.joined(records[:100]), encoding.joined(records[100:])]
+    found = trace_pb2.ResourceSpans.FromString(encoding.scope_spans(SCOPE, groups))
     ids = [int.from_bytes(span.span_id, "big") for span in found.scope_spans[0].spans]
     assert ids == list(range(1, 200))

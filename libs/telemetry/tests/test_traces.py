@@ -1,3 +1,4 @@
+import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -60,6 +61,16 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     yield received
     traces.stop(0.1)
     server.stop(0).wait()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Waits for exporters that a test leaves behind: their retries would disturb later tests."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "4")
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "flush-spans":
+            thread.join()
 
 
 def _attributes(span: Any) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import random
+import time
 from dataclasses import dataclass
 
 import hypothesis
 import pytest
 from hypothesis import strategies
 
-from setpoint_router.service.coalescer import Bounds, Coalescer
+from setpoint_router.service.coalescer import Bounds, Coalescer, Load
 from setpoint_runtime import errors
 
 
@@ -65,6 +66,69 @@ async def test_submit_together_shares_call() -> None:
     gate.set()
     await coalescer.drain()
     assert batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+
+
+class FixedLoad(Load):
+    """A loop that is as busy as the test says."""
+
+    def __init__(self, *, is_saturated: bool) -> None:
+        super().__init__()
+        self.is_saturated = is_saturated
+
+    def look(self) -> bool:
+        """Say what the test said."""
+        return self.is_saturated
+
+
+async def _started_beside_a_call(load: Load) -> tuple[list[int], list[int]]:
+    """Returns the items started beside a running call: at once, and in the end."""
+    gate = asyncio.Event()
+    started: list[int] = []
+
+    async def run(batch: list[Item]) -> None:
+        started.extend(each.number for each in batch)
+        await gate.wait()
+
+    coalescer: Coalescer[Item] = Coalescer(run, Bounds(calls=2), load)
+    coalescer.submit(item(0))
+    while not started:
+        await asyncio.sleep(0)
+    coalescer.submit(item(1))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    at_once = list(started)
+    while len(started) < 2:
+        await asyncio.sleep(0.001)
+    gate.set()
+    await coalescer.drain()
+    return at_once, started
+
+
+async def test_submit_beside_call_starts_at_once() -> None:
+    """Shows that a loop with time to spare begins a second call while the first is away."""
+    at_once, _ = await _started_beside_a_call(FixedLoad(is_saturated=False))
+    assert at_once == [0, 1]
+
+
+async def test_submit_beside_call_of_saturated_loop_waits() -> None:
+    """Shows that a saturated loop lets batches grow, yet no call keeps others back for long."""
+    at_once, started = await _started_beside_a_call(FixedLoad(is_saturated=True))
+    assert at_once == [0]
+    assert started == [0, 1]
+
+
+def test_load_is_the_share_of_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shows that saturation is processor time by time passed, looked at every few milliseconds."""
+    now, spent = 10.0, 1.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "thread_time", lambda: spent)
+    load = Load()
+    now, spent = 10.1, 1.09
+    assert load.look()
+    now, spent = 10.101, 1.09
+    assert load.look()
+    now, spent = 10.2, 1.1
+    assert not load.look()
 
 
 async def test_submit_counts_rows() -> None:

@@ -12,6 +12,10 @@ _COUNTER_MASK = (1 << _COUNTER_BITS) - 1
 _COUNTER_SEED_MASK = _COUNTER_MASK >> 1
 _VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
 _LAST_MILLISECOND = (1 << 48) - 1
+_ENTROPY_BYTES = 10
+"""Hold a counter seed and 32 random bits."""
+_POOL_BYTES = 4000
+"""Of entropy asked for at once: a call of the system costs more than all the rest here."""
 
 
 class _Generator:
@@ -21,6 +25,8 @@ class _Generator:
         self._lock = threading.Lock()
         self._millisecond = -1
         self._counter = 0
+        self._pool = b""
+        self._used = 0
 
     def next(self, millisecond: int, *, may_run_ahead: bool) -> int:
         """Return the next identifier.
@@ -28,9 +34,13 @@ class _Generator:
         With `may_run_ahead` a millisecond that is not after the last one is replaced by the last
         one, which keeps the identifiers growing; without it the identifier carries its own time.
         """
-        # Entropy is read outside the lock; 10 bytes hold a counter seed and 32 random bits.
-        entropy = int.from_bytes(os.urandom(10), "big")
         with self._lock:
+            used = self._used
+            if used == len(self._pool):
+                self._pool = os.urandom(_POOL_BYTES)
+                used = 0
+            self._used = used + _ENTROPY_BYTES
+            entropy = int.from_bytes(self._pool[used : self._used], "big")
             if may_run_ahead and millisecond < self._millisecond:
                 millisecond = self._millisecond
             if millisecond == self._millisecond:
@@ -48,9 +58,11 @@ class _Generator:
         )
 
     def reset(self) -> None:
-        """Start anew in a forked child, which must not go on with its parent's counter."""
+        """Start anew in a forked child, which must not go on with its parent's state."""
         self._lock = threading.Lock()
         self._millisecond = -1
+        self._pool = b""
+        self._used = 0
 
 
 _live = _Generator()

@@ -37,7 +37,7 @@ _ERROR_CODE = b"\x18\x02"
 _NO_STATUS = b"\x7a\x00"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SpanRecord:
     """A span that is over, as written down on the way; ids are those of W3C trace context."""
 
@@ -126,10 +126,14 @@ class Numbers:
         return self._struct.pack(*parts)
 
 
+def joined(records: Sequence[SpanRecord]) -> bytes:
+    """Return serialised spans as fields of a `ScopeSpans`."""
+    return b"".join([_field(b"\x12", span(record)) for record in records])
+
+
 def scope_spans(scope: str, spans: Sequence[bytes]) -> bytes:
-    """Return a serialised `ScopeSpans` of serialised spans, as a field of `ResourceSpans`."""
-    written = [_field(b"\x0a", _text(b"\x0a", scope)), *(_field(b"\x12", each) for each in spans)]
-    return _field(b"\x12", b"".join(written))
+    """Return a serialised `ScopeSpans` of what `joined` returns, as a field of `ResourceSpans`."""
+    return _field(b"\x12", b"".join([_field(b"\x0a", _text(b"\x0a", scope)), *spans]))
 
 
 def _attribute(name: str, value: AttributeValue) -> bytes:

@@ -1,4 +1,4 @@
-"""The SDK's exporter, which also takes spans that are serialised already.
+"""Export of spans that are serialised already, through the SDK's own exporter and processor.
 
 Loaded only where spans are exported: the SDK and its exporter take a quarter of a second.
 """
@@ -11,7 +11,6 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from setpoint_telemetry import encoding
@@ -20,8 +19,8 @@ from setpoint_telemetry import encoding
 _SAMPLED = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
-class EncodedSpan:
-    """A serialised span on its way through the SDK's processor."""
+class EncodedSpans:
+    """Some serialised spans on their way through the SDK's processor, for which they are one."""
 
     __slots__ = ("content", "scope")
 
@@ -32,8 +31,8 @@ class EncodedSpan:
         self.content = content
 
 
-class SpanExporter(OTLPSpanExporter):
-    """Exports spans of both kinds, in one request.
+class EncodedSpanExporter(OTLPSpanExporter):
+    """Exports what `EncodedSpans` hold.
 
     Args:
         resource: Attributes of the process; the spans started in the usual way have the same.
@@ -47,19 +46,13 @@ class SpanExporter(OTLPSpanExporter):
         )
 
     def _translate_data(self, data: Sequence[Any]) -> ExportTraceServiceRequest:
-        usual: list[ReadableSpan] = []
-        encoded: defaultdict[str, list[bytes]] = defaultdict(list)
+        by_scope: defaultdict[str, list[bytes]] = defaultdict(list)
         for each in data:
-            if each.__class__ is EncodedSpan:
-                encoded[each.scope].append(each.content)
-            else:
-                usual.append(each)
-        request = super()._translate_data(usual)
-        if encoded:
-            if not request.resource_spans:
-                request.resource_spans.add().resource.CopyFrom(self._resource)
-            parts = [encoding.scope_spans(scope, spans) for scope, spans in encoded.items()]
-            request.resource_spans[0].MergeFromString(b"".join(parts))
+            by_scope[each.scope].append(each.content)
+        request = ExportTraceServiceRequest()
+        found = request.resource_spans.add(resource=self._resource)
+        parts = [encoding.scope_spans(scope, spans) for scope, spans in by_scope.items()]
+        found.MergeFromString(b"".join(parts))
         return request
 
 

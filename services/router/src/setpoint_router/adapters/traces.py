@@ -87,16 +87,16 @@ def _prediction(work: Work, row: int, trace: Trace, encoded: bytes) -> SpanRecor
     """Returns the span of one prediction, which also has the encoded attributes."""
     attributes: dict[str, str | bool | int | float] = {
         names.PREDICTION_ID: work.prediction_ids[row],
-        names.SLOT: int(work.slots[row]),
-        names.ASSIGNMENT_REASON: int(work.reasons[row]),
-        names.CALLER: work.callers[row],
     }
     if found := work.degradations_of(row):
         attributes[names.DEGRADED] = degradation.to_text(found)
     error = work.errors.get(row)
     if error is not None:
         attributes[names.ERROR_REASON] = error.reason.value
-    attributes[names.RPC_STATUS_CODE] = 0 if error is None else records.code_of(error)
+    status = 0 if error is None else records.code_of(error)
+    encoded += _number(names.SLOT, int(work.slots[row])) + _facts(
+        int(work.reasons[row]), work.callers[row], status
+    )
     return SpanRecord(
         name="setpoint.predict",
         trace_id=trace.trace_id,
@@ -111,6 +111,19 @@ def _prediction(work: Work, row: int, trace: Trace, encoded: bytes) -> SpanRecor
         links=[
             (mark.trace_id, mark.span_id) for mark in work.marks if mark.trace_id != trace.trace_id
         ],
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _number(name: str, number: int) -> bytes:
+    return encoding.attributes({name: number})
+
+
+@lru_cache(maxsize=1000)
+def _facts(reason: int, caller: str, status: int) -> bytes:
+    """Returns the attributes that many predictions have in common, whatever their batch."""
+    return encoding.attributes(
+        {names.ASSIGNMENT_REASON: reason, names.CALLER: caller, names.RPC_STATUS_CODE: status}
     )
 
 

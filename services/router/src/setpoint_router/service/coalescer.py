@@ -27,6 +27,37 @@ LONGEST_DEFERRAL_SECONDS = 0.004
 """Of a batch on a busy loop; a batch costs as much work as twenty of its rows."""
 
 
+PATIENCE_SECONDS = 0.020
+"""How long a call in flight keeps the next one back while the loop has no time to spare."""
+
+SATURATED = 0.4
+"""Share of its time that a loop works when a further call could only make the others smaller: what
+runs behind it is not what its callers wait for."""
+
+_SAMPLE_SECONDS = 0.005
+
+
+class Load:
+    """How much of its time the loop's thread works, by the processor time that it takes."""
+
+    __slots__ = ("_looked_at", "_spent", "is_saturated")
+
+    def __init__(self) -> None:
+        self.is_saturated = False
+        self._looked_at = time.monotonic()
+        self._spent = time.thread_time()
+
+    def look(self) -> bool:
+        """Say whether the loop is saturated; looks anew every few milliseconds."""
+        now = time.monotonic()
+        passed = now - self._looked_at
+        if passed >= _SAMPLE_SECONDS:
+            spent = time.thread_time()
+            self.is_saturated = spent - self._spent > passed * SATURATED
+            self._looked_at, self._spent = now, spent
+        return self.is_saturated
+
+
 class Sized(Protocol):
     """Something that counts as a number of rows."""
 
@@ -59,7 +90,9 @@ class Coalescer(Generic[T]):
         "_bounds",
         "_context",
         "_is_scheduled",
+        "_load",
         "_loop",
+        "_patience",
         "_queue",
         "_queued_rows",
         "_run",
@@ -68,13 +101,19 @@ class Coalescer(Generic[T]):
         "_tasks",
     )
 
-    def __init__(self, run: Callable[[list[T]], Coroutine[Any, Any, None]], bounds: Bounds) -> None:
+    def __init__(
+        self,
+        run: Callable[[list[T]], Coroutine[Any, Any, None]],
+        bounds: Bounds,
+        load: Load | None = None,
+    ) -> None:
         """Prepare a coalescer.
 
         Args:
             run: Does the work of a batch; when it is over, another one may begin. It answers for
                 every item itself; an exception is a defect and is logged.
             bounds: How much it carries.
+            load: How busy the loop is.
         """
         self._run = run
         self._bounds = bounds
@@ -85,6 +124,8 @@ class Coalescer(Generic[T]):
         self._queue: deque[T] = deque()
         self._queued_rows = 0
         self._running = 0
+        self._load = Load() if load is None else load
+        self._patience: asyncio.TimerHandle | None = None
         self._is_scheduled = False
         self._asked_at = self._spent = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +147,10 @@ class Coalescer(Generic[T]):
         self._queue.append(item)
         self._queued_rows += rows
         if not self._is_scheduled and self._running < self._bounds.calls:
-            self._schedule()
+            if self._running and self._load.look():
+                self._wait_for_a_call()
+            else:
+                self._schedule()
 
     async def drain(self) -> None:
         """Wait until everything submitted has been worked on."""
@@ -124,8 +168,20 @@ class Coalescer(Generic[T]):
         await asyncio.gather(*running, return_exceptions=True)
         return dropped
 
+    def _wait_for_a_call(self) -> None:
+        """Begin a batch when a call ends, which lets it grow, or when that takes too long."""
+        if self._patience is None:
+            self._patience = self._loop.call_later(
+                PATIENCE_SECONDS, self._schedule, context=self._context
+            )
+
     def _schedule(self) -> None:
         """Begin a batch on the next turn, so that items which arrived together go together."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if self._is_scheduled:
+            return
         self._is_scheduled = True
         self._asked_at = time.monotonic()
         self._spent = time.thread_time()
@@ -154,7 +210,7 @@ class Coalescer(Generic[T]):
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         self._running -= 1
-        if self._queue and not self._is_scheduled:
+        if self._queue:
             self._schedule()
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOGGER.error("a batch ended with an unexpected error", exc_info=error)
