@@ -99,6 +99,23 @@ def test_outcomes_from_proto() -> None:
     assert (only.prediction_id, only.label, only.event_time, only.arrival_time) == (ID, 1.0, 5, 99)
 
 
+def test_outcomes_of_one_prediction_arrive_in_order() -> None:
+    """Of two outcomes that arrive now the latter is the later one, so that it corrects the first."""
+    other = ids.uuid7()
+    batch = testing.outcomes([(ID, 1.0, 5), (other, 1.0, 5), (ID, 0.0, 5)])
+    assert [each.arrival_time for each in convert.outcomes_from_proto(batch, 99)] == [99, 99, 100]
+
+
+def test_record_tells_chosen_version() -> None:
+    """A row for which another version stood in says which one had been chosen."""
+    record = testing.record([START, START + 1], chosen=[None, 2])
+    assert [each.chosen_version for each in record.entries] == [None, 2]
+    for position, chosen in ((0, 1), (1, 2)):
+        stored = ports.StoredPrediction(record.payload, position, 1, ())
+        story = convert.prediction_to_proto(record, stored)
+        assert (story.model_version.version, story.chosen_version) == (1, chosen)
+
+
 @pytest.mark.parametrize(
     ("column", "field"),
     [

@@ -70,6 +70,32 @@ async def test_add_outcomes_duplicates(store: PredictionStore) -> None:
     assert await store.add_outcomes([Outcome(outcome.prediction_id, 0.0, START, START + 9)]) == 1
 
 
+async def test_add_outcomes_corrected_back(store: PredictionStore) -> None:
+    """An outcome that was corrected may be corrected back; repeats are told by their arrival."""
+    record = testing.record([START])
+    (entry,) = record.entries
+    await store.add_records([record], 1)
+    wrong, right = (
+        Outcome(entry.prediction_id, label, 10, 20 + int(label)) for label in (1.0, 2.0)
+    )
+    back = Outcome(entry.prediction_id, 1.0, 10, 30)
+    assert [await store.add_outcomes([each]) for each in (wrong, right, back)] == [1, 1, 1]
+    assert (await store.scored(V1, FIRST_DAY, None)).label.tolist() == [1.0]
+    assert (await store.scored(V1, FIRST_DAY, 29)).label.tolist() == [2.0]
+    assert await store.add_outcomes([back, wrong, right]) == 0
+    assert await store.add_outcomes([Outcome(entry.prediction_id, 1.0, 10, 40)]) == 0
+    labels = [each.label for each in (await store.prediction(entry.prediction_id)).outcomes]
+    assert labels == [1.0, 2.0, 1.0]
+
+
+async def test_add_outcomes_corrections_in_one_call(store: PredictionStore) -> None:
+    """Corrections that come together count in the order in which they were learned."""
+    one, other = ids.uuid7(), ids.uuid7()
+    told = [Outcome(one, label, 10, at) for at, label in enumerate((1.0, 1.0, 0.0, 1.0))]
+    assert await store.add_outcomes([*reversed(told), Outcome(other, 1.0, 10, 2)]) == 4
+    assert await store.add_outcomes(told) == 0
+
+
 async def test_outcome_before_prediction(store: PredictionStore) -> None:
     """An outcome may come before the record of its prediction."""
     record = testing.record([START])
@@ -115,11 +141,37 @@ async def test_scored_of_version_route_and_window(store: PredictionStore) -> Non
         testing.record([FIRST_DAY.end]),
     ]
     await store.add_records([mine, *others], 1)
-    scored = await store.scored(V1, FIRST_DAY, None, "late")
+    scored = await store.scored(V1, FIRST_DAY, None, route="late")
     assert scored.event_time.tolist() == [START, START + 2]
     assert scored.failed.tolist() == [False, True]
     np.testing.assert_equal(scored.score, [0.25, np.nan])
     assert len((await store.scored(V1, FIRST_DAY, None)).event_time) == 3
+
+
+async def test_scored_where_another_stood_in(store: PredictionStore) -> None:
+    """What a version could not answer is its failure, and an answer of the one that stood in."""
+    times = [START, START + 1, START + 2]
+    record = testing.record(times, version=V1, chosen=[None, 2, 2], failed=[False, False, True])
+    await store.add_records([record, testing.record([START + 3], version=V2)], 1)
+    answered = await store.scored(V1, FIRST_DAY, None, route="late")
+    assert answered.failed.tolist() == [False, False, True]
+    assigned = await store.scored(V1, FIRST_DAY, None, route="late", as_assigned=True)
+    assert assigned.event_time.tolist() == [START]
+    for as_assigned in (False, True):
+        chosen = await store.scored(V2, FIRST_DAY, None, route="late", as_assigned=as_assigned)
+        assert chosen.event_time.tolist() == [START + 1, START + 2, START + 3]
+        assert chosen.failed.tolist() == [True, True, False]
+        np.testing.assert_equal(chosen.score, [np.nan, np.nan, 0.25])
+    assert await store.versions("late") == [(V1, START, START + 2), (V2, START + 1, START + 3)]
+    sample = await store.sample(V2, FIRST_DAY, 2)
+    assert sample == [record.entries[2].prediction_id, record.entries[1].prediction_id]
+
+
+async def test_versions_that_never_answered(store: PredictionStore) -> None:
+    """A version for which another one always stood in is one of the model's versions."""
+    await store.add_records([testing.record([START, START + 1], chosen=[7, 7])], 1)
+    found = await store.versions("late")
+    assert found == [(V1, START, START + 1), (VersionKey("late", 7), START, START + 1)]
 
 
 async def test_prediction_unknown(store: PredictionStore) -> None:

@@ -140,6 +140,21 @@ async def test_compare_versions(reports: Reports, store: PredictionStore) -> Non
     assert judged.verdict is comparison.Verdict.FAIL
 
 
+async def test_compare_with_fallback(reports: Reports, store: PredictionStore) -> None:
+    """A candidate that never answers fails its gate, though the baseline stands in for it."""
+    await add(store, testing.record([START] * 900))
+    await add(store, testing.record([START] * 100, chosen=[2] * 100), [1.0] * 100)
+    judged, candidate, baseline = await reports.compare("late", V2, V1, WINDOW, 0.1, 10)
+    assert (candidate.predictions, candidate.failures, candidate.labelled) == (100, 100, 0)
+    assert (baseline.predictions, baseline.failures, baseline.labelled) == (900, 0, 0)
+    assert judged.verdict is comparison.Verdict.FAIL
+    shown = await reports.performance("late", None, WINDOW, 0, None)
+    assert [(each.version, each.predictions, each.failed, each.labelled) for each in shown] == [
+        (V1, 1_000, 0, 100),
+        (V2, 100, 100, 0),
+    ]
+
+
 async def test_prediction_with_story(reports: Reports, store: PredictionStore) -> None:
     """A prediction is found with the record that it came in."""
     record = testing.record([START, START + 1])

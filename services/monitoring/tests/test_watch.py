@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from setpoint_monitoring import convert, testing
+from setpoint_monitoring import convert, ports, testing
 from setpoint_monitoring.domain.alerting import State
 from setpoint_monitoring.domain.records import HOUR, Alert
 from setpoint_monitoring.service import watch as watches
@@ -12,7 +12,7 @@ from setpoint_monitoring.service.reports import Reports
 from setpoint_monitoring.service.watch import Cause, Watch, WatchOptions
 from setpoint_monitoring.store.alert_store import AlertStore
 from setpoint_monitoring.store.prediction_store import PredictionStore
-from setpoint_monitoring.testing import FACTS, START, V1, FakeRegistry
+from setpoint_monitoring.testing import FACTS, START, V1, V2, FakeRegistry
 from setpoint_runtime import errors, ids
 from setpoint_runtime.clock import ManualClock
 
@@ -67,6 +67,36 @@ async def test_fires_after_two_of_three(
     assert len(firing.prediction_ids) == watches.SAMPLE
     assert "10.0% of 60" in firing.summary
     assert await alerts.get(firing.alert_id) == firing
+
+
+async def test_fires_for_a_version_that_another_stands_in_for(
+    watch: Watch, store: PredictionStore, registry: FakeRegistry
+) -> None:
+    """A version that never answers raises an alert, and the fallback that answers does not."""
+    registry.known = {each: replace(FACTS, references=()) for each in (V1, V2)}
+    for hour in range(2):
+        times = [START + hour * HOUR] * 60
+        await store.add_records([testing.record(times, chosen=[2] * 60)], 1)
+    (firing,) = await evaluate(watch, 2)
+    assert (firing.key.version, firing.key.cause) == (V2, Cause.ERRORS)
+    assert (firing.state, firing.value) == (State.FIRING, 1.0)
+    assert len(firing.prediction_ids) == watches.SAMPLE
+
+
+@pytest.mark.parametrize("strange", [1, -(2**62)])
+async def test_evaluate_bounds_old_windows(
+    watch: Watch, store: PredictionStore, monkeypatch: pytest.MonkeyPatch, strange: int
+) -> None:
+    """A prediction with an absurd time is kept, but the windows since then are not all judged."""
+    monkeypatch.setattr(watches, "MAXIMUM_WINDOWS_BACK", 10)
+    await store.add_records([testing.record([strange])], 1)
+    await traffic(store, [True, True])
+    windows, changed = await watch.evaluate("late", START + 2 * HOUR)
+    assert windows == len(Cause) * 10
+    assert [alert.state for alert in changed] == [State.FIRING]
+    listed = await store.list_predictions(ports.ListFilter("late"), None, 1_000)
+    assert listed[-1].event_time == strange
+    assert await watch.evaluate("late", START + 2 * HOUR) == (0, [])
 
 
 async def test_comes_to_nothing(watch: Watch, store: PredictionStore, alerts: AlertStore) -> None:

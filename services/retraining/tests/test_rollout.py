@@ -283,6 +283,31 @@ async def test_decide_rejects(world: World) -> None:
     assert world.routes.changes == []
 
 
+async def test_decide_refuses_after_another_champion(world: World) -> None:
+    """A version that was judged against another champion is not approved, but may be rejected."""
+    run_id = await world.add(
+        testing.rolling_out(state=RunState.AWAITING_APPROVAL, champion_version=1)
+    )
+    for serving in (None, replace(testing.champion(), version=5)):
+        world.registry.serving = serving
+        with pytest.raises(errors.FailedPreconditionError, match="judged against version 1") as caught:
+            await world.decide(run_id)
+        assert caught.value.reason is errors.Reason.CHAMPION_CHANGED
+    assert world.registry.decisions == []
+    run, _ = await world.decide(run_id, approve=False)
+    assert run.state is RunState.REJECTED
+
+
+async def test_decide_same_champion(world: World) -> None:
+    """A version that was judged against the champion of now is approved."""
+    world.registry.serving = testing.champion()
+    run_id = await world.add(
+        testing.rolling_out(state=RunState.AWAITING_APPROVAL, champion_version=1)
+    )
+    run, _ = await world.decide(run_id)
+    assert run.state is RunState.ROLLING_OUT
+
+
 async def test_decide_other_digest(world: World) -> None:
     """An approval holds for what the approver saw, and for nothing else."""
     run_id = await world.add(testing.rolling_out(state=RunState.AWAITING_APPROVAL))

@@ -187,6 +187,10 @@ async def test_predict_batch_falls_back(router: Any) -> None:
     assert 20 < len(fallen) < 80
     assert [at for at, flag in enumerate(flags) if flag] == fallen
     assert {flags[at] for at in fallen} == {"FALLBACK_VERSION:2"}
+    await wait_for_records(router, 100)
+    for at, prediction_id in enumerate(results["prediction_id"].to_list()):
+        chosen = router.peers.ingest.row(prediction_id).get("chosen_version")
+        assert chosen == (2 if at in fallen else None)
 
 
 async def test_predict_batch_without_features(router: Any) -> None:

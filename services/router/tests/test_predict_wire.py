@@ -409,6 +409,7 @@ async def test_predict_falls_back(router: Any, error: Any, fields: dict[str, Any
     row = await recorded(router, answer.prediction_id)
     assert row["reason"] == route_pb2.ASSIGNMENT_REASON_FALLBACK
     assert row["record"].model_version.version == 1
+    assert row["chosen_version"] == 2
 
 
 async def test_predict_without_fallback_unavailable(router: Any) -> None:
@@ -428,6 +429,8 @@ async def test_predict_both_versions_fail(router: Any) -> None:
     router.peers.inference.version_errors = {1: gone, 2: gone}
     code, _ = await refusal(router.predict("safe"))
     assert code is grpc.StatusCode.UNAVAILABLE
+    row = await last_record(router)
+    assert (row["status"], row["chosen_version"]) == (grpc.StatusCode.UNAVAILABLE.value[0], 2)
 
 
 async def test_predict_overloaded_inference(router: Any) -> None:

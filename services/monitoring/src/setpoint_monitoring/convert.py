@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,6 +51,7 @@ _OPTIONAL_COLUMNS = {
         ("features_microseconds", "checks_microseconds", "queue_microseconds"), DataType.INT64
     ),
     "inference_microseconds": DataType.INT64,
+    "chosen_version": DataType.INT64,
 }
 _LARGEST_TIME = 2**63 - 1
 _STAGES = ("features", "checks", "queue", "inference")
@@ -86,14 +88,17 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
             raise errors.invalid(
                 f"{field}.predictions.prediction_id[{row}]", each, "must be a UUID"
             )
-    entries = zip(ids_, times, predictions["status"].to_list(), scores, primaries, strict=True)
+    chosen: list[int | None] = [None] * predictions.rows
+    if "chosen_version" in predictions:
+        chosen = predictions["chosen_version"].to_list()
+    entries = zip(ids_, times, predictions["status"].to_list(), scores, primaries, chosen, strict=True)
     return Record(
         payload=message.SerializeToString(),
         route=message.route,
         version=VersionKey(message.model_version.model, message.model_version.version),
         entries=tuple(
-            Entry(each, time, status, score if status == 0 else None, primary)
-            for each, time, status, score, primary in entries
+            Entry(each, time, status, score if status == 0 else None, primary, version)
+            for each, time, status, score, primary, version in entries
         ),
         inputs=inputs,
         outputs=outputs,
@@ -210,21 +215,26 @@ def outcomes_from_proto(message: column_pb2.ColumnBatch, now: int) -> list[Outco
     arrivals: Sequence[int | None] = [None] * batch.rows
     if "arrival_time" in batch:
         arrivals = batch["arrival_time"].to_list()
-    outcomes = []
+    outcomes, told = [], Counter[str]()
     for row in range(batch.rows):
         prediction_id = batch["prediction_id"].item(row)
         if not ids.is_uuid(prediction_id):
             raise errors.invalid(f"outcomes.prediction_id[{row}]", prediction_id, "must be a UUID")
+        prediction_id = prediction_id.lower()
         label = batch["label"].item(row)
         if not np.isfinite(label):
             raise errors.invalid(f"outcomes.label[{row}]", label, "must be a finite number")
         arrival = arrivals[row]
+        if arrival is None:
+            # Of two outcomes of one prediction in a call the latter was learned later.
+            arrival = now + told[prediction_id]
+            told[prediction_id] += 1
         outcomes.append(
             Outcome(
-                prediction_id.lower(),
+                prediction_id,
                 label,
                 batch["event_time"].item(row),
-                now if arrival is None else arrival,
+                arrival,
             )
         )
     return outcomes
@@ -261,6 +271,7 @@ def prediction_to_proto(stored: ports.StoredPrediction) -> prediction_pb2.Predic
         kind=message.kind or prediction_pb2.PREDICTION_KIND_SERVED,
         primary_prediction_id=row.get(_PRIMARY) or "",
         shadows=[prediction_to_proto(each) for each in stored.shadows],
+        chosen_version=row.get("chosen_version") or message.model_version.version,
     )
     for stage in _STAGES:
         spent = row.get(f"{stage}_microseconds")

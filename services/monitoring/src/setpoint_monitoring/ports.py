@@ -89,7 +89,7 @@ class PredictionStore(Protocol):
         """Store records; return how many of their predictions are new."""
 
     async def add_outcomes(self, outcomes: Sequence[Outcome]) -> int:
-        """Store outcomes; return how many are new."""
+        """Store outcomes that say something else than was known; return how many did."""
 
     async def prediction(self, prediction_id: str) -> StoredPrediction:
         """Return one prediction. Raises NotFoundError."""
@@ -106,12 +106,22 @@ class PredictionStore(Protocol):
         """Return the models that predicted."""
 
     async def versions(self, model: str) -> list[tuple[VersionKey, int, int]]:
-        """Return a model's versions that predicted, with first and last event time."""
+        """Return a model's versions that were asked, with first and last event time."""
 
     async def scored(
-        self, version: VersionKey, window: Window, known_at: int | None, route: str | None = None
+        self,
+        version: VersionKey,
+        window: Window,
+        known_at: int | None,
+        *,
+        route: str | None = None,
+        as_assigned: bool = False,
     ) -> Scored:
-        """Return a version's predictions in a window with the newest outcome known at a time."""
+        """Return a version's predictions in a window with the newest outcome known at a time.
+
+        Where another version stood in, the one that had been chosen has failed. For whom the
+        version itself stood in is left out with `as_assigned`.
+        """
 
     async def pairs(
         self,
@@ -124,7 +134,7 @@ class PredictionStore(Protocol):
         """Return a shadow's copies on a route with what they copy, by a version if one is given."""
 
     async def sample(self, version: VersionKey, window: Window, limit: int) -> list[str]:
-        """Return some prediction ids of a window."""
+        """Return some prediction ids of a window, first those that failed over."""
 
     async def pending(self, limit: int) -> list[Pending]:
         """Return records that are not yet counted, oldest first."""

@@ -39,6 +39,7 @@ def message(
     scores: Sequence[float | None] | None = None,
     failed: Sequence[bool] | None = None,
     copies: Sequence[str] | None = None,
+    chosen: Sequence[int | None] | None = None,
 ) -> prediction_pb2.PredictionRecords:
     """Return the record of predictions at some times, as a router ships it.
 
@@ -65,6 +66,9 @@ def message(
         predictions = predictions.with_column(
             Column.from_list("primary_prediction_id", copies, DataType.STRING)
         )
+    if chosen is not None:
+        stood_in_for = Column.from_list("chosen_version", chosen, DataType.INT64)
+        predictions = predictions.with_column(stood_in_for)
     inputs = Columns.from_dict({"x": (DataType.FLOAT64, x or [0.5] * rows)})
     outputs = Columns.from_dict({"probability": (DataType.FLOAT32, scores or [0.25] * rows)})
     return prediction_pb2.PredictionRecords(

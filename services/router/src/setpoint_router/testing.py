@@ -237,6 +237,13 @@ class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
             )
         )
 
+    async def GetModel(
+        self, request: registry_service_pb2.GetModelRequest, context: Context
+    ) -> registry_service_pb2.GetModelResponse:
+        """Describe the one model."""
+        model = model_pb2.Model(name=request.name, task=model_pb2.TASK_REGRESSION)
+        return registry_service_pb2.GetModelResponse(model=model)
+
 
 class ValidationDouble(validation_service_pb2_grpc.ValidationServiceServicer):
     """Pushes the rules that a test puts."""

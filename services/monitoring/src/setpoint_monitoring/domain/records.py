@@ -34,6 +34,8 @@ class Entry:
     score: float | None
     primary_id: str | None = None
     """The prediction that a shadow's one copies."""
+    chosen_version: int | None = None
+    """The version that was assigned, where another one stood in for it."""
 
 
 @dataclass(frozen=True, slots=True)

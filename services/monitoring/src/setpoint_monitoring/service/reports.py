@@ -119,7 +119,8 @@ class Reports:
         """Judge a candidate against the version that serves, on one route."""
         arms = []
         for version in (candidate, baseline):
-            scored = await self._store.scored(version, window, None, route)
+            # By assignment: whoever a version merely stood in for is no random part of its traffic.
+            scored = await self._store.scored(version, window, None, route=route, as_assigned=True)
             facts = await self._registry.facts(version)
             arms.append(_arm(scored, facts))
         judged = comparison.compare(arms[0], arms[1], share, minimum_predictions)

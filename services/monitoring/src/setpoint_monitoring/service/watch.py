@@ -32,6 +32,10 @@ SAMPLE = 5
 FAILURE_SHARE = 0.05
 """Share of failed predictions that is a breach; a fifth of it is calm."""
 
+MAXIMUM_WINDOWS_BACK = 400
+"""Windows that one evaluation judges, the newest ones: almost eight years of weeks. Without a limit
+one prediction with an absurd event time would have all windows since then judged."""
+
 MINIMUM_PREDICTIONS = 50
 MINIMUM_LABELLED = 200
 """Fewer rows say nothing about a window."""
@@ -133,6 +137,7 @@ class Watch:
         end = min((as_of - delay) // length * length, (last // length + 1) * length)
         if end <= start:
             return 0, []
+        start = _within_limit(version, start, end, length)
         facts = await self._facts(version)
         known = {each.key.subject: each for each in await self._alerts.unresolved(version, cause)}
         before = {alert.alert_id: alert.state for alert in known.values()}
@@ -215,6 +220,19 @@ class Watch:
             return []
         losses = reports.losses(scored, facts).tolist()
         return [judge_losses(version, name, losses, registered, self._options.tolerance)]
+
+
+def _within_limit(version: VersionKey, start: int, end: int, length: int) -> int:
+    """Returns where judging begins."""
+    oldest = end - MAXIMUM_WINDOWS_BACK * length
+    if start < oldest:
+        _LOGGER.warning(
+            "%s version %d: %d windows are too old to be judged",
+            version.model,
+            version.version,
+            (oldest - start) // length,
+        )
+    return max(start, oldest)
 
 
 def judge_drift(version: VersionKey, finding: drift.Finding) -> Judged:

@@ -17,7 +17,7 @@ from setpoint_monitoring.domain.records import HOUR, Outcome, Record, Scored, Ve
 from setpoint_monitoring.store import tables
 from setpoint_runtime import errors
 
-_PREDICTION_COLUMNS = (
+_COLUMNS = (
     "prediction_id",
     "record_id",
     "position",
@@ -28,8 +28,8 @@ _PREDICTION_COLUMNS = (
     "status",
     "score",
 )
-_SHADOW_COLUMNS = (*_PREDICTION_COLUMNS, "primary_id")
-_OUTCOME_COLUMNS = ("prediction_id", "event_time", "label", "arrival_time")
+_PREDICTION_COLUMNS = (*_COLUMNS, "chosen_version")
+_SHADOW_COLUMNS = (*_COLUMNS, "primary_id")
 
 _RECORD_IDS = sa.text(
     "SELECT nextval(pg_get_serial_sequence('records', 'record_id')) "
@@ -58,9 +58,46 @@ _ADD_PROFILES = sa.text(
     """
 )
 
+_ADD_OUTCOMES = sa.text(
+    """
+    INSERT INTO outcomes (prediction_id, event_time, arrival_time, label)
+    SELECT prediction_id, event_time, arrival_time, label
+    FROM (
+        SELECT *, lag(label) OVER (PARTITION BY prediction_id, event_time
+                                   ORDER BY arrival_time, is_new, place) AS known_label
+        FROM (
+            SELECT *, true AS is_new
+            FROM unnest(CAST(:prediction_ids AS uuid[]), CAST(:event_times AS bigint[]),
+                        CAST(:arrival_times AS bigint[]), CAST(:labels AS double precision[]))
+                 WITH ORDINALITY AS given (prediction_id, event_time, arrival_time, label, place)
+            UNION ALL
+            SELECT prediction_id, event_time, arrival_time, label, 0, false
+            FROM outcomes WHERE prediction_id = ANY (CAST(:prediction_ids AS uuid[]))
+        ) told
+    ) judged
+    WHERE is_new AND known_label IS DISTINCT FROM label
+    ORDER BY prediction_id, event_time, arrival_time, label
+    ON CONFLICT DO NOTHING
+    """
+)
+"""In the order of the key, so that two deliveries of the same rows wait for each other."""
+
 _SCORED = """
-    SELECT p.event_time, p.status <> 0 AS failed, p.score, o.label
-    FROM predictions p
+    SELECT p.event_time, p.failed, p.score, o.label
+    FROM (
+        SELECT prediction_id, event_time, status <> 0 AS failed, score
+        FROM predictions
+        WHERE model = :model AND version = :version
+          AND event_time >= :start AND event_time < :end
+          AND (CAST(:route AS text) IS NULL OR route = :route)
+          AND NOT (:as_assigned AND chosen_version IS NOT NULL)
+        UNION ALL
+        SELECT prediction_id, event_time, true, NULL
+        FROM predictions
+        WHERE model = :model AND chosen_version = :version
+          AND event_time >= :start AND event_time < :end
+          AND (CAST(:route AS text) IS NULL OR route = :route)
+    ) p
     LEFT JOIN LATERAL (
         SELECT label FROM outcomes
         WHERE outcomes.prediction_id = p.prediction_id
@@ -68,9 +105,6 @@ _SCORED = """
         ORDER BY outcomes.event_time DESC, outcomes.arrival_time DESC
         LIMIT 1
     ) o ON true
-    WHERE p.model = :model AND p.version = :version
-      AND p.event_time >= :start AND p.event_time < :end
-      AND (CAST(:route AS text) IS NULL OR p.route = :route)
     ORDER BY p.event_time
 """
 
@@ -90,6 +124,21 @@ _PAIRS = """
       AND s.event_time >= :start AND s.event_time < :end
       AND (CAST(:primary AS bigint) IS NULL OR p.version IS NULL OR p.version = :primary)
 """
+_SAMPLE = sa.text(
+    """
+    (SELECT prediction_id FROM predictions
+     WHERE model = :model AND chosen_version = :version
+       AND event_time >= :start AND event_time < :end
+     ORDER BY event_time DESC, prediction_id DESC LIMIT :limit)
+    UNION ALL
+    (SELECT prediction_id FROM predictions
+     WHERE model = :model AND version = :version
+       AND event_time >= :start AND event_time < :end
+     ORDER BY event_time DESC, prediction_id DESC LIMIT :limit)
+    LIMIT :limit
+    """
+)
+"""Those first that another version had to stand in for: they are why somebody looks."""
 
 
 class PredictionStore:
@@ -132,13 +181,15 @@ class PredictionStore:
         return stored
 
     async def add_outcomes(self, outcomes: Sequence[Outcome]) -> int:
-        """Store outcomes; return how many are new."""
-        rows = [
-            (each.prediction_id, each.event_time, each.label, each.arrival_time)
-            for each in outcomes
-        ]
+        """Store outcomes that say something else than was known; return how many did."""
+        given = {
+            "prediction_ids": [each.prediction_id for each in outcomes],
+            "event_times": [each.event_time for each in outcomes],
+            "arrival_times": [each.arrival_time for each in outcomes],
+            "labels": [each.label for each in outcomes],
+        }
         async with engine.transaction(self._database) as connection:
-            return await copy.insert_new(connection, tables.OUTCOMES, _OUTCOME_COLUMNS, rows)
+            return (await connection.execute(_ADD_OUTCOMES, given)).rowcount
 
     async def prediction(self, prediction_id: str) -> ports.StoredPrediction:
         """Return one prediction. Raises NotFoundError."""
@@ -213,22 +264,33 @@ class PredictionStore:
             return list((await connection.execute(query)).scalars())
 
     async def versions(self, model: str) -> list[tuple[VersionKey, int, int]]:
-        """Return a model's versions that predicted, with first and last event time."""
+        """Return a model's versions that were asked, with first and last event time."""
         table = tables.PREDICTIONS
+        answered = sa.select(table.c.version, table.c.event_time).where(table.c.model == model)
+        failed_over = sa.select(table.c.chosen_version, table.c.event_time).where(
+            table.c.model == model, table.c.chosen_version.is_not(None)
+        )
+        each = sa.union_all(answered, failed_over).subquery()
         query = (
             sa.select(
-                table.c.version, sa.func.min(table.c.event_time), sa.func.max(table.c.event_time)
+                each.c.version, sa.func.min(each.c.event_time), sa.func.max(each.c.event_time)
             )
-            .where(table.c.model == model, table.c.version > 0)
-            .group_by(table.c.version)
-            .order_by(table.c.version)
+            .where(each.c.version > 0)
+            .group_by(each.c.version)
+            .order_by(each.c.version)
         )
         async with engine.transaction(self._reports) as connection:
             rows = (await connection.execute(query)).all()
         return [(VersionKey(model, version), first, last) for version, first, last in rows]
 
     async def scored(
-        self, version: VersionKey, window: Window, known_at: int | None, route: str | None = None
+        self,
+        version: VersionKey,
+        window: Window,
+        known_at: int | None,
+        *,
+        route: str | None = None,
+        as_assigned: bool = False,
     ) -> Scored:
         """Return a version's predictions in a window with the newest outcome known at a time."""
         values = {
@@ -238,6 +300,7 @@ class PredictionStore:
             "end": window.end,
             "known_at": known_at,
             "route": route,
+            "as_assigned": as_assigned,
         }
         async with engine.transaction(self._reports) as connection:
             rows = (await connection.execute(sa.text(_SCORED), values)).all()
@@ -278,17 +341,17 @@ class PredictionStore:
         )
 
     async def sample(self, version: VersionKey, window: Window, limit: int) -> list[str]:
-        """Return some prediction ids of a window."""
-        table = tables.PREDICTIONS
-        which = ports.ListFilter(version.model, version.version, window)
-        query = (
-            sa.select(table.c.prediction_id)
-            .where(*_conditions(which))
-            .order_by(table.c.event_time.desc(), table.c.prediction_id.desc())
-            .limit(limit)
-        )
+        """Return some prediction ids of a window, first those that failed over."""
+        values = {
+            "model": version.model,
+            "version": version.version,
+            "start": window.start,
+            "end": window.end,
+            "limit": limit,
+        }
         async with engine.transaction(self._database) as connection:
-            return list((await connection.execute(query)).scalars())
+            found = (await connection.execute(_SAMPLE, values)).scalars()
+            return [str(each) for each in found]
 
     async def pending(self, limit: int) -> list[ports.Pending]:
         """Return records that are not yet counted, oldest first."""
@@ -363,7 +426,7 @@ def _prediction_rows(record_id: int, record: Record) -> list[tuple[object, ...]]
             entry.event_time,
             entry.status,
             entry.score,
-            *((entry.primary_id,) if record.is_shadow else ()),
+            entry.primary_id if record.is_shadow else entry.chosen_version,
         )
         for position, entry in enumerate(record.entries)
     ]

@@ -31,6 +31,7 @@ PREDICTIONS = sa.Table(
     sa.Column("event_time", sa.BigInteger, nullable=False, doc="Microseconds UTC"),
     sa.Column("status", sa.Integer, nullable=False, doc="google.rpc.Code"),
     sa.Column("score", sa.Double, doc="The output that outcomes are compared with"),
+    sa.Column("chosen_version", sa.BigInteger, doc="Where another version stood in for it"),
 )
 """An entry for each prediction, pointing at its row of a record."""
 
@@ -60,8 +61,8 @@ OUTCOMES = sa.Table(
     METADATA,
     sa.Column("prediction_id", postgresql.UUID(as_uuid=False), primary_key=True),
     sa.Column("event_time", sa.BigInteger, primary_key=True, doc="Microseconds UTC"),
+    sa.Column("arrival_time", sa.BigInteger, primary_key=True, doc="Microseconds UTC"),
     sa.Column("label", sa.Double, primary_key=True),
-    sa.Column("arrival_time", sa.BigInteger, nullable=False, doc="Microseconds UTC"),
 )
 """What really happened; append-only, a correction is a further row."""
 

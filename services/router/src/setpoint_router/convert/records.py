@@ -199,8 +199,21 @@ def _add_outcomes(batch: column_pb2.ColumnBatch, work: Work) -> None:
     if work.degradations or work.common:
         texts = [degradation.to_text(work.degradations_of(row)) or None for row in range(rows)]
         _add_text(batch, "degradations", texts)
+        _add_chosen(batch, work)
     else:
         _add_absent_text(batch, "degradations", rows)
+
+
+def _add_chosen(batch: column_pb2.ColumnBatch, work: Work) -> None:
+    """Adds the versions that the fallback stood in for, if there are any."""
+    chosen = [degradation.chosen_version(work.degradations_of(row)) for row in range(work.rows)]
+    if not any(chosen):
+        return
+    numbers = array("q", [version or 0 for version in chosen]).tobytes()
+    _add_numbers(batch, "chosen_version", DataType.INT64, numbers)
+    if None in chosen:
+        is_there = np.packbits([version is not None for version in chosen], bitorder="little")
+        batch.columns[-1].validity = is_there.tobytes()
 
 
 def _queue_times(work: Work) -> bytes:

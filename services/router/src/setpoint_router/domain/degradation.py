@@ -55,6 +55,14 @@ KIND_OF_STATUS = {
 }
 
 
+def chosen_version(degradations: Iterable[Degradation]) -> int | None:
+    """Returns the version that was chosen where the fallback stood in for it."""
+    for kind, subject in degradations:
+        if kind is DegradationKind.FALLBACK_VERSION:
+            return int(subject)
+    return None
+
+
 def to_text(degradations: Iterable[Degradation]) -> str:
     """Returns the form that records and columns hold, `KIND:subject` pieces joined by commas."""
     return ",".join([f"{each.kind.name}:{each.subject}" for each in degradations])

@@ -124,6 +124,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The trainer is not installed."""
     REASON_NOT_ENOUGH_DATA: _Reason.ValueType  # 104
     """Too few rows to train or to compare."""
+    REASON_CHAMPION_CHANGED: _Reason.ValueType  # 105
+    """Another version became champion since the run was evaluated against the one before."""
     REASON_DEADLINE_EXCEEDED: _Reason.ValueType  # 120
     """Too little time is left to do the work."""
     REASON_OVERLOADED: _Reason.ValueType  # 121
@@ -246,6 +248,8 @@ REASON_TRAINER_NOT_FOUND: Reason.ValueType  # 103
 """The trainer is not installed."""
 REASON_NOT_ENOUGH_DATA: Reason.ValueType  # 104
 """Too few rows to train or to compare."""
+REASON_CHAMPION_CHANGED: Reason.ValueType  # 105
+"""Another version became champion since the run was evaluated against the one before."""
 REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 120
 """Too little time is left to do the work."""
 REASON_OVERLOADED: Reason.ValueType  # 121

@@ -62,8 +62,10 @@ class IngestServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def IngestOutcomes(self, request, context):
-        """Stores outcomes, durable before the answer, deduplicated by (prediction_id, event_time, label). An outcome may arrive
-        before its prediction's record. INVALID_ARGUMENT names column and row. Callers: clients, pipelines.
+        """Stores outcomes, durable before the answer. One that repeats what was known by its arrival time of its prediction and
+        event time is a duplicate; another label is a correction, also the way back to an earlier one. A sender that may repeat
+        messages from before a correction gives arrival times, by which they are told apart. An outcome may arrive before its
+        prediction's record. INVALID_ARGUMENT names column and row. Callers: clients, pipelines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -92,8 +92,10 @@ class IngestServiceStub(typing.Generic[_IngestServiceIngestPredictionsType, _Ing
     """
 
     IngestOutcomes: _IngestServiceIngestOutcomesType
-    """Stores outcomes, durable before the answer, deduplicated by (prediction_id, event_time, label). An outcome may arrive
-    before its prediction's record. INVALID_ARGUMENT names column and row. Callers: clients, pipelines.
+    """Stores outcomes, durable before the answer. One that repeats what was known by its arrival time of its prediction and
+    event time is a duplicate; another label is a correction, also the way back to an earlier one. A sender that may repeat
+    messages from before a correction gives arrival times, by which they are told apart. An outcome may arrive before its
+    prediction's record. INVALID_ARGUMENT names column and row. Callers: clients, pipelines.
     """
 
 IngestServiceAsyncStub: typing_extensions.TypeAlias = IngestServiceStub[
@@ -128,8 +130,10 @@ class IngestServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.monitoring.v1.ingest_service_pb2.IngestOutcomesRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.monitoring.v1.ingest_service_pb2.IngestOutcomesResponse, collections.abc.Awaitable[setpoint.monitoring.v1.ingest_service_pb2.IngestOutcomesResponse]]:
-        """Stores outcomes, durable before the answer, deduplicated by (prediction_id, event_time, label). An outcome may arrive
-        before its prediction's record. INVALID_ARGUMENT names column and row. Callers: clients, pipelines.
+        """Stores outcomes, durable before the answer. One that repeats what was known by its arrival time of its prediction and
+        event time is a duplicate; another label is a correction, also the way back to an earlier one. A sender that may repeat
+        messages from before a correction gives arrival times, by which they are told apart. An outcome may arrive before its
+        prediction's record. INVALID_ARGUMENT names column and row. Callers: clients, pipelines.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

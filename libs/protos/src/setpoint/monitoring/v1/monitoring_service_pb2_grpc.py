@@ -108,7 +108,8 @@ class MonitoringServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetPerformance(self, request, context):
-        """Measures quality per version and window, by outcomes known at a time. NOT_FOUND (MODEL_NOT_FOUND) when the model has no
+        """Measures quality per version and window, by outcomes known at a time. A prediction for which the fallback stood in is the
+        chosen version's failure, and counts for the fallback like any other that it answered. NOT_FOUND (MODEL_NOT_FOUND) when the model has no
         predictions. Callers: people, retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -125,7 +126,8 @@ class MonitoringServiceServicer(object):
 
     def CompareVersions(self, request, context):
         """Compares a candidate version with a baseline on the same route since a time, in a way that stays valid however often one
-        looks. Callers: retraining.
+        looks. A prediction counts for the version that it was assigned to: where that one could not answer and the fallback
+        stood in, as its failure. Callers: retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -265,7 +265,8 @@ class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, 
     """Lists predictions of a model, newest event time first. Callers: anyone."""
 
     GetPerformance: _MonitoringServiceGetPerformanceType
-    """Measures quality per version and window, by outcomes known at a time. NOT_FOUND (MODEL_NOT_FOUND) when the model has no
+    """Measures quality per version and window, by outcomes known at a time. A prediction for which the fallback stood in is the
+    chosen version's failure, and counts for the fallback like any other that it answered. NOT_FOUND (MODEL_NOT_FOUND) when the model has no
     predictions. Callers: people, retraining.
     """
 
@@ -276,7 +277,8 @@ class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, 
 
     CompareVersions: _MonitoringServiceCompareVersionsType
     """Compares a candidate version with a baseline on the same route since a time, in a way that stays valid however often one
-    looks. Callers: retraining.
+    looks. A prediction counts for the version that it was assigned to: where that one could not answer and the fallback
+    stood in, as its failure. Callers: retraining.
     """
 
     CompareShadow: _MonitoringServiceCompareShadowType
@@ -368,7 +370,8 @@ class MonitoringServiceServicer(metaclass=abc.ABCMeta):
         request: setpoint.monitoring.v1.monitoring_service_pb2.GetPerformanceRequest,
         context: _ServicerContext,
     ) -> typing.Union[setpoint.monitoring.v1.monitoring_service_pb2.GetPerformanceResponse, collections.abc.Awaitable[setpoint.monitoring.v1.monitoring_service_pb2.GetPerformanceResponse]]:
-        """Measures quality per version and window, by outcomes known at a time. NOT_FOUND (MODEL_NOT_FOUND) when the model has no
+        """Measures quality per version and window, by outcomes known at a time. A prediction for which the fallback stood in is the
+        chosen version's failure, and counts for the fallback like any other that it answered. NOT_FOUND (MODEL_NOT_FOUND) when the model has no
         predictions. Callers: people, retraining.
         """
 
@@ -389,7 +392,8 @@ class MonitoringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsResponse, collections.abc.Awaitable[setpoint.monitoring.v1.monitoring_service_pb2.CompareVersionsResponse]]:
         """Compares a candidate version with a baseline on the same route since a time, in a way that stays valid however often one
-        looks. Callers: retraining.
+        looks. A prediction counts for the version that it was assigned to: where that one could not answer and the fallback
+        stood in, as its failure. Callers: retraining.
         """
 
     @abc.abstractmethod

@@ -83,7 +83,7 @@ class PredictionRecords(google.protobuf.message.Message):
     """What kind of predictions these are."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
-        """The version that answered; for failed predictions the one that was chosen, if any."""
+        """The version that answered; for failed predictions the last one that was tried, if any."""
 
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
@@ -97,6 +97,8 @@ class PredictionRecords(google.protobuf.message.Message):
         degradations (STRING: "KIND:subject" pieces joined by commas, null when none), features_microseconds, checks_microseconds,
         queue_microseconds, inference_microseconds (INT64, null where the stage did not run). For shadows also
         primary_prediction_id (STRING), the prediction that each row copies; their slot is that of the shadow's own salt.
+        Where the route's fallback stood in: chosen_version (INT64), the version that was assigned and could not answer; null in
+        rows, and absent from records, where the assigned version is the one of model_version.
         """
 
     @property
@@ -195,6 +197,7 @@ class Prediction(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     PRIMARY_PREDICTION_ID_FIELD_NUMBER: builtins.int
     SHADOWS_FIELD_NUMBER: builtins.int
+    CHOSEN_VERSION_FIELD_NUMBER: builtins.int
     prediction_id: builtins.str
     """UUIDv7."""
     event_time: builtins.int
@@ -229,6 +232,8 @@ class Prediction(google.protobuf.message.Message):
     """Who got the answer."""
     primary_prediction_id: builtins.str
     """The prediction that a shadow's one copies; empty for served ones."""
+    chosen_version: builtins.int
+    """The version that was assigned. It differs from model_version where it could not answer and the route's fallback stood in."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version that answered."""
@@ -301,9 +306,10 @@ class Prediction(google.protobuf.message.Message):
         kind: Global___PredictionKind.ValueType = ...,
         primary_prediction_id: builtins.str = ...,
         shadows: collections.abc.Iterable[Global___Prediction] | None = ...,
+        chosen_version: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["arrival_time", b"arrival_time", "assignment_key", b"assignment_key", "assignment_reason", b"assignment_reason", "caller", b"caller", "degradations", b"degradations", "entities", b"entities", "error", b"error", "event_time", b"event_time", "feature_set", b"feature_set", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "outcomes", b"outcomes", "outputs", b"outputs", "prediction_id", b"prediction_id", "primary_prediction_id", b"primary_prediction_id", "provenance", b"provenance", "record_time", b"record_time", "reply_time", b"reply_time", "route", b"route", "route_revision", b"route_revision", "shadows", b"shadows", "slot", b"slot", "span_id", b"span_id", "stage_microseconds", b"stage_microseconds", "status", b"status", "trace_id", b"trace_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arrival_time", b"arrival_time", "assignment_key", b"assignment_key", "assignment_reason", b"assignment_reason", "caller", b"caller", "chosen_version", b"chosen_version", "degradations", b"degradations", "entities", b"entities", "error", b"error", "event_time", b"event_time", "feature_set", b"feature_set", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "outcomes", b"outcomes", "outputs", b"outputs", "prediction_id", b"prediction_id", "primary_prediction_id", b"primary_prediction_id", "provenance", b"provenance", "record_time", b"record_time", "reply_time", b"reply_time", "route", b"route", "route_revision", b"route_revision", "shadows", b"shadows", "slot", b"slot", "span_id", b"span_id", "stage_microseconds", b"stage_microseconds", "status", b"status", "trace_id", b"trace_id"]) -> None: ...
 
 Global___Prediction: typing_extensions.TypeAlias = Prediction
 

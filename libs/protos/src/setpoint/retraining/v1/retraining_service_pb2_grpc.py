@@ -172,7 +172,8 @@ class RetrainingServiceServicer(object):
 
     def DecideRun(self, request, context):
         """Approves or rejects the version that a run made, bound to its manifest digest, and starts the rollout. FAILED_PRECONDITION
-        (RUN_STATE, DIGEST_MISMATCH). Callers: people.
+        (RUN_STATE, DIGEST_MISMATCH; CHAMPION_CHANGED: it was judged against a version that is no longer the champion, so it can
+        be rejected alone). Callers: people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -340,7 +340,8 @@ class RetrainingServiceStub(typing.Generic[_RetrainingServicePutPolicyType, _Ret
 
     DecideRun: _RetrainingServiceDecideRunType
     """Approves or rejects the version that a run made, bound to its manifest digest, and starts the rollout. FAILED_PRECONDITION
-    (RUN_STATE, DIGEST_MISMATCH). Callers: people.
+    (RUN_STATE, DIGEST_MISMATCH; CHAMPION_CHANGED: it was judged against a version that is no longer the champion, so it can
+    be rejected alone). Callers: people.
     """
 
     AdvanceRollout: _RetrainingServiceAdvanceRolloutType
@@ -489,7 +490,8 @@ class RetrainingServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.retraining.v1.retraining_service_pb2.DecideRunResponse, collections.abc.Awaitable[setpoint.retraining.v1.retraining_service_pb2.DecideRunResponse]]:
         """Approves or rejects the version that a run made, bound to its manifest digest, and starts the rollout. FAILED_PRECONDITION
-        (RUN_STATE, DIGEST_MISMATCH). Callers: people.
+        (RUN_STATE, DIGEST_MISMATCH; CHAMPION_CHANGED: it was judged against a version that is no longer the champion, so it can
+        be rejected alone). Callers: people.
         """
 
     @abc.abstractmethod
