@@ -84,10 +84,10 @@ async def world(migrated_url: Callable[[str], str], tmp_path: Path) -> AsyncIter
     )
     async with serving.serve(monitoring_wiring.build, monitoring_settings) as monitoring:
         router_settings = router_config.RouterSettings(
-            **{
-                f"{name}_address": peers.address
-                for name in ("feature", "inference", "validation", "registry")
-            },
+            feature_address=peers.address,
+            inference_address=peers.address,
+            validation_address=peers.address,
+            registry_address=peers.address,
             monitoring_address=monitoring.address,
             database_url=migrated_url("router"),
             spool_directory=str(tmp_path / "spool"),

@@ -290,7 +290,9 @@ async def test_decide_refuses_after_another_champion(world: World) -> None:
     )
     for serving in (None, replace(testing.champion(), version=5)):
         world.registry.serving = serving
-        with pytest.raises(errors.FailedPreconditionError, match="judged against version 1") as caught:
+        with pytest.raises(
+            errors.FailedPreconditionError, match="judged against version 1"
+        ) as caught:
             await world.decide(run_id)
         assert caught.value.reason is errors.Reason.CHAMPION_CHANGED
     assert world.registry.decisions == []
