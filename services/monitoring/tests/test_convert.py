@@ -112,7 +112,7 @@ def test_record_tells_chosen_version() -> None:
     assert [each.chosen_version for each in record.entries] == [None, 2]
     for position, chosen in ((0, 1), (1, 2)):
         stored = ports.StoredPrediction(record.payload, position, 1, ())
-        story = convert.prediction_to_proto(record, stored)
+        story = convert.prediction_to_proto(stored)
         assert (story.model_version.version, story.chosen_version) == (1, chosen)
 
 

@@ -91,7 +91,9 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
     chosen: list[int | None] = [None] * predictions.rows
     if "chosen_version" in predictions:
         chosen = predictions["chosen_version"].to_list()
-    entries = zip(ids_, times, predictions["status"].to_list(), scores, primaries, chosen, strict=True)
+    entries = zip(
+        ids_, times, predictions["status"].to_list(), scores, primaries, chosen, strict=True
+    )
     return Record(
         payload=message.SerializeToString(),
         route=message.route,
