@@ -9,6 +9,8 @@ import pytest
 
 from setpoint_artifacts.signature import Signature, Tensor, TensorSpec
 from setpoint_columns.dtypes import DataType
+from setpoint_inference.domain.batching import Batching
+from setpoint_inference.domain.cost import Cost
 from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_inference.service import models, predictions
 from setpoint_runtime import clock as clocks
@@ -70,14 +72,20 @@ async def everything() -> Everything:
 
 
 async def service_of(
-    everything: Everything, owner: tasks.TaskOwner, inline_us: float
+    everything: Everything,
+    owner: tasks.TaskOwner,
+    inline_us: float,
+    rules: Batching = Batching(0),  # noqa: B008, RUF100 — frozen
+    *,
+    is_batched: bool = False,
 ) -> predictions.InferenceService:
     clock = clocks.SystemClock()
     limits = models.Limits(100, 100, 10.0)
     table = models.Models(
         everything, everything, everything, everything, clock, owner, limits, lambda: 0
     )
-    return predictions.InferenceService(table, everything, clock, inline_us=inline_us)
+    placement = predictions.Placement(inline_us, rules, 2, lambda: is_batched)
+    return predictions.InferenceService(table, everything, clock, placement, owner.start)
 
 
 def pack(rows: int) -> Callable[[Manifest], Feeds]:
@@ -158,3 +166,20 @@ async def test_unexpected_failure_is_a_state(
         await asyncio.sleep(0)
         assert not owner.failed.is_set()
     assert "a defect" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("is_batched", "rows", "joined"), [(False, 3, 1), (True, 3, 0), (False, 9, 0)]
+)
+async def test_predict_joins_direct_callers(
+    everything: Everything, is_batched: bool, rows: int, joined: int
+) -> None:
+    """Calls wait for each other where it pays, but those of the router and large ones never do."""
+    async with tasks.TaskOwner() as owner:
+        service = await service_of(everything, owner, 0, Batching(8), is_batched=is_batched)
+        model = await service.load(KEY, None)
+        model.cost = Cost(1000.0, 1000.0)
+        got = await service.predict(KEY, rows, pack(rows), None)
+    assert got.outputs[0].values.tolist() == [1.0] * rows
+    assert model.counts.calls() == (0, 1 - joined, joined)
+    assert model.counts.rows == rows

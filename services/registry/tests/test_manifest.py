@@ -54,6 +54,19 @@ def empty_samples(each: Manifest) -> None:
     each.samples.SetInParent()
 
 
+def negative_delay(each: Manifest) -> None:
+    each.batching.max_queue_delay_microseconds = -1
+
+
+def falling_preferences(each: Manifest) -> None:
+    each.batching.preferred_batch_rows[:] = [8, 4]
+
+
+def large_preference(each: Manifest) -> None:
+    each.batching.max_batch_rows = 8
+    each.batching.preferred_batch_rows[:] = [9]
+
+
 def clear_outputs(each: Manifest) -> None:
     del each.outputs[:]
 
@@ -116,6 +129,9 @@ def huge(each: Manifest) -> None:
         (missing_elsewhere, "manifest.inputs[0].missing_values[0].column"),
         (missing_output, "manifest.outputs[0].missing_values"),
         (empty_samples, "manifest.samples.inputs.rows"),
+        (negative_delay, "manifest.batching.max_queue_delay_microseconds"),
+        (falling_preferences, "manifest.batching.preferred_batch_rows[1]"),
+        (large_preference, "manifest.batching.preferred_batch_rows[0]"),
         (clear_outputs, "manifest.outputs"),
         (other_score, "manifest.score_column"),
         (half_feature_set, "manifest.feature_set"),

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from setpoint_inference.domain import batching
 from setpoint_runtime import settings
 
 _MEBIBYTE = 1024 * 1024
@@ -44,3 +45,34 @@ class InferenceSettings(settings.ServiceSettings):
 
     load_seconds: float = Field(default=120.0, gt=0)
     """Longest time for fetching, verifying and opening a version."""
+
+    batch_max_rows: int = Field(default=batching.DEFAULT_ROWS, ge=0)
+    """Most rows of a batch of calls that did not come through the router; 0 or 1 turns batching off.
+    This and the following hold for versions whose manifest says nothing, and only where a run costs
+    enough beside its rows."""
+
+    batch_preferred_rows: tuple[int, ...] = ()
+    """Rising numbers of rows with which a batch leaves without delay, as JSON."""
+
+    batch_max_delay_microseconds: int = Field(default=0, ge=0)
+    """How long a call waits for others while a thread is free; 0 joins only what waits anyway."""
+
+    batch_max_queued: int = Field(default=0, ge=0)
+    """Calls of one version that wait; more are answered RESOURCE_EXHAUSTED. 0 for any number."""
+
+    batch_timeout_microseconds: int = Field(default=0, ge=0)
+    """How long a call waits in the queue; 0 for as long as its own deadline allows."""
+
+    batch_timeout_action: batching.TimeoutAction = batching.TimeoutAction.REJECT
+    """What becomes of it then: `reject` (DEADLINE_EXCEEDED) or `delay` (until nobody else waits)."""
+
+    def batching(self) -> batching.Batching:
+        """Return the rules by which calls wait for each other."""
+        return batching.Batching(
+            self.batch_max_rows,
+            self.batch_preferred_rows,
+            self.batch_max_delay_microseconds,
+            self.batch_max_queued,
+            self.batch_timeout_microseconds,
+            self.batch_timeout_action,
+        )

@@ -15,13 +15,15 @@ from setpoint_inference.adapters import (
 )
 from setpoint_inference.service import models, predictions
 from setpoint_oip import servicer as oip
-from setpoint_rpc import channel
+from setpoint_rpc import channel, context
 from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import tasks
 from setpoint_scoring import onnx_engine
 
 SERVICE = "setpoint.inference.v1.InferenceService"
+ROUTER = "router"
+"""Its calls are batches already."""
 
 
 @contextlib.asynccontextmanager
@@ -50,9 +52,13 @@ async def build(
             limits,
             heap.allocated,
         )
-        inference = predictions.InferenceService(
-            table, workers, clock, inline_us=settings.inline_microseconds
+        placement = predictions.Placement(
+            settings.inline_microseconds,
+            settings.batching(),
+            workers.threads,
+            lambda: context.caller() == ROUTER,
         )
+        inference = predictions.InferenceService(table, workers, clock, placement, owner.start)
         server.add(
             inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
             servicer.InferenceServicer(inference),

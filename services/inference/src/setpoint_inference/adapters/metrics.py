@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from setpoint_inference.service.models import Models, ReadyModel
 
 _LABELS = ("model", "version")
-_PLACES = ("loop", "pool")
+_PLACES = ("loop", "pool", "batch")
 
 
 class InferenceMetrics(Collector):
@@ -24,12 +24,15 @@ class InferenceMetrics(Collector):
         """Yield the metrics as they stand."""
         calls = CounterMetricFamily(
             "setpoint_inference_calls",
-            "Calls that ran, on the event loop or in the pool.",
+            "Calls that ran: on the event loop, in the pool, or through a batch.",
             labels=(*_LABELS, "place"),
         )
         rows = CounterMetricFamily("setpoint_inference_rows", "Rows answered.", labels=_LABELS)
         seconds = CounterMetricFamily(
             "setpoint_inference_run_seconds", "Time of all runs, packing included.", labels=_LABELS
+        )
+        batches = CounterMetricFamily(
+            "setpoint_inference_batches", "Batches that calls shared.", labels=_LABELS
         )
         states = dict.fromkeys(("loading", "ready", "failed"), 0)
         loaded_bytes = 0
@@ -40,11 +43,13 @@ class InferenceMetrics(Collector):
             states["ready"] += 1
             loaded_bytes += model.memory_bytes
             labels = (key.model, str(key.version))
+            if model.batcher is not None:
+                batches.add_metric(labels, model.batcher.batches)
             for place, count in zip(_PLACES, model.counts.calls(), strict=True):
                 calls.add_metric((*labels, place), count)
             rows.add_metric(labels, model.counts.rows)
             seconds.add_metric(labels, model.counts.run_us / 1e6)
-        yield from (calls, rows, seconds)
+        yield from (calls, rows, seconds, batches)
         versions = GaugeMetricFamily(
             "setpoint_inference_versions", "Versions here, by state.", labels=("state",)
         )

@@ -31,12 +31,12 @@ class ThreadPool:
             threads: Jobs that run at once; 0 means the number of cores.
             max_queued: Jobs that wait.
         """
-        self._threads = threads or os.cpu_count() or 1
-        self._places = self._threads + max_queued
+        self.threads = threads or os.cpu_count() or 1
+        self._places = self.threads + max_queued
         self._taken = 0
         self._pending_us = 0.0
         self._stops: set[Stop] = set()
-        self._runners = concurrent.futures.ThreadPoolExecutor(self._threads, "predict")
+        self._runners = concurrent.futures.ThreadPoolExecutor(self.threads, "predict")
         self._loader = concurrent.futures.ThreadPoolExecutor(1, "load", _be_nice)
 
     def taken(self) -> int:
@@ -52,7 +52,7 @@ class ThreadPool:
         ended: Callable[[], None],
     ) -> T:
         """Run a job off the event loop."""
-        wait_us = self._pending_us / self._threads if self._taken >= self._threads else 0.0
+        wait_us = self._pending_us / self.threads if self._taken >= self.threads else 0.0
         is_late = remaining_seconds is not None and wait_us + estimate_us > remaining_seconds * 1e6
         if self._taken >= self._places or (is_late and wait_us > 0):
             ended()

@@ -8,6 +8,7 @@ from setpoint_artifacts import digest as digests
 from setpoint_artifacts.samples import Samples
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_inference.domain import version
+from setpoint_inference.domain.batching import DEFAULT_ROWS, Batching, TimeoutAction
 from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_runtime import errors
 
@@ -40,6 +41,7 @@ def from_proto(message: model_pb2.ModelVersion) -> Manifest:
         {**_recorded(samples), **_profiled(manifest.reference_profiles)},
         is_rejected=message.approval_state == model_pb2.APPROVAL_STATE_REJECTED,
         samples=samples,
+        batching=_batching(manifest),
     )
 
 
@@ -76,3 +78,18 @@ def _profiled(
         for profile in profiles
         if profile.levels or profile.edges
     }
+
+
+def _batching(manifest: model_pb2.Manifest) -> Batching | None:
+    if not manifest.HasField("batching"):
+        return None
+    message = manifest.batching
+    is_delayed = message.timeout_action == model_pb2.QUEUE_TIMEOUT_ACTION_DELAY
+    return Batching(
+        message.max_batch_rows or DEFAULT_ROWS,
+        tuple(message.preferred_batch_rows),
+        message.max_queue_delay_microseconds,
+        message.max_queue_size,
+        message.timeout_microseconds,
+        TimeoutAction.DELAY if is_delayed else TimeoutAction.REJECT,
+    )

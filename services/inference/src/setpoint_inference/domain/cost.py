@@ -28,6 +28,11 @@ class Cost:
         self._base = one_row_us - self._per_row
         self._scale = 1.0
 
+    @property
+    def shared_us(self) -> float:
+        """What a run costs beside its rows, in microseconds."""
+        return max(0.0, self._base) * self._scale
+
     def estimate_us(self, rows: int) -> float:
         """Return how long a call of so many rows is likely to take, in microseconds."""
         return max(0.0, self._base + self._per_row * rows) * self._scale

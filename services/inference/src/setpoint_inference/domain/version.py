@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from setpoint_artifacts.samples import Samples
 from setpoint_artifacts.signature import TensorSpec
+from setpoint_inference.domain.batching import Batching
 from setpoint_runtime import errors
 
 
@@ -34,6 +35,8 @@ class Manifest:
     is_rejected: bool = False
     samples: Samples | None = None
     """Rows with recorded answers, compared before the version serves."""
+    batching: Batching | None = None
+    """How calls wait for each other; None for what the server does by default."""
 
 
 def refused(key: VersionKey, reason: errors.Reason, message: str) -> errors.FailedPreconditionError:

@@ -10,6 +10,7 @@ from setpoint_inference import ports
 from setpoint_inference.domain import cost, version
 from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_inference.service import opening
+from setpoint_inference.service.batcher import Batcher
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, tasks
 from setpoint_scoring.runner import Engine, Runner
@@ -29,12 +30,14 @@ class Counts:
 
     on_loop: int = 0
     in_pool: int = 0
+    in_batch: int = 0
+    """Calls that shared a run, or could have."""
     rows: int = 0
     run_us: int = 0
 
-    def calls(self) -> tuple[int, int]:
-        """Return the calls that ran on the event loop, and in the pool."""
-        return self.on_loop, self.in_pool
+    def calls(self) -> tuple[int, int, int]:
+        """Return the calls that ran on the event loop, in the pool, and through a batch."""
+        return self.on_loop, self.in_pool, self.in_batch
 
 
 @dataclass(eq=False, slots=True)
@@ -53,6 +56,10 @@ class ReadyModel:
     is_pinned: bool
     """Loaded by name, not by a call: dropped only when no other is left to drop."""
     counts: Counts = field(default_factory=Counts)
+    batcher: Batcher | None = None
+    """Where calls wait for each other; None when each runs by itself."""
+    is_settled: bool = False
+    """Whether that has been decided."""
     _running: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 

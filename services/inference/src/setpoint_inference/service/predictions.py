@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from setpoint_inference import ports
+from setpoint_inference.domain import batching
+from setpoint_inference.domain.batching import Batching
 from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_inference.service import batcher
 from setpoint_inference.service.models import Models, ReadyModel
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
@@ -29,24 +33,38 @@ class Prediction(NamedTuple):
     """What the version's cost learns from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where calls run, and which of them run together."""
+
+    inline_us: float
+    """A call that is likely to take at most this long runs on the event loop."""
+    batching: Batching
+    """How calls wait for each other where a manifest says nothing."""
+    slots: int
+    """Batches of one version that run at once."""
+    is_batched: Callable[[], bool]
+    """Tells whether the caller being served brings batches already and so waits for nobody."""
+
+
 class InferenceService:
     """Answers what a version says for rows."""
 
     def __init__(
-        self, models: Models, workers: ports.Workers, clock: clocks.Clock, *, inline_us: float
+        self,
+        models: Models,
+        workers: ports.Workers,
+        clock: clocks.Clock,
+        placement: Placement,
+        start: batcher.Start,
     ) -> None:
-        """Connect the parts.
-
-        Args:
-            models: The table of versions.
-            workers: The threads that run them.
-            clock: The time.
-            inline_us: A call that is likely to take at most this long runs on the event loop.
-        """
+        """Connect the parts; `start` starts the tasks that run batches."""
         self.models = models
         self._workers = workers
         self._now = clock.monotonic
-        self._inline_us = inline_us
+        self._placement = placement
+        self._inline_us = placement.inline_us
+        self._start = start
 
     async def predict(
         self, key: VersionKey, rows: int, pack: Pack, remaining_seconds: float | None
@@ -73,6 +91,11 @@ class InferenceService:
             model = await self._loaded(key, remaining_seconds)
             if remaining_seconds is not None:
                 remaining_seconds -= self._now() - started
+        if not model.is_settled:
+            self._settle(model)
+        queue = model.batcher
+        if queue is not None and queue.takes(rows) and not self._placement.is_batched():
+            return await self._join(model, queue, rows, pack, remaining_seconds)
         now = model.last_used = self._now()
         estimate_us = model.cost.estimate_us(rows)
         if estimate_us <= self._inline_us and not model.has_loops:
@@ -81,9 +104,59 @@ class InferenceService:
         else:
             prediction = await self._run_in_pool(model, rows, pack, estimate_us, remaining_seconds)
             model.counts.in_pool += 1
-        model.cost.observe(rows, prediction.cost_us)
-        model.counts.rows += rows
-        model.counts.run_us += prediction.run_us
+        _learn(model, rows, prediction)
+        return prediction
+
+    def _settle(self, model: ReadyModel) -> None:
+        """Decide once whether calls of a version wait for each other."""
+        model.is_settled = True
+        rules = batching.chosen(
+            model.manifest.batching,
+            self._placement.batching,
+            model.cost,
+            has_loops=model.has_loops,
+        )
+        if rules is None:
+            return
+
+        async def run(feeds: Feeds, rows: int, remaining_seconds: float | None) -> batcher.Ran:
+            prediction = await self._run_batch(model, feeds, rows, remaining_seconds)
+            return batcher.Ran(prediction.outputs, prediction.run_us)
+
+        name, slots = str(model.manifest.key), self._placement.slots
+        model.batcher = batcher.Batcher(name, rules, slots, run, self._start, self._now)
+
+    async def _join(
+        self,
+        model: ReadyModel,
+        queue: batcher.Batcher,
+        rows: int,
+        pack: Pack,
+        remaining_seconds: float | None,
+    ) -> Prediction:
+        # What is wrong with a call is found before it meets others.
+        feeds = pack(model.manifest)
+        model.last_used = self._now()
+        model.begin()
+        try:
+            joined = await queue.join(feeds, rows, remaining_seconds)
+        finally:
+            model.end()
+        model.counts.in_batch += 1
+        return Prediction(joined.outputs, joined.queue_us, joined.run_us, 0.0)
+
+    async def _run_batch(
+        self, model: ReadyModel, feeds: Feeds, rows: int, remaining_seconds: float | None
+    ) -> Prediction:
+        def pack(_: Manifest) -> Feeds:
+            return feeds
+
+        estimate_us = model.cost.estimate_us(rows)
+        if estimate_us <= self._inline_us:
+            prediction = self._run(model, rows, pack, self._now(), None, self._now)
+        else:
+            prediction = await self._run_in_pool(model, rows, pack, estimate_us, remaining_seconds)
+        _learn(model, rows, prediction)
         return prediction
 
     async def find(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:
@@ -148,3 +221,9 @@ class InferenceService:
         return Prediction(
             outputs, int((started - queued) * 1e6), int((ended - started) * 1e6), cost * 1e6
         )
+
+
+def _learn(model: ReadyModel, rows: int, prediction: Prediction) -> None:
+    model.cost.observe(rows, prediction.cost_us)
+    model.counts.rows += rows
+    model.counts.run_us += prediction.run_us

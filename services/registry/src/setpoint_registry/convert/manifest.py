@@ -75,6 +75,7 @@ def from_proto(message: model_pb2.Manifest) -> Draft:
         artifact_messages.samples_from_proto(
             message.samples, draft.inputs, outputs, "manifest.samples"
         )
+    _check_batching(message.batching)
     _check_scoring(message, outputs)
     _check_training(message)
     for index, profile in enumerate(message.reference_profiles):
@@ -134,6 +135,28 @@ def _check_scoring(message: model_pb2.Manifest, outputs: Sequence[TensorSpec]) -
         raise errors.invalid(
             "manifest.decision_threshold", message.decision_threshold, "must be finite"
         )
+
+
+def _check_batching(message: model_pb2.Batching) -> None:
+    for name in (
+        "max_batch_rows",
+        "max_queue_delay_microseconds",
+        "max_queue_size",
+        "timeout_microseconds",
+    ):
+        if getattr(message, name) < 0:
+            raise errors.invalid(
+                f"manifest.batching.{name}", getattr(message, name), "must be at least 0"
+            )
+    last = 0
+    for index, rows in enumerate(message.preferred_batch_rows):
+        if rows <= last or (message.max_batch_rows and rows > message.max_batch_rows):
+            raise errors.invalid(
+                f"manifest.batching.preferred_batch_rows[{index}]",
+                rows,
+                "must rise, to at most max_batch_rows",
+            )
+        last = rows
 
 
 def _check_training(message: model_pb2.Manifest) -> None:

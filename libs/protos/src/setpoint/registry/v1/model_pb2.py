@@ -27,7 +27,7 @@ from setpoint.common.v1 import reference_pb2 as setpoint_dot_common_dot_v1_dot_r
 from setpoint.common.v1 import value_pb2 as setpoint_dot_common_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n setpoint/registry/v1/model.proto\x12\x14setpoint.registry.v1\x1a\x1fsetpoint/common/v1/column.proto\x1a\"setpoint/common/v1/reference.proto\x1a\x1esetpoint/common/v1/value.proto\"x\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04task\x18\x02 \x01(\x0e\x32\x1a.setpoint.registry.v1.Task\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x13\n\x0b\x63reate_time\x18\x05 \x01(\x03\"\xcb\x01\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x30\n\x08manifest\x18\x03 \x01(\x0b\x32\x1e.setpoint.registry.v1.Manifest\x12\x17\n\x0fmanifest_digest\x18\x04 \x01(\t\x12;\n\x0e\x61pproval_state\x18\x05 \x01(\x0e\x32#.setpoint.registry.v1.ApprovalState\x12\x13\n\x0b\x63reate_time\x18\x06 \x01(\x03\"\xb6\x06\n\x08Manifest\x12\x17\n\x0f\x61rtifact_digest\x18\x01 \x01(\t\x12\x15\n\rartifact_size\x18\x02 \x01(\x03\x12\x34\n\x06\x66ormat\x18\x03 \x01(\x0e\x32$.setpoint.registry.v1.ArtifactFormat\x12\x30\n\x06inputs\x18\x04 \x03(\x0b\x32 .setpoint.registry.v1.TensorSpec\x12\x31\n\x07outputs\x18\x05 \x03(\x0b\x32 .setpoint.registry.v1.TensorSpec\x12<\n\x0b\x66\x65\x61ture_set\x18\x06 \x01(\x0b\x32\'.setpoint.common.v1.FeatureSetReference\x12\x38\n\x08snapshot\x18\x07 \x01(\x0b\x32&.setpoint.registry.v1.TrainingSnapshot\x12\x14\n\x0c\x63ode_version\x18\x08 \x01(\t\x12-\n\x07metrics\x18\t \x03(\x0b\x32\x1c.setpoint.registry.v1.Metric\x12@\n\x12reference_profiles\x18\n \x03(\x0b\x32$.setpoint.registry.v1.FeatureProfile\x12:\n\x07parents\x18\x0b \x03(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x1f\n\x12\x64\x65\x63ision_threshold\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12,\n\x06parity\x18\r \x01(\x0b\x32\x1c.setpoint.registry.v1.Parity\x12\x44\n\x0b\x65nvironment\x18\x0e \x03(\x0b\x32/.setpoint.registry.v1.Manifest.EnvironmentEntry\x12\x14\n\x0cscore_column\x18\x0f \x01(\t\x12.\n\x07samples\x18\x10 \x01(\x0b\x32\x1d.setpoint.registry.v1.Samples\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_decision_threshold\"\xa4\x01\n\x07Samples\x12/\n\x06inputs\x18\x01 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x30\n\x07outputs\x18\x02 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x1a\n\x12\x61\x62solute_tolerance\x18\x03 \x01(\x01\x12\x1a\n\x12relative_tolerance\x18\x04 \x01(\x01\"\x94\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1c.setpoint.common.v1.DataType\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12:\n\x0emissing_values\x18\x04 \x03(\x0b\x32\".setpoint.registry.v1.MissingValue\"M\n\x0cMissingValue\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12-\n\nsubstitute\x18\x02 \x01(\x0b\x32\x19.setpoint.common.v1.Value\"\xa7\x01\n\x10TrainingSnapshot\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x15\n\rknown_at_time\x18\x02 \x01(\x03\x12,\n\x05range\x18\x03 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x12\n\ntrain_rows\x18\x04 \x01(\x03\x12\x11\n\ttest_rows\x18\x05 \x01(\x03\x12\x17\n\x0funlabelled_rows\x18\x06 \x01(\x03\"B\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05slice\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x03\"\x8f\x01\n\x0e\x46\x65\x61tureProfile\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\r\n\x05\x65\x64ges\x18\x02 \x03(\x01\x12\x0e\n\x06levels\x18\x03 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x04 \x03(\x03\x12\x13\n\x0b\x63\x61tegorical\x18\x05 \x01(\x08\x12\x12\n\nimportance\x18\x06 \x01(\x01\x12\x15\n\rdesign_effect\x18\x07 \x01(\x01\"F\n\x06Parity\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x16\n\x0emax_difference\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ision_flips\x18\x03 \x01(\x03\"i\n\x05\x41lias\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x12\n\nvalid_from\x18\x04 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xe9\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12@\n\rmodel_version\x18\x02 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\x35\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0e\x32#.setpoint.registry.v1.ApprovalState\x12\x10\n\x08\x61pprover\x18\x05 \x01(\t\x12\x0f\n\x07\x63omment\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x65\x63ide_time\x18\x07 \x01(\x03*u\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTASK_BINARY_CLASSIFICATION\x10\x01\x12\"\n\x1eTASK_MULTICLASS_CLASSIFICATION\x10\x02\x12\x13\n\x0fTASK_REGRESSION\x10\x03*\x85\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17\x41PPROVAL_STATE_REJECTED\x10\x03*K\n\x0e\x41rtifactFormat\x12\x1f\n\x1b\x41RTIFACT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41RTIFACT_FORMAT_ONNX\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n setpoint/registry/v1/model.proto\x12\x14setpoint.registry.v1\x1a\x1fsetpoint/common/v1/column.proto\x1a\"setpoint/common/v1/reference.proto\x1a\x1esetpoint/common/v1/value.proto\"x\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04task\x18\x02 \x01(\x0e\x32\x1a.setpoint.registry.v1.Task\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x13\n\x0b\x63reate_time\x18\x05 \x01(\x03\"\xcb\x01\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x30\n\x08manifest\x18\x03 \x01(\x0b\x32\x1e.setpoint.registry.v1.Manifest\x12\x17\n\x0fmanifest_digest\x18\x04 \x01(\t\x12;\n\x0e\x61pproval_state\x18\x05 \x01(\x0e\x32#.setpoint.registry.v1.ApprovalState\x12\x13\n\x0b\x63reate_time\x18\x06 \x01(\x03\"\xe8\x06\n\x08Manifest\x12\x17\n\x0f\x61rtifact_digest\x18\x01 \x01(\t\x12\x15\n\rartifact_size\x18\x02 \x01(\x03\x12\x34\n\x06\x66ormat\x18\x03 \x01(\x0e\x32$.setpoint.registry.v1.ArtifactFormat\x12\x30\n\x06inputs\x18\x04 \x03(\x0b\x32 .setpoint.registry.v1.TensorSpec\x12\x31\n\x07outputs\x18\x05 \x03(\x0b\x32 .setpoint.registry.v1.TensorSpec\x12<\n\x0b\x66\x65\x61ture_set\x18\x06 \x01(\x0b\x32\'.setpoint.common.v1.FeatureSetReference\x12\x38\n\x08snapshot\x18\x07 \x01(\x0b\x32&.setpoint.registry.v1.TrainingSnapshot\x12\x14\n\x0c\x63ode_version\x18\x08 \x01(\t\x12-\n\x07metrics\x18\t \x03(\x0b\x32\x1c.setpoint.registry.v1.Metric\x12@\n\x12reference_profiles\x18\n \x03(\x0b\x32$.setpoint.registry.v1.FeatureProfile\x12:\n\x07parents\x18\x0b \x03(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x1f\n\x12\x64\x65\x63ision_threshold\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12,\n\x06parity\x18\r \x01(\x0b\x32\x1c.setpoint.registry.v1.Parity\x12\x44\n\x0b\x65nvironment\x18\x0e \x03(\x0b\x32/.setpoint.registry.v1.Manifest.EnvironmentEntry\x12\x14\n\x0cscore_column\x18\x0f \x01(\t\x12.\n\x07samples\x18\x10 \x01(\x0b\x32\x1d.setpoint.registry.v1.Samples\x12\x30\n\x08\x62\x61tching\x18\x11 \x01(\x0b\x32\x1e.setpoint.registry.v1.Batching\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_decision_threshold\"\xde\x01\n\x08\x42\x61tching\x12\x16\n\x0emax_batch_rows\x18\x01 \x01(\x05\x12\x1c\n\x14preferred_batch_rows\x18\x02 \x03(\x05\x12$\n\x1cmax_queue_delay_microseconds\x18\x03 \x01(\x03\x12\x16\n\x0emax_queue_size\x18\x04 \x01(\x05\x12\x1c\n\x14timeout_microseconds\x18\x05 \x01(\x03\x12@\n\x0etimeout_action\x18\x06 \x01(\x0e\x32(.setpoint.registry.v1.QueueTimeoutAction\"\xa4\x01\n\x07Samples\x12/\n\x06inputs\x18\x01 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x30\n\x07outputs\x18\x02 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x1a\n\x12\x61\x62solute_tolerance\x18\x03 \x01(\x01\x12\x1a\n\x12relative_tolerance\x18\x04 \x01(\x01\"\x94\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1c.setpoint.common.v1.DataType\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12:\n\x0emissing_values\x18\x04 \x03(\x0b\x32\".setpoint.registry.v1.MissingValue\"M\n\x0cMissingValue\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12-\n\nsubstitute\x18\x02 \x01(\x0b\x32\x19.setpoint.common.v1.Value\"\xa7\x01\n\x10TrainingSnapshot\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x15\n\rknown_at_time\x18\x02 \x01(\x03\x12,\n\x05range\x18\x03 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x12\n\ntrain_rows\x18\x04 \x01(\x03\x12\x11\n\ttest_rows\x18\x05 \x01(\x03\x12\x17\n\x0funlabelled_rows\x18\x06 \x01(\x03\"B\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05slice\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x03\"\x8f\x01\n\x0e\x46\x65\x61tureProfile\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\r\n\x05\x65\x64ges\x18\x02 \x03(\x01\x12\x0e\n\x06levels\x18\x03 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x04 \x03(\x03\x12\x13\n\x0b\x63\x61tegorical\x18\x05 \x01(\x08\x12\x12\n\nimportance\x18\x06 \x01(\x01\x12\x15\n\rdesign_effect\x18\x07 \x01(\x01\"F\n\x06Parity\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x16\n\x0emax_difference\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ision_flips\x18\x03 \x01(\x03\"i\n\x05\x41lias\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x12\n\nvalid_from\x18\x04 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xe9\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12@\n\rmodel_version\x18\x02 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\x35\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0e\x32#.setpoint.registry.v1.ApprovalState\x12\x10\n\x08\x61pprover\x18\x05 \x01(\t\x12\x0f\n\x07\x63omment\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x65\x63ide_time\x18\x07 \x01(\x03*u\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTASK_BINARY_CLASSIFICATION\x10\x01\x12\"\n\x1eTASK_MULTICLASS_CLASSIFICATION\x10\x02\x12\x13\n\x0fTASK_REGRESSION\x10\x03*\x85\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17\x41PPROVAL_STATE_REJECTED\x10\x03*K\n\x0e\x41rtifactFormat\x12\x1f\n\x1b\x41RTIFACT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41RTIFACT_FORMAT_ONNX\x10\x01*{\n\x12QueueTimeoutAction\x12$\n QUEUE_TIMEOUT_ACTION_UNSPECIFIED\x10\x00\x12\x1f\n\x1bQUEUE_TIMEOUT_ACTION_REJECT\x10\x01\x12\x1e\n\x1aQUEUE_TIMEOUT_ACTION_DELAY\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,36 +36,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANIFEST_ENVIRONMENTENTRY']._loaded_options = None
   _globals['_MANIFEST_ENVIRONMENTENTRY']._serialized_options = b'8\001'
-  _globals['_TASK']._serialized_start=2508
-  _globals['_TASK']._serialized_end=2625
-  _globals['_APPROVALSTATE']._serialized_start=2628
-  _globals['_APPROVALSTATE']._serialized_end=2761
-  _globals['_ARTIFACTFORMAT']._serialized_start=2763
-  _globals['_ARTIFACTFORMAT']._serialized_end=2838
+  _globals['_TASK']._serialized_start=2783
+  _globals['_TASK']._serialized_end=2900
+  _globals['_APPROVALSTATE']._serialized_start=2903
+  _globals['_APPROVALSTATE']._serialized_end=3036
+  _globals['_ARTIFACTFORMAT']._serialized_start=3038
+  _globals['_ARTIFACTFORMAT']._serialized_end=3113
+  _globals['_QUEUETIMEOUTACTION']._serialized_start=3115
+  _globals['_QUEUETIMEOUTACTION']._serialized_end=3238
   _globals['_MODEL']._serialized_start=159
   _globals['_MODEL']._serialized_end=279
   _globals['_MODELVERSION']._serialized_start=282
   _globals['_MODELVERSION']._serialized_end=485
   _globals['_MANIFEST']._serialized_start=488
-  _globals['_MANIFEST']._serialized_end=1310
-  _globals['_MANIFEST_ENVIRONMENTENTRY']._serialized_start=1237
-  _globals['_MANIFEST_ENVIRONMENTENTRY']._serialized_end=1287
-  _globals['_SAMPLES']._serialized_start=1313
-  _globals['_SAMPLES']._serialized_end=1477
-  _globals['_TENSORSPEC']._serialized_start=1480
-  _globals['_TENSORSPEC']._serialized_end=1628
-  _globals['_MISSINGVALUE']._serialized_start=1630
-  _globals['_MISSINGVALUE']._serialized_end=1707
-  _globals['_TRAININGSNAPSHOT']._serialized_start=1710
-  _globals['_TRAININGSNAPSHOT']._serialized_end=1877
-  _globals['_METRIC']._serialized_start=1879
-  _globals['_METRIC']._serialized_end=1945
-  _globals['_FEATUREPROFILE']._serialized_start=1948
-  _globals['_FEATUREPROFILE']._serialized_end=2091
-  _globals['_PARITY']._serialized_start=2093
-  _globals['_PARITY']._serialized_end=2163
-  _globals['_ALIAS']._serialized_start=2165
-  _globals['_ALIAS']._serialized_end=2270
-  _globals['_APPROVAL']._serialized_start=2273
-  _globals['_APPROVAL']._serialized_end=2506
+  _globals['_MANIFEST']._serialized_end=1360
+  _globals['_MANIFEST_ENVIRONMENTENTRY']._serialized_start=1287
+  _globals['_MANIFEST_ENVIRONMENTENTRY']._serialized_end=1337
+  _globals['_BATCHING']._serialized_start=1363
+  _globals['_BATCHING']._serialized_end=1585
+  _globals['_SAMPLES']._serialized_start=1588
+  _globals['_SAMPLES']._serialized_end=1752
+  _globals['_TENSORSPEC']._serialized_start=1755
+  _globals['_TENSORSPEC']._serialized_end=1903
+  _globals['_MISSINGVALUE']._serialized_start=1905
+  _globals['_MISSINGVALUE']._serialized_end=1982
+  _globals['_TRAININGSNAPSHOT']._serialized_start=1985
+  _globals['_TRAININGSNAPSHOT']._serialized_end=2152
+  _globals['_METRIC']._serialized_start=2154
+  _globals['_METRIC']._serialized_end=2220
+  _globals['_FEATUREPROFILE']._serialized_start=2223
+  _globals['_FEATUREPROFILE']._serialized_end=2366
+  _globals['_PARITY']._serialized_start=2368
+  _globals['_PARITY']._serialized_end=2438
+  _globals['_ALIAS']._serialized_start=2440
+  _globals['_ALIAS']._serialized_end=2545
+  _globals['_APPROVAL']._serialized_start=2548
+  _globals['_APPROVAL']._serialized_end=2781
 # @@protoc_insertion_point(module_scope)

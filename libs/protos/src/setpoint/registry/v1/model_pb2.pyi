@@ -98,6 +98,30 @@ ARTIFACT_FORMAT_ONNX: ArtifactFormat.ValueType  # 1
 """ONNX without external data."""
 Global___ArtifactFormat: typing_extensions.TypeAlias = ArtifactFormat
 
+class _QueueTimeoutAction:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _QueueTimeoutActionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_QueueTimeoutAction.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    QUEUE_TIMEOUT_ACTION_UNSPECIFIED: _QueueTimeoutAction.ValueType  # 0
+    """As REJECT."""
+    QUEUE_TIMEOUT_ACTION_REJECT: _QueueTimeoutAction.ValueType  # 1
+    """It is answered DEADLINE_EXCEEDED."""
+    QUEUE_TIMEOUT_ACTION_DELAY: _QueueTimeoutAction.ValueType  # 2
+    """It waits on until nobody else does."""
+
+class QueueTimeoutAction(_QueueTimeoutAction, metaclass=_QueueTimeoutActionEnumTypeWrapper):
+    """QueueTimeoutAction is what becomes of a call that has waited for too long."""
+
+QUEUE_TIMEOUT_ACTION_UNSPECIFIED: QueueTimeoutAction.ValueType  # 0
+"""As REJECT."""
+QUEUE_TIMEOUT_ACTION_REJECT: QueueTimeoutAction.ValueType  # 1
+"""It is answered DEADLINE_EXCEEDED."""
+QUEUE_TIMEOUT_ACTION_DELAY: QueueTimeoutAction.ValueType  # 2
+"""It waits on until nobody else does."""
+Global___QueueTimeoutAction: typing_extensions.TypeAlias = QueueTimeoutAction
+
 @typing.final
 class Model(google.protobuf.message.Message):
     """Model is a named question with versions that answer it."""
@@ -211,6 +235,7 @@ class Manifest(google.protobuf.message.Message):
     ENVIRONMENT_FIELD_NUMBER: builtins.int
     SCORE_COLUMN_FIELD_NUMBER: builtins.int
     SAMPLES_FIELD_NUMBER: builtins.int
+    BATCHING_FIELD_NUMBER: builtins.int
     artifact_digest: builtins.str
     """sha256 of the artifact, hexadecimal. The artifact must have been uploaded."""
     artifact_size: builtins.int
@@ -265,6 +290,10 @@ class Manifest(google.protobuf.message.Message):
     def samples(self) -> Global___Samples:
         """Rows with their answers, which whoever loads the version compares with its own before it serves."""
 
+    @property
+    def batching(self) -> Global___Batching:
+        """How calls for the version wait for each other where it is run, unless they come batched; absent, as the server does."""
+
     def __init__(
         self,
         *,
@@ -284,12 +313,53 @@ class Manifest(google.protobuf.message.Message):
         environment: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         score_column: builtins.str = ...,
         samples: Global___Samples | None = ...,
+        batching: Global___Batching | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_decision_threshold", b"_decision_threshold", "decision_threshold", b"decision_threshold", "feature_set", b"feature_set", "parity", b"parity", "samples", b"samples", "snapshot", b"snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_decision_threshold", b"_decision_threshold", "artifact_digest", b"artifact_digest", "artifact_size", b"artifact_size", "code_version", b"code_version", "decision_threshold", b"decision_threshold", "environment", b"environment", "feature_set", b"feature_set", "format", b"format", "inputs", b"inputs", "metrics", b"metrics", "outputs", b"outputs", "parents", b"parents", "parity", b"parity", "reference_profiles", b"reference_profiles", "samples", b"samples", "score_column", b"score_column", "snapshot", b"snapshot"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_decision_threshold", b"_decision_threshold", "batching", b"batching", "decision_threshold", b"decision_threshold", "feature_set", b"feature_set", "parity", b"parity", "samples", b"samples", "snapshot", b"snapshot"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_decision_threshold", b"_decision_threshold", "artifact_digest", b"artifact_digest", "artifact_size", b"artifact_size", "batching", b"batching", "code_version", b"code_version", "decision_threshold", b"decision_threshold", "environment", b"environment", "feature_set", b"feature_set", "format", b"format", "inputs", b"inputs", "metrics", b"metrics", "outputs", b"outputs", "parents", b"parents", "parity", b"parity", "reference_profiles", b"reference_profiles", "samples", b"samples", "score_column", b"score_column", "snapshot", b"snapshot"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_decision_threshold", b"_decision_threshold"]) -> typing.Literal["decision_threshold"] | None: ...
 
 Global___Manifest: typing_extensions.TypeAlias = Manifest
+
+@typing.final
+class Batching(google.protobuf.message.Message):
+    """Batching is how calls that wait at the same moment share a run."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAX_BATCH_ROWS_FIELD_NUMBER: builtins.int
+    PREFERRED_BATCH_ROWS_FIELD_NUMBER: builtins.int
+    MAX_QUEUE_DELAY_MICROSECONDS_FIELD_NUMBER: builtins.int
+    MAX_QUEUE_SIZE_FIELD_NUMBER: builtins.int
+    TIMEOUT_MICROSECONDS_FIELD_NUMBER: builtins.int
+    TIMEOUT_ACTION_FIELD_NUMBER: builtins.int
+    max_batch_rows: builtins.int
+    """No batch has more rows; 0 means 64, 1 lets every call run by itself."""
+    max_queue_delay_microseconds: builtins.int
+    """How long a call waits for others while the model is free; 0 joins only what waits anyway."""
+    max_queue_size: builtins.int
+    """Calls that wait; more are answered RESOURCE_EXHAUSTED (OVERLOADED). 0 for any number."""
+    timeout_microseconds: builtins.int
+    """How long a call waits in the queue at most; 0 for as long as its deadline allows."""
+    timeout_action: Global___QueueTimeoutAction.ValueType
+    """What becomes of a call that has waited for so long."""
+    @property
+    def preferred_batch_rows(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Numbers of rows, rising, at most max_batch_rows: a batch with as many leaves without delay."""
+
+    def __init__(
+        self,
+        *,
+        max_batch_rows: builtins.int = ...,
+        preferred_batch_rows: collections.abc.Iterable[builtins.int] | None = ...,
+        max_queue_delay_microseconds: builtins.int = ...,
+        max_queue_size: builtins.int = ...,
+        timeout_microseconds: builtins.int = ...,
+        timeout_action: Global___QueueTimeoutAction.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_batch_rows", b"max_batch_rows", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "max_queue_size", b"max_queue_size", "preferred_batch_rows", b"preferred_batch_rows", "timeout_action", b"timeout_action", "timeout_microseconds", b"timeout_microseconds"]) -> None: ...
+
+Global___Batching: typing_extensions.TypeAlias = Batching
 
 @typing.final
 class Samples(google.protobuf.message.Message):
