@@ -1,11 +1,7 @@
-import base64
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from setpoint.common.v1 import column_pb2
 from setpoint.monitoring.v1 import prediction_pb2
@@ -153,23 +149,3 @@ def test_prediction_to_proto_tells_all() -> None:
     assert [each.label for each in story.outcomes] == [0.0]
     first = convert.prediction_to_proto(ports.StoredPrediction(record.payload, 0, 1, ()))
     assert list(first.degradations) == ["STALE:x", "DEFAULT:y"]
-
-
-@given(time=st.integers(-(2**63), 2**63 - 1), last=st.uuids().map(str))
-def test_page_token_round_trip(time: int, last: str) -> None:
-    """A token means where its list goes on."""
-    if time > -(2**63):
-        assert convert.page_start(convert.page_token(time, last)) == (time, last)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [5, [1], [1, 2], ["1", ID], [True, ID], [2**63, ID], [1, "x"], {"a": 1}, None, [1, ID, 3]],
-)
-def test_page_start_refuses_foreign(content: object) -> None:
-    """What is no token of this list is refused, whatever it holds."""
-    token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
-    for each in (token, "x", "ü", base64.urlsafe_b64encode(b"[" * 100_000).decode()):
-        with pytest.raises(errors.InvalidArgumentError) as caught:
-            convert.page_start(each)
-        assert caught.value.reason is errors.Reason.INVALID_PAGE_TOKEN

@@ -170,6 +170,21 @@ async def test_list_predictions_pages(service: Service) -> None:
     assert found == known[::-1]
 
 
+async def test_list_predictions_token_of_another_question(service: Service) -> None:
+    """A token goes on with its own question alone, so that no page is mixed of two lists."""
+    await service.add([START, START + 1])
+    first = await service.stub.ListPredictions(pb.ListPredictionsRequest(model="late", page_size=1))
+    others = (
+        pb.ListPredictionsRequest(),
+        pb.ListPredictionsRequest(model="late", version=1),
+        pb.ListPredictionsRequest(model="late", range=RANGE),
+    )
+    for other in others:
+        other.page_token = first.next_page_token
+        error = await failing(service.stub.ListPredictions(other))
+        assert error.reason is errors.Reason.INVALID_PAGE_TOKEN
+
+
 async def test_refuses_bad_arguments(service: Service) -> None:
     """What is wrong with a question is named."""
     backwards = reference_pb2.TimeRange(start_time=5, end_time=5)

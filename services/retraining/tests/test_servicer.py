@@ -16,7 +16,7 @@ from setpoint_retraining.domain.policy import RolloutStep
 from setpoint_retraining.domain.run import RunState
 from setpoint_retraining.store.sql_store import SQLStore
 from setpoint_rpc import channel
-from setpoint_runtime import errors, ids
+from setpoint_runtime import errors, ids, paging
 from setpoint_testkit.serving import Serve
 
 AWAY = "127.0.0.1:1"
@@ -131,7 +131,7 @@ async def test_refuses_nul_everywhere(service: Service) -> None:
     """A character that the database cannot hold is the caller's mistake, not an internal error."""
     await service.with_policy()
     start = pb.StartRunRequest(request_id=ids.uuid7(), policy="weekly", trigger="a\0b")
-    token = convert.page_token("a\0b")
+    token = paging.encode("ListPolicies", (), ("a\0b",))
     calls = {
         "trigger": service.stub.StartRun(start),
         "name": service.stub.GetPolicy(pb.GetPolicyRequest(name="a\0b")),
@@ -242,7 +242,8 @@ async def test_list_runs_pages(service: Service) -> None:
         found += [run.run_id for run in answer.runs]
         token = answer.next_page_token
     assert found == made
-    request = pb.ListRunsRequest(page_token=convert.page_token("weekly"))
-    assert (
-        await failing(service.stub.ListRuns(request))
-    ).reason is errors.Reason.INVALID_PAGE_TOKEN
+    first = await service.stub.ListRuns(pb.ListRunsRequest(page_size=1))
+    for token, model in (("weekly", ""), (first.next_page_token, "m1")):
+        request = pb.ListRunsRequest(page_token=token, model=model)
+        error = await failing(service.stub.ListRuns(request))
+        assert error.reason is errors.Reason.INVALID_PAGE_TOKEN

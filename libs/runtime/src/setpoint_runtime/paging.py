@@ -8,14 +8,17 @@ and grants nothing that the list itself does not.
 import base64
 import binascii
 import json
+import re
+import uuid
 import zlib
 from collections.abc import Sequence
 
-from setpoint_runtime import errors
+from setpoint_runtime import errors, ids
 
 DEFAULT_SIZE = 100
 MAXIMUM_SIZE = 1000
 _MAXIMUM_TOKEN_LENGTH = 4096
+_NOT_STORED = re.compile("[\0\ud800-\udfff]")
 
 Key = tuple[int | str, ...]
 
@@ -52,7 +55,7 @@ def decode(
         method: Name of the listing method.
         arguments: As they were when the token was made.
         token: From the caller; empty for the first page.
-        kinds: Type of each part of the key, `int` or `str`.
+        kinds: Type of each part of the key: `int` (of 64 bits), `str`, or `uuid.UUID` for the text of one.
 
     Raises:
         InvalidArgumentError: INVALID_PAGE_TOKEN, if this list did not issue it.
@@ -66,9 +69,21 @@ def decode(
         scope, *key = json.loads(raw)
     except (ValueError, TypeError, RecursionError, binascii.Error):
         raise _refused(token) from None
-    if scope != _scope(method, arguments) or [type(part) for part in key] != list(kinds):
+    if scope != _scope(method, arguments) or len(key) != len(kinds):
+        raise _refused(token)
+    if not all(_is_a(kind, part) for kind, part in zip(kinds, key, strict=True)):
         raise _refused(token)
     return tuple(key)
+
+
+def _is_a(kind: type, part: object) -> bool:
+    """Say whether a part is of a kind, and such as a database can compare with."""
+    # A truth value is an int to Python, though not to the database.
+    if kind is int:
+        return type(part) is int and -(2**63) <= part < 2**63
+    if not isinstance(part, str) or _NOT_STORED.search(part):
+        return False
+    return kind is str or (kind is uuid.UUID and ids.is_uuid(part))
 
 
 def _scope(method: str, arguments: Sequence[int | str]) -> int:

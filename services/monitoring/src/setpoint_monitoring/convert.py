@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -53,7 +51,6 @@ _OPTIONAL_COLUMNS = {
     "inference_microseconds": DataType.INT64,
     "chosen_version": DataType.INT64,
 }
-_LARGEST_TIME = 2**63 - 1
 _STAGES = ("features", "checks", "queue", "inference")
 
 
@@ -500,35 +497,3 @@ def _reference(profile: model_pb2.FeatureProfile) -> Reference:
         importance=profile.importance,
         design_effect=max(1.0, profile.design_effect),
     )
-
-
-def page_token(*parts: int | str) -> str:
-    """Writes where a list goes on."""
-    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
-
-
-def page_start(token: str) -> tuple[int, str] | None:
-    """Reads where a list goes on. Raises InvalidArgumentError."""
-    if not token:
-        return None
-    try:
-        time, last = json.loads(base64.urlsafe_b64decode(token))
-    except (ValueError, TypeError, RecursionError):
-        time, last = None, None
-    # A truth value is an int to Python, though not to the database.
-    is_time = type(time) is int and -_LARGEST_TIME <= time <= _LARGEST_TIME
-    if not is_time or not isinstance(last, str) or not ids.is_uuid(last):
-        raise errors.invalid(
-            "page_token",
-            token,
-            "must be the next_page_token of an earlier answer",
-            errors.Reason.INVALID_PAGE_TOKEN,
-        )
-    return int(time), last
-
-
-def page_size(size: int) -> int:
-    """Applies the contract's bounds. Raises InvalidArgumentError."""
-    if size < 0:
-        raise errors.invalid("page_size", size, "must not be negative")
-    return min(size or 100, 1000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -15,12 +17,12 @@ from setpoint.monitoring.v1 import (
 )
 from setpoint_monitoring import convert, ports
 from setpoint_monitoring.domain.alerting import State
-from setpoint_monitoring.domain.records import HOUR
+from setpoint_monitoring.domain.records import HOUR, Window
 from setpoint_monitoring.ports import AlertStore
 from setpoint_monitoring.service.ingest import Ingest
 from setpoint_monitoring.service.reports import Reports
 from setpoint_monitoring.service.watch import Watch
-from setpoint_runtime import errors, ids
+from setpoint_runtime import errors, ids, paging
 from setpoint_runtime.clock import Clock
 
 
@@ -91,13 +93,18 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
             else None,
             convert.are_shadows_from_proto(request.kind),
         )
-        size = convert.page_size(request.page_size)
-        before = convert.page_start(request.page_token)
+        span = which.window or Window(0, 0)
+        asked = (request.model, request.version, span.start, span.end, request.kind)
+        size = paging.size(request.page_size)
+        before = _before("ListPredictions", asked, request.page_token)
         listed = await self._reports.list_predictions(which, before, size)
-        last = listed[-1] if len(listed) == size else None
+        token = ""
+        if len(listed) == size:
+            last = listed[-1].event_time, listed[-1].prediction_id
+            token = paging.encode("ListPredictions", asked, last)
         return monitoring_service_pb2.ListPredictionsResponse(
             predictions=[convert.listed_to_proto(each) for each in listed],
-            next_page_token=convert.page_token(last.event_time, last.prediction_id) if last else "",
+            next_page_token=token,
             total_size=await self._reports.count_predictions(which),
         )
 
@@ -191,15 +198,18 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> monitoring_service_pb2.ListAlertsResponse:
         """List alerts."""
-        size = convert.page_size(request.page_size)
-        before = convert.page_start(request.page_token)
         states = convert.states_from_proto(request.states)
-        model = convert.text("model", request.model) or None
-        alerts = await self._alerts.list(model, states, before, size)
-        last = alerts[-1] if len(alerts) == size else None
+        model = convert.text("model", request.model)
+        asked: list[int | str] = [model, *states]
+        size = paging.size(request.page_size)
+        before = _before("ListAlerts", asked, request.page_token)
+        alerts = await self._alerts.list(model or None, states, before, size)
+        token = ""
+        if len(alerts) == size:
+            last = alerts[-1].start_time, alerts[-1].alert_id
+            token = paging.encode("ListAlerts", asked, last)
         return monitoring_service_pb2.ListAlertsResponse(
-            alerts=[convert.alert_to_proto(each) for each in alerts],
-            next_page_token=convert.page_token(last.start_time, last.alert_id) if last else "",
+            alerts=[convert.alert_to_proto(each) for each in alerts], next_page_token=token
         )
 
     async def AcknowledgeAlert(
@@ -216,6 +226,12 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
                 f"alert {alert_id} is {alert.state.name}; only a firing alert can be taken",
             )
         return monitoring_service_pb2.AcknowledgeAlertResponse(alert=convert.alert_to_proto(alert))
+
+
+def _before(method: str, asked: Sequence[int | str], token: str) -> tuple[int, str] | None:
+    """Returns the time and the id that a page begins before."""
+    key = paging.decode(method, asked, token, (int, uuid.UUID))
+    return None if key is None else (int(key[0]), str(key[1]))
 
 
 def _required(field: str, value: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 from setpoint.retraining.v1 import retraining_pb2
 from setpoint_retraining.domain import policy as policies
 from setpoint_retraining.domain.policy import Policy, RolloutStep
@@ -103,36 +101,6 @@ def _step(step: Step) -> retraining_pb2.RunStep:
         end_time=step.end_time,
         summary=step.summary,
     )
-
-
-def page_token(last: str) -> str:
-    """Writes where a list goes on."""
-    return base64.urlsafe_b64encode(last.encode()).decode()
-
-
-def page_start(token: str, *, of_ids: bool = False) -> str:
-    """Reads where a list goes on; empty at its start. Raises InvalidArgumentError."""
-    if not token:
-        return ""
-    try:
-        last = base64.urlsafe_b64decode(token.encode("ascii")).decode()
-    except ValueError:
-        last = ""
-    if not last or "\0" in last or (of_ids and not ids.is_uuid(last)):
-        raise errors.invalid(
-            "page_token",
-            token,
-            "must be the next_page_token of an earlier answer",
-            errors.Reason.INVALID_PAGE_TOKEN,
-        )
-    return last
-
-
-def page_size(size: int) -> int:
-    """Applies the contract's bounds. Raises InvalidArgumentError."""
-    if size < 0:
-        raise errors.invalid("page_size", size, "must not be negative")
-    return min(size or 100, 1000)
 
 
 def run_id(field: str, value: str) -> str:

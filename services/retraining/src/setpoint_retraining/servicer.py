@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from setpoint_retraining.domain.policy import check_text
 from setpoint_retraining.service.rollout import Rollout
 from setpoint_retraining.service.runs import Runs
 from setpoint_retraining.training import trainers
-from setpoint_runtime import errors, names
+from setpoint_runtime import errors, names, paging
 from setpoint_runtime.clock import Clock
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -57,19 +58,21 @@ class RetrainingServicer(retraining_service_pb2_grpc.RetrainingServiceServicer):
         self, request: retraining_service_pb2.ListPoliciesRequest, context: Context
     ) -> retraining_service_pb2.ListPoliciesResponse:
         """List policies."""
-        size = convert.page_size(request.page_size)
-        found = await self._store.policies(convert.page_start(request.page_token), size)
+        size = paging.size(request.page_size)
+        after = _last("ListPolicies", (), request.page_token, str)
+        found = await self._store.policies(after, size)
+        more = len(found) == size
         return retraining_service_pb2.ListPoliciesResponse(
             policies=[convert.policy_to_proto(each) for each in found],
-            next_page_token=convert.page_token(found[-1].name) if len(found) == size else "",
+            next_page_token=paging.encode("ListPolicies", (), (found[-1].name,)) if more else "",
         )
 
     async def ListTrainers(
         self, request: retraining_service_pb2.ListTrainersRequest, context: Context
     ) -> retraining_service_pb2.ListTrainersResponse:
         """List the installed trainers."""
-        size = convert.page_size(request.page_size)
-        after = convert.page_start(request.page_token)
+        size = paging.size(request.page_size)
+        after = _last("ListTrainers", (), request.page_token, str)
         later = [item for item in trainers.installed().items() if item[0] > after]
         shown = [
             retraining_pb2.Trainer(
@@ -80,9 +83,8 @@ class RetrainingServicer(retraining_service_pb2_grpc.RetrainingServiceServicer):
             for name, trainer in later[:size]
         ]
         more = len(later) > size
-        return retraining_service_pb2.ListTrainersResponse(
-            trainers=shown, next_page_token=convert.page_token(shown[-1].name) if more else ""
-        )
+        token = paging.encode("ListTrainers", (), (shown[-1].name,)) if more else ""
+        return retraining_service_pb2.ListTrainersResponse(trainers=shown, next_page_token=token)
 
     async def StartRun(
         self, request: retraining_service_pb2.StartRunRequest, context: Context
@@ -110,13 +112,14 @@ class RetrainingServicer(retraining_service_pb2_grpc.RetrainingServiceServicer):
         self, request: retraining_service_pb2.ListRunsRequest, context: Context
     ) -> retraining_service_pb2.ListRunsResponse:
         """List runs."""
-        size = convert.page_size(request.page_size)
-        before = convert.page_start(request.page_token, of_ids=True)
+        size, asked = paging.size(request.page_size), (request.model,)
+        before = _last("ListRuns", asked, request.page_token, uuid.UUID)
         model = names.check_name("model", request.model) if request.model else None
         runs = await self._store.runs(model, before or None, size)
+        more = len(runs) == size
         return retraining_service_pb2.ListRunsResponse(
             runs=[convert.run_to_proto(each) for each in runs],
-            next_page_token=convert.page_token(runs[-1].run_id) if len(runs) == size else "",
+            next_page_token=paging.encode("ListRuns", asked, (runs[-1].run_id,)) if more else "",
         )
 
     async def WatchRun(
@@ -175,6 +178,12 @@ def _fingerprint(message: Any) -> bytes:
     return idempotency.fingerprint(
         type(message).__name__, message.SerializeToString(deterministic=True)
     )
+
+
+def _last(method: str, asked: Sequence[str], token: str, kind: type) -> str:
+    """Returns where the page before ended; empty at the beginning."""
+    key = paging.decode(method, asked, token, (kind,))
+    return "" if key is None else str(key[0])
 
 
 def _required(field: str, value: str) -> str:

@@ -1,7 +1,5 @@
 """The contract's methods: convert, call, convert."""
 
-import base64
-import binascii
 import time
 from random import getrandbits
 from typing import Any
@@ -14,11 +12,10 @@ from setpoint.router.v1 import router_service_pb2, router_service_pb2_grpc
 from setpoint_columns import proto as columns_proto
 from setpoint_db import idempotency
 from setpoint_router.convert import routes
-from setpoint_router.domain.route import Route
 from setpoint_router.domain.work import Trace
 from setpoint_router.service import batch_predictor, predictor, route_service
 from setpoint_rpc import context
-from setpoint_runtime import errors
+from setpoint_runtime import paging
 
 Context = grpc.aio.ServicerContext[Any, Any]
 DEFAULT_SECONDS = 30.0
@@ -124,25 +121,30 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self, request: router_service_pb2.ListRoutesRequest, context: Context
     ) -> router_service_pb2.ListRoutesResponse:
         """List current revisions by name."""
-        after = _from_token(request.page_token, "routes")
-        found = await self._routes.list(after, request.page_size)
-        limit = route_service.page_limit(request.page_size)
+        size = paging.size(request.page_size)
+        after = paging.decode("ListRoutes", (), request.page_token, (str,))
+        found = await self._routes.list(str(after[0]) if after else "", size)
+        token = ""
+        if len(found) > size:
+            token = paging.encode("ListRoutes", (), (found[size - 1].name,))
         return router_service_pb2.ListRoutesResponse(
-            routes=[routes.route_to_proto(each) for each in found[:limit]],
-            next_page_token=_token("routes", found, limit),
+            routes=[routes.route_to_proto(each) for each in found[:size]], next_page_token=token
         )
 
     async def ListRouteRevisions(
         self, request: router_service_pb2.ListRouteRevisionsRequest, context: Context
     ) -> router_service_pb2.ListRouteRevisionsResponse:
         """List the revisions of a route, newest first."""
-        kind = f"revisions {request.name}"
-        before = _from_token(request.page_token, kind)
-        found = await self._routes.list_revisions(request.name, int(before or 0), request.page_size)
-        limit = route_service.page_limit(request.page_size)
+        method, asked, size = "ListRouteRevisions", (request.name,), paging.size(request.page_size)
+        before = paging.decode(method, asked, request.page_token, (int,))
+        found = await self._routes.list_revisions(
+            request.name, int(before[0]) if before else 0, size
+        )
+        token = (
+            paging.encode(method, asked, (found[size - 1].revision,)) if len(found) > size else ""
+        )
         return router_service_pb2.ListRouteRevisionsResponse(
-            routes=[routes.route_to_proto(each) for each in found[:limit]],
-            next_page_token=_token(kind, found, limit),
+            routes=[routes.route_to_proto(each) for each in found[:size]], next_page_token=token
         )
 
 
@@ -180,25 +182,3 @@ def _trace_of_call() -> Trace | None:
         return None
     is_sampled = current.trace_flags.sampled and setpoint_telemetry.enabled()
     return Trace(current.trace_id, current.span_id, 0, is_sampled)
-
-
-def _token(kind: str, found: Any, limit: int) -> str:
-    if len(found) <= limit:
-        return ""
-    last: Route = found[limit - 1]
-    position = last.name if kind == "routes" else str(last.revision)
-    return base64.urlsafe_b64encode(f"{kind}\0{position}".encode()).decode()
-
-
-def _from_token(token: str, kind: str) -> str:
-    if not token:
-        return ""
-    try:
-        found, _, position = base64.urlsafe_b64decode(token.encode()).decode().partition("\0")
-    except (binascii.Error, ValueError):
-        found, position = "", ""
-    if found != kind or not position:
-        raise errors.invalid(
-            "page_token", token, "was not issued by this method", errors.Reason.INVALID_PAGE_TOKEN
-        )
-    return position

@@ -1,7 +1,5 @@
 """Use cases around definitions: register, read, list."""
 
-import base64
-import binascii
 import functools
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
@@ -10,10 +8,7 @@ from setpoint_feature import ports
 from setpoint_feature.domain import catalog, definitions, registration
 from setpoint_feature.service import snapshot
 from setpoint_runtime import clock as clocks
-from setpoint_runtime import errors
-
-DEFAULT_PAGE = 100
-MAX_PAGE = 1000
+from setpoint_runtime import paging
 
 _D = TypeVar("_D", definitions.Entity, definitions.FeatureView, definitions.FeatureSet)
 
@@ -85,41 +80,25 @@ class DefinitionService:
 
     def entities(self, size: int, token: str) -> tuple[list[definitions.Entity], str]:
         """Returns one page of entities by name, and the token of the next."""
-        return _page("entities", self._known.catalog.entities, size, token)
+        return _page("ListEntities", self._known.catalog.entities, size, token)
 
     def views(self, size: int, token: str) -> tuple[list[definitions.FeatureView], str]:
         """Returns one page of the latest views by name, and the token of the next."""
-        return _page("views", self._known.catalog.views.latest, size, token)
+        return _page("ListFeatureViews", self._known.catalog.views.latest, size, token)
 
     def feature_sets(self, size: int, token: str) -> tuple[list[definitions.FeatureSet], str]:
         """Returns one page of the latest feature sets by name, and the token of the next."""
-        return _page("feature_sets", self._known.catalog.feature_sets.latest, size, token)
+        return _page("ListFeatureSets", self._known.catalog.feature_sets.latest, size, token)
 
 
-def _page(kind: str, all_of_them: Mapping[str, _D], size: int, token: str) -> tuple[list[_D], str]:
-    if size < 0:
-        raise errors.invalid("page_size", size, "must be at least 0")
-    size = min(size or DEFAULT_PAGE, MAX_PAGE)
-    after = _after(kind, token) if token else ""
+def _page(
+    method: str, all_of_them: Mapping[str, _D], page_size: int, token: str
+) -> tuple[list[_D], str]:
+    size = paging.size(page_size)
+    key = paging.decode(method, (), token, (str,))
+    after = str(key[0]) if key else ""
     names = [name for name in sorted(all_of_them) if name > after]
     page = [all_of_them[name] for name in names[:size]]
     if len(names) <= size:
         return page, ""
-    last = f"{kind}:{page[-1].name}"
-    return page, base64.urlsafe_b64encode(last.encode("utf-8")).decode("ascii")
-
-
-def _after(kind: str, token: str) -> str:
-    try:
-        text = base64.urlsafe_b64decode(token.encode("ascii")).decode("utf-8")
-    except (binascii.Error, ValueError):
-        text = ""
-    issued_for, _, name = text.partition(":")
-    if issued_for != kind or not name:
-        raise errors.invalid(
-            "page_token",
-            token,
-            "must come from the previous page",
-            errors.Reason.INVALID_PAGE_TOKEN,
-        )
-    return name
+    return page, paging.encode(method, (), (page[-1].name,))

@@ -19,9 +19,6 @@ from setpoint_router.service.book import RouteBook
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, names
 
-MAX_PAGE = 1000
-DEFAULT_PAGE = 100
-
 CREATE = "CreateRoute"
 UPDATE = "UpdateRoute"
 
@@ -113,18 +110,18 @@ class RouteService:
         names.check_name("name", name)
         return await self._store.get(name, revision)
 
-    async def list(self, after: str, page_size: int) -> Sequence[Route]:
+    async def list(self, after: str, size: int) -> Sequence[Route]:
         """Return a page of current revisions by name, one more than asked when there are more."""
-        return await self._store.page(after, page_limit(page_size) + 1)
+        return await self._store.page(after, size + 1)
 
-    async def list_revisions(self, name: str, before: int, page_size: int) -> Sequence[Route]:
+    async def list_revisions(self, name: str, before: int, size: int) -> Sequence[Route]:
         """Return a page of revisions, newest first, one more than asked when there are more.
 
         Raises:
             NotFoundError: There is no such route.
         """
         names.check_name("name", name)
-        return await self._store.page_revisions(name, before, page_limit(page_size) + 1)
+        return await self._store.page_revisions(name, before, size + 1)
 
     async def explain(self, name: str, key: str, time_us: int) -> Explanation:
         """Say which version a key gets, now or at a time, and why.
@@ -210,17 +207,6 @@ def _check_inputs(
             f"version {registered.version} of {model} wants {', '.join(lacking[:5])}, which "
             f"version {feature_set.version[:12]} of feature set {feature_set.name} does not have",
         )
-
-
-def page_limit(page_size: int) -> int:
-    """Return how many entries a page has.
-
-    Raises:
-        InvalidArgumentError: The size is negative.
-    """
-    if page_size < 0:
-        raise errors.invalid("page_size", page_size, "must not be negative")
-    return min(page_size or DEFAULT_PAGE, MAX_PAGE)
 
 
 def _explained(route: Route, key: str, slot: int, reason: AssignmentReason) -> str:
