@@ -11,4 +11,4 @@ unless it is in one long step of a library; Python's own 5 ms would be felt by e
 
 if __name__ == "__main__":
     sys.setswitchinterval(_SWITCH_SECONDS)
-    run.run_service("inference", config.InferenceSettings(), wiring.build)
+    run.run_service("inference", config.InferenceSettings, wiring.build)

@@ -1,9 +1,10 @@
 """Settings of inference, from `SETPOINT_INFERENCE_*`."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from setpoint_inference.domain import batching
 from setpoint_runtime import settings
+from setpoint_scoring import onnx_engine
 
 _MEBIBYTE = 1024 * 1024
 
@@ -43,6 +44,20 @@ class InferenceSettings(settings.ServiceSettings):
     """A call that takes at most this long, by what was measured at load, runs on the event loop,
     because handing it to a thread costs more; it is the longest that the loop waits."""
 
+    onnx_providers: tuple[str, ...] = (onnx_engine.CPU,)
+    """Execution providers of onnxruntime as JSON, the preferred one first; the installed onnxruntime
+    must bring them, and one that cannot start fails the load."""
+
+    onnx_intra_threads: int = Field(default=1, ge=0)
+    """Threads inside an operator; 0 means the number of cores. Calls in parallel use cores better."""
+
+    onnx_inter_threads: int = Field(default=1, ge=0)
+    """Operators of one run at once, for graphs with branches; 0 means the number of cores."""
+
+    onnx_arena_bytes: int = Field(default=0, ge=0)
+    """Most bytes of an arena shared by all sessions, 0 for none. It keeps its peak, and a run that
+    needs more fails."""
+
     load_seconds: float = Field(default=120.0, gt=0)
     """Longest time for fetching, verifying and opening a version."""
 
@@ -65,6 +80,21 @@ class InferenceSettings(settings.ServiceSettings):
 
     batch_timeout_action: batching.TimeoutAction = batching.TimeoutAction.REJECT
     """What becomes of it then: `reject` (DEADLINE_EXCEEDED) or `delay` (until nobody else waits)."""
+
+    @field_validator("onnx_providers")
+    @classmethod
+    def _check_providers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        onnx_engine.check_providers(names)
+        return names
+
+    def onnx(self) -> onnx_engine.Options:
+        """Return how onnxruntime runs models."""
+        return onnx_engine.Options(
+            self.onnx_providers,
+            self.onnx_intra_threads,
+            self.onnx_inter_threads,
+            self.onnx_arena_bytes,
+        )
 
     def batching(self) -> batching.Batching:
         """Return the rules by which calls wait for each other."""

@@ -35,7 +35,13 @@ async def build(
         opened = await stack.enter_async_context(
             channel.connect(settings.registry_address, client="inference")
         )
-        workers = thread_pool.ThreadPool(settings.threads, settings.max_queued)
+        onnx = settings.onnx()
+        workers = thread_pool.ThreadPool(
+            settings.threads,
+            settings.max_queued,
+            # Threads that onnxruntime starts inherit the niceness of the one that opens a model.
+            is_loader_nice=onnx.is_single_threaded,
+        )
         stack.callback(workers.close)
         owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
         cache = artifact_cache.ArtifactCache(settings.cache_directory, settings.max_cache_bytes)
@@ -45,7 +51,7 @@ async def build(
         table = models.Models(
             registry_versions.RegistryVersions(opened, cache),
             inspection.Inspector(),
-            onnx_engine.OnnxEngine(),
+            onnx_engine.OnnxEngine(onnx),
             workers,
             clock,
             owner,

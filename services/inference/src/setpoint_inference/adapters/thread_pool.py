@@ -24,12 +24,13 @@ class ThreadPool:
     jobs happens on the event loop, so nothing here needs a lock.
     """
 
-    def __init__(self, threads: int, max_queued: int) -> None:
+    def __init__(self, threads: int, max_queued: int, *, is_loader_nice: bool = True) -> None:
         """Make the threads.
 
         Args:
             threads: Jobs that run at once; 0 means the number of cores.
             max_queued: Jobs that wait.
+            is_loader_nice: Let the thread that opens models give way to those that run them.
         """
         self.threads = threads or os.cpu_count() or 1
         self._places = self.threads + max_queued
@@ -37,7 +38,8 @@ class ThreadPool:
         self._pending_us = 0.0
         self._stops: set[Stop] = set()
         self._runners = concurrent.futures.ThreadPoolExecutor(self.threads, "predict")
-        self._loader = concurrent.futures.ThreadPoolExecutor(1, "load", _be_nice)
+        begin = _be_nice if is_loader_nice else None
+        self._loader = concurrent.futures.ThreadPoolExecutor(1, "load", begin)
 
     def taken(self) -> int:
         """Return how many jobs run or wait."""
