@@ -40,6 +40,7 @@ METHOD_SECONDS = {
 SERVICE_SECONDS = {"setpoint.monitoring.v1.IngestService": 5.0}
 """Times by service."""
 
+_ADDRESSES = "ipv4:"
 _MAXIMUM_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
@@ -77,8 +78,22 @@ SERVICE_CONFIG: dict[str, Any] = {
 }
 """gRPC service config; a misplaced key is ignored in silence, so a test holds its form."""
 
+_WITHOUT_REPEATS: dict[str, Any] = SERVICE_CONFIG | {
+    "methodConfig": [
+        {key: value for key, value in method.items() if key != "retryPolicy"}
+        for method in SERVICE_CONFIG["methodConfig"]
+    ]
+}
 
-def connect(target: str, *, client: str, identity: tls.TLSFiles | None = None) -> "Channel":
+
+def connect(
+    target: str,
+    *,
+    client: str,
+    identity: tls.TLSFiles | None = None,
+    authority: str = "",
+    repeats: bool = True,
+) -> "Channel":
     """Return a channel to a service; generated stubs take it as they take grpc.aio's own.
 
     Every call gets a deadline, `min(own or default time-out, remaining time of the call being
@@ -86,13 +101,21 @@ def connect(target: str, *, client: str, identity: tls.TLSFiles | None = None) -
     `grpc.aio.AioRpcError`; `from_rpc_error` turns them into typed errors.
 
     Args:
-        target: `host:port` or any gRPC name; with `dns:///` all addresses behind it are used.
+        target: `host:port` or any gRPC name; with `dns:///` all addresses behind it are used, and
+            so are all of several `address:port` with commas.
         client: Short name of the calling service.
         identity: Files for mutual TLS; by default those of the process, if it has any.
+        authority: The name that the peer's certificate has, where the target is an address.
+        repeats: Whether calls that are safe to repeat are made again when they cannot be delivered;
+            for a caller with a channel to each replica, who repeats on another one, they are not.
     """
     client = client.removeprefix("setpoint-")
     identity = identity or tls.CURRENT.get()
-    options = channel_arguments(client)
+    options = channel_arguments(client, repeats=repeats)
+    if authority:
+        options.append(("grpc.default_authority", authority))
+    if "," in target and "://" not in target and not target.startswith(_ADDRESSES):
+        target = f"{_ADDRESSES}{target}"
     if identity is None:
         inner = grpc.aio.insecure_channel(target, options=options)
     else:
@@ -100,10 +123,10 @@ def connect(target: str, *, client: str, identity: tls.TLSFiles | None = None) -
     return Channel(inner, client)
 
 
-def channel_arguments(client: str) -> list[tuple[str, Any]]:
+def channel_arguments(client: str, *, repeats: bool = True) -> list[tuple[str, Any]]:
     """Return the arguments of gRPC core for a channel of ours."""
     return [
-        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG if repeats else _WITHOUT_REPEATS)),
         # A resolver's config would win.
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_retries", 1),

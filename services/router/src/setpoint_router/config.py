@@ -19,7 +19,8 @@ class RouterSettings(settings.ServiceSettings):
     """PostgreSQL database; the router keeps to the schema `router` in it."""
 
     inference_address: str = "127.0.0.1:7401"
-    """Where models run."""
+    """Where models run: `host:port`, several of them with commas, or `dns:///name:port` for every
+    address behind a name. Each is a replica of its own."""
 
     feature_address: str = "127.0.0.1:7402"
     """Where features come from."""
@@ -52,6 +53,42 @@ class RouterSettings(settings.ServiceSettings):
 
     inference_seconds: float = Field(default=5.0, gt=0)
     """Longest time for a call of a model; the callers' deadlines are mostly shorter."""
+
+    inference_copies: int = Field(default=3, ge=1)
+    """Replicas that hold a version, all when there are fewer; the others load it when they must."""
+
+    inference_load_factor: float = Field(default=1.25, ge=1)
+    """Most rows in flight on a replica, as a multiple of the mean of those that hold the version."""
+
+    inference_failures: int = Field(default=5, ge=1)
+    """Consecutive calls that a replica lets fail, by not answering, before it is left out."""
+
+    inference_ejection_seconds: float = Field(default=10.0, gt=0)
+    """How long a replica is left out the first time; twice as long the second time, and so on, at
+    most 300 s. It comes back once it answers."""
+
+    inference_ejected_share: float = Field(default=0.5, ge=0, le=1)
+    """Most of the replicas that may be left out at once; one may while another is there."""
+
+    inference_stall_seconds: float = Field(default=0.5, gt=0)
+    """A replica whose calls do not end, and that does not say in this time that it lives, is left
+    out, and its calls go elsewhere. A slow model is no sign of that."""
+
+    inference_retry_share: float = Field(default=0.2, ge=0, le=1)
+    """Most repetitions at once, as a share of the calls in flight; further ones wait for a turn."""
+
+    inference_retry_minimum: int = Field(default=3, ge=1)
+    """So many repetitions at once are always allowed."""
+
+    inference_hedge_seconds: float = Field(default=0.0, ge=0)
+    """A call that takes longer is made a second time on another replica; 0 for never."""
+
+    inference_hedge_quantile: float = Field(default=0.0, ge=0, lt=1)
+    """The same after this quantile of the version's last calls, such as 0.95, and at least after
+    `inference_hedge_seconds`; 0 for never."""
+
+    inference_resolve_seconds: float = Field(default=5.0, gt=0)
+    """How often DNS names in `inference_address` are looked up again."""
 
     calls_at_once: int = Field(default=2, ge=1)
     """Shared calls in flight for each version, and for each feature set."""

@@ -17,9 +17,10 @@ from setpoint_db import engine as engines
 from setpoint_db import migrate
 from setpoint_oip import servicer as oip
 from setpoint_router import config, oip_servicer, ports, servicer
-from setpoint_router.adapters import metrics, peers, rules, traces
+from setpoint_router.adapters import metrics, peers, replicas, rules, traces
 from setpoint_router.adapters.spool import folder, shipper, writer
 from setpoint_router.convert import records, requests
+from setpoint_router.domain import outliers
 from setpoint_router.domain.route import SpoolFullPolicy
 from setpoint_router.service import batch_predictor, predictor, route_service, shadows, stages
 from setpoint_router.service.book import RouteBook
@@ -60,9 +61,22 @@ async def build(
         _ = owner.start("spans", spans.run())
         rule_book = _watch_rules(settings, spool_folder, owner, to)
         book = RouteBook()
+        inference = await _open_inference(settings, book, server, clock, stack)
         store = sql_store.SqlStore(engine)
         handlers, oip_handlers = _servicers(
-            settings, server, book, store, to, rule_book, spool, counted, aside, spans, clock, stack
+            settings,
+            server,
+            book,
+            store,
+            to,
+            inference,
+            rule_book,
+            spool,
+            counted,
+            aside,
+            spans,
+            clock,
+            stack,
         )
         await _load_routes(settings, spool_folder, book, store, owner)
         server.add(
@@ -82,6 +96,7 @@ def _servicers(
     book: RouteBook,
     store: ports.RouteStore,
     to: "_Channels",
+    inference: ports.Inference,
     rule_book: rules.RuleBook,
     spool: writer.Writer,
     counted: metrics.Metrics,
@@ -92,7 +107,6 @@ def _servicers(
 ) -> tuple[servicer.RouterServicer, oip_servicer.OipServicer]:
     """Put the core together."""
     features = peers.FeatureClient(to.feature)
-    inference = peers.InferenceClient(to.inference)
     recorder, codec = records.WorkRecorder(_producer()), requests.RequestCodec()
     make = functools.partial(
         stages.Stages,
@@ -166,7 +180,6 @@ class _Channels:
     def __init__(self, settings: config.RouterSettings, stack: contextlib.AsyncExitStack) -> None:
         self._stack = stack
         self.feature = self._open(settings.feature_address)
-        self.inference = self._open(settings.inference_address)
         self.monitoring = self._open(settings.monitoring_address)
         self.registry = self._open(settings.registry_address)
         self.validation = None
@@ -177,6 +190,44 @@ class _Channels:
         made = channel.connect(address, client="router")
         self._stack.push_async_callback(made.close)
         return made
+
+
+async def _open_inference(
+    settings: config.RouterSettings,
+    book: RouteBook,
+    server: servers.Server,
+    clock: clocks.Clock,
+    stack: contextlib.AsyncExitStack,
+) -> ports.Inference:
+    """Find the replicas of inference, and keep them loaded with what the routes serve."""
+    options = replicas.FleetOptions(
+        copies=settings.inference_copies,
+        load_factor=settings.inference_load_factor,
+        stall_seconds=settings.inference_stall_seconds,
+        resolve_seconds=settings.inference_resolve_seconds,
+        ejection=outliers.Policy(
+            failures=settings.inference_failures,
+            base_seconds=settings.inference_ejection_seconds,
+            share=settings.inference_ejected_share,
+        ),
+    )
+    addresses = replicas.parse(settings.inference_address)
+    fleet = replicas.Fleet(
+        addresses, options, clock, in_force=book.versions, on_failure=server.task_failed
+    )
+    await stack.enter_async_context(fleet)
+    book.on_change(fleet.follow_routes)
+    calls = replicas.ReplicatedInference(
+        fleet,
+        replicas.CallOptions(
+            retry_share=settings.inference_retry_share,
+            retry_minimum=settings.inference_retry_minimum,
+            hedge_seconds=settings.inference_hedge_seconds,
+            hedge_quantile=settings.inference_hedge_quantile,
+        ),
+    )
+    server.metrics_registry.register(replicas.ReplicaMetrics(fleet, calls))
+    return calls
 
 
 async def _open_spool(

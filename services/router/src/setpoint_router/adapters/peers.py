@@ -6,24 +6,19 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from setpoint.common.v1 import column_pb2, reference_pb2
+from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
-from setpoint.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from setpoint.monitoring.v1 import ingest_service_pb2
 from setpoint.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
 from setpoint_columns import Columns
 from setpoint_columns import proto as columns_proto
 from setpoint_router import ports
 from setpoint_router.convert import routes
-from setpoint_router.domain.plan import Plan
 from setpoint_router.domain.route import FeatureSet
 from setpoint_rpc import channel, context
 from setpoint_runtime import errors
 
 CONTROL_SECONDS = 5.0
-LOAD_SECONDS = 30.0
-"""Fetching and verifying an artifact may take a while; traffic waits for it on purpose."""
-
 SHIP_SECONDS = 10.0
 _INGEST = "/setpoint.monitoring.v1.IngestService/IngestPredictions"
 
@@ -115,52 +110,6 @@ def _check_features(answer: ports.FeatureAnswer, rows: int) -> None:
         raise errors.InternalError(
             errors.Reason.INTERNAL, f"the feature service did not answer {rows} whole rows"
         )
-
-
-class InferenceClient:
-    """The inference service; implements `Inference`."""
-
-    def __init__(self, to_service: grpc.aio.Channel) -> None:
-        self._stub = inference_service_pb2_grpc.InferenceServiceStub(to_service)
-
-    async def predict(
-        self,
-        plan: Plan,
-        inputs: column_pb2.ColumnBatch,
-        timeout_seconds: float,
-        traceparent: str | None,
-    ) -> Columns:
-        """Return the outputs for encoded inputs, as many rows as inputs.
-
-        Raises:
-            SetpointError: The version did not answer.
-        """
-        request = inference_service_pb2.PredictRequest(
-            model_version=reference_pb2.ModelVersionReference(
-                model=plan.route.content.model, version=plan.version.version
-            ),
-            inputs=inputs,
-        )
-        answer = await _called(
-            self._stub.Predict(request, timeout=timeout_seconds, metadata=_metadata(traceparent))
-        )
-        return columns_proto.from_proto(answer.outputs, "outputs")
-
-    async def load(self, model: str, version: int) -> None:
-        """Make a version ready.
-
-        Raises:
-            SetpointError: It cannot be.
-        """
-        request = inference_service_pb2.LoadModelRequest(
-            model_version=reference_pb2.ModelVersionReference(model=model, version=version)
-        )
-        answer = await _called(self._stub.LoadModel(request, timeout=LOAD_SECONDS))
-        if answer.model.state != inference_service_pb2.LOAD_STATE_READY:
-            raise errors.UnavailableError(
-                errors.Reason.MODEL_NOT_READY,
-                answer.model.error or f"version {version} of {model} is not ready",
-            )
 
 
 class RegistryClient:

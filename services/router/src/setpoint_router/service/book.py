@@ -50,6 +50,14 @@ class RouteBook:
         """Return all routes made ready."""
         return list(self._routes.values())
 
+    def versions(self) -> list[tuple[str, int]]:
+        """Return model and version of everything that may be asked, shadows among it."""
+        return [
+            (each.route.content.model, version.version)
+            for each in self._routes.values()
+            for version in each.route.served
+        ]
+
     def revisions(self) -> dict[str, int]:
         """Return the number of the current revision of every route."""
         return {name: each.route.revision for name, each in self._routes.items()}
