@@ -61,3 +61,29 @@ def test_tells_a_service_what_it_needs(tmp_path: pathlib.Path) -> None:
     assert catalogue.environment(inference, tmp_path, {}, (3, 4), {"DATABASE_URL": "x"}).keys() >= {
         "SETPOINT_INFERENCE_DATABASE_URL"
     }
+
+
+def test_replicas_take_the_next_hundreds(tmp_path: pathlib.Path) -> None:
+    """Further replicas have names, ports and folders of their own, and are the same service."""
+    chosen = catalogue.select(["router", "inference"], {"inference": 3})
+    assert [each.name for each in chosen] == ["inference", "inference-2", "inference-3", "router"]
+    assert [each.port for each in chosen[:3]] == [7401, 7501, 7601]
+    assert {each.service for each in chosen[:3]} == {"inference"}
+    found = catalogue.environment(chosen[1], tmp_path, {}, (3, 4), {})
+    assert found["SETPOINT_INFERENCE_PORT"] == "3"
+    assert found["SETPOINT_INFERENCE_CACHE_DIRECTORY"].endswith("cache/inference-2")
+
+
+def test_refuses_replicas_that_cannot_be() -> None:
+    """Services that run once, that are not there, and strange numbers are refused by name."""
+    assert catalogue.parse_replicas(["inference=2"]) == {"inference": 2}
+    for replicas, message in (
+        ({"registry": 2}, "registry runs once"),
+        ({"inference": 0}, "not 0"),
+        ({"console": 2}, "'console'"),
+    ):
+        with pytest.raises(errors.DevstackError, match=message):
+            catalogue.select(None, replicas)
+    for text in ("inference", "=2", "inference=two"):
+        with pytest.raises(errors.DevstackError, match="inference=2"):
+            catalogue.parse_replicas([text])

@@ -345,3 +345,16 @@ async def test_leaves_no_orphan_after_kill_of_the_parent(
     async with _stack(tmp_path, service) as running:
         assert await health.is_serving(running.addresses["feature"])
         wait_until(lambda: all(is_gone(pid) for pid in everyone))
+
+
+async def test_runs_replicas(tmp_path: pathlib.Path, stand_in: MakeService) -> None:
+    """Callers get the addresses of all replicas, and each can be killed by its own name."""
+    services = [stand_in("inference"), stand_in("router", peers=("inference",))]
+    async with _stack(tmp_path, *services, replicas={"inference": 2}) as running:
+        found = [running.addresses[name] for name in ("inference", "inference-2")]
+        assert running.environment["SETPOINT_ROUTER_INFERENCE_ADDRESS"] == ",".join(found)
+        assert [await health.is_serving(each) for each in found] == [True, True]
+        await running.kill("inference-2")
+        assert [await health.is_serving(each) for each in found] == [True, False]
+        await running.restart("inference-2")
+        assert await health.is_serving(found[1])

@@ -15,8 +15,8 @@ from setpoint_cli.session import EXIT_FAILED
 from setpoint_client import typed_error
 from setpoint_demo import story, summary
 from setpoint_demo.lifecycle import RunFailedError
+from setpoint_devstack import catalogue, stack
 from setpoint_devstack import errors as devstack_errors
-from setpoint_devstack import stack
 from setpoint_devstack import up as devstack_up
 
 REPORT_WIDTH = 140
@@ -29,6 +29,10 @@ def up(
     service: Annotated[
         list[str] | None, typer.Option(help="Run this service alone; repeat for several.")
     ] = None,
+    replicas: Annotated[
+        list[str] | None,
+        typer.Option(help="Run a service so many times, e.g. inference=2; repeat for several."),
+    ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start a service again when it dies.")
     ] = False,
@@ -40,7 +44,13 @@ def up(
 
     Example: setpoint up --directory var/stack
     """
-    raise typer.Exit(devstack_up.run(directory, service, restart=restart, quiet=quiet))
+    try:
+        numbers = catalogue.parse_replicas(replicas or ())
+    except devstack_errors.DevstackError as error:
+        raise typer.BadParameter(str(error), param_hint="--replicas") from error
+    raise typer.Exit(
+        devstack_up.run(directory, service, replicas=numbers, restart=restart, quiet=quiet)
+    )
 
 
 def demo(

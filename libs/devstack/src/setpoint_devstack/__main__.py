@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from setpoint_devstack import stack, stores, up
+from setpoint_devstack import catalogue, errors, stack, stores, up
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,6 +17,12 @@ def main(arguments: list[str] | None = None) -> int:
     whole.add_argument(
         "--quiet", action="store_true", help="leave the services' logs in their files"
     )
+    whole.add_argument(
+        "--replicas",
+        metavar="SERVICE=NUMBER",
+        action="append",
+        help="run a service so many times, e.g. inference=2",
+    )
     alone = commands.add_parser("stores", help="PostgreSQL and Valkey alone")
     alone.add_argument("--postgres-port", type=int, help="default: 7432, or a free one")
     alone.add_argument("--valkey-port", type=int, help="default: 7479, or a free one")
@@ -26,8 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "stores":
         chosen = stores.StorePorts(options.postgres_port, options.valkey_port)
         return up.run_stores(options.directory, chosen)
+    try:
+        replicas = catalogue.parse_replicas(options.replicas or ())
+    except errors.DevstackError as error:
+        parser.error(str(error))
     return up.run(
-        options.directory, options.services or None, restart=options.restart, quiet=options.quiet
+        options.directory,
+        options.services or None,
+        replicas=replicas,
+        restart=options.restart,
+        quiet=options.quiet,
     )
 
 

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from setpoint_devstack import errors
 
 METRICS_OFFSET = 1000
+REPLICA_OFFSET = 100
+MAXIMUM_REPLICAS = 9
+REPLICATED = ("inference",)
+"""Services that others find by several addresses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,26 +30,33 @@ class Service:
     """Setting to folder below the stack's, for what it keeps on disk."""
     command: tuple[str, ...] = ()
     """Program and arguments; `python -m setpoint_<name>` by default."""
+    replica_of: str = ""
+    """The service of which this is a further replica, which has a name of its own."""
+
+    @property
+    def service(self) -> str:
+        """The service, which several replicas may be."""
+        return self.replica_of or self.name
 
     @property
     def prefix(self) -> str:
         """What its environment variables begin with."""
-        return f"SETPOINT_{self.name.upper()}_"
+        return f"SETPOINT_{self.service.upper()}_"
 
     @property
     def schema(self) -> str:
-        """Its schema in the database."""
-        return self.name
+        """Its schema in the database, which replicas share."""
+        return self.service
 
     @property
     def role(self) -> str:
         """Its login role, which owns the schema."""
-        return f"setpoint_{self.name}"
+        return f"setpoint_{self.service}"
 
     @property
     def argv(self) -> tuple[str, ...]:
         """The command to run."""
-        return self.command or (sys.executable, "-m", f"setpoint_{self.name}")
+        return self.command or (sys.executable, "-m", f"setpoint_{self.service}")
 
 
 ALL: tuple[Service, ...] = (
@@ -76,17 +87,73 @@ ALL: tuple[Service, ...] = (
 """Every service, in dependency order."""
 
 
-def select(wanted: Iterable[str | Service] | None = None) -> tuple[Service, ...]:
+def select(
+    wanted: Iterable[str | Service] | None = None, replicas: Mapping[str, int] | None = None
+) -> tuple[Service, ...]:
     """Returns services by name or as given, in the order in which they can start.
 
     Args:
         wanted: names and services; None means all.
+        replicas: how many there are of a service, by its name; one by default.
 
     Raises:
         DevstackError: if a name is unknown or given twice, or peers wait for each other.
     """
-    if wanted is None:
-        return ordered(ALL)
+    chosen = ordered(ALL if wanted is None else _named(wanted))
+    numbers = dict(replicas or {})
+    if unknown := numbers.keys() - {service.name for service in chosen}:
+        raise errors.DevstackError(f"no service to replicate is called {sorted(unknown)[0]!r}")
+    return tuple(
+        each for service in chosen for each in replicated(service, numbers.get(service.name, 1))
+    )
+
+
+def parse_replicas(given: Iterable[str]) -> dict[str, int]:
+    """Returns how many there shall be of services, from texts such as `inference=2`.
+
+    Raises:
+        DevstackError: if a text is no name and number.
+    """
+    found = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if not name or not number.isdecimal():
+            raise errors.DevstackError(f"{text!r} is not like inference=2")
+        found[name] = int(number)
+    return found
+
+
+def replicated(service: Service, number: int) -> list[Service]:
+    """Returns a service and its further replicas, each on a port one hundred higher.
+
+    Raises:
+        DevstackError: if there should be fewer than one or more than nine, or if it is a service of
+            which there can be only one.
+    """
+    if not 1 <= number <= MAXIMUM_REPLICAS:
+        raise errors.DevstackError(
+            f"there can be 1 to {MAXIMUM_REPLICAS} replicas of {service.name}, not {number}"
+        )
+    if number > 1 and service.name not in REPLICATED:
+        raise errors.DevstackError(
+            f"{service.name} runs once; {', '.join(REPLICATED)} can have replicas"
+        )
+    return [
+        service,
+        *(
+            dataclasses.replace(
+                service,
+                name=f"{service.name}-{count}",
+                replica_of=service.name,
+                port=service.port + (count - 1) * REPLICA_OFFSET,
+                folders={key: f"{below}-{count}" for key, below in service.folders.items()},
+            )
+            for count in range(2, number + 1)
+        ),
+    ]
+
+
+def _named(wanted: Iterable[str | Service]) -> list[Service]:
     by_name = {service.name: service for service in ALL}
     chosen = []
     for item in wanted:
@@ -98,7 +165,7 @@ def select(wanted: Iterable[str | Service] | None = None) -> tuple[Service, ...]
             raise errors.DevstackError(
                 f"no service is called {item!r}; there are {', '.join(by_name)}"
             )
-    return ordered(chosen)
+    return chosen
 
 
 def ordered(services: Sequence[Service]) -> tuple[Service, ...]:
@@ -135,7 +202,7 @@ def environment(
     Args:
         service: the service.
         folder: the stack's folder.
-        addresses: where each service of the stack listens.
+        addresses: where each service of the stack listens, replicas with commas.
         ports: its gRPC port and the port of its metrics.
         urls: `DATABASE_URL` and `VALKEY_URL`, those it needs.
     """

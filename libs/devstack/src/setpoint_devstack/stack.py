@@ -21,6 +21,7 @@ POLL_SECONDS = 0.1
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 CALM_SECONDS = 60.0
 """A service that ran this long before it died starts again without delay."""
+RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
 ENVIRONMENT_OF_CHILDREN = {"PYTHONUNBUFFERED": "1", "GRPC_ENABLE_FORK_SUPPORT": "0"}
 
 
@@ -45,6 +46,8 @@ class Stack:
         services: names or descriptions of the services to run; all by default.
         ports: fixed ports by service name, or `postgres` and `valkey`. A fixed port that is
             taken is an error; one that is not fixed gives way.
+        replicas: how many there are of a service, by its name; further ones of `inference` are
+            called `inference-2` and so on.
         default_ports: prefer the documented ports to any free ones.
         environment: variables for all services, beside this process's own.
         dev: whether services answer gRPC reflection.
@@ -58,6 +61,7 @@ class Stack:
         services: Iterable[str | catalogue.Service] | None = None,
         ports: Mapping[str, int] | None = None,
         *,
+        replicas: Mapping[str, int] | None = None,
         default_ports: bool = True,
         environment: Mapping[str, str] | None = None,
         dev: bool = True,
@@ -65,7 +69,7 @@ class Stack:
         say: stores.Say | None = None,
     ) -> None:
         self.directory = pathlib.Path(directory).absolute()
-        self.services = catalogue.select(services)
+        self.services = catalogue.select(services, replicas)
         self.addresses: dict[str, str] = {}
         self.environment: dict[str, str] = {}
         self.failure: errors.ProcessDiedError | None = None
@@ -176,9 +180,14 @@ class Stack:
         urls: Mapping[str, str],
         held: lock.FolderLock,
     ) -> None:
-        own = catalogue.environment(service, self.directory, self.addresses, service_ports, urls)
+        together = self._addresses_by_service()
+        own = catalogue.environment(service, self.directory, together, service_ports, urls)
         own[f"{service.prefix}DEV"] = "true" if self._dev else "false"
-        self.environment.update(own)
+        if not service.replica_of:
+            self.environment.update(own)
+        # So that a trace says which replica answered.
+        named = [os.environ.get(RESOURCE), f"service.instance.id={service.name}"]
+        own[RESOURCE] = ",".join(filter(None, named))
         self._children[service.name] = process.GuardedProcess(
             service.name,
             service.argv,
@@ -188,14 +197,21 @@ class Stack:
             inherited=held.inherited,
         )
 
+    def _addresses_by_service(self) -> dict[str, str]:
+        """Returns all addresses of each service, those of replicas with commas."""
+        found: dict[str, list[str]] = {}
+        for service in self.services:
+            found.setdefault(service.service, []).append(self.addresses[service.name])
+        return {name: ",".join(addresses) for name, addresses in found.items()}
+
     async def _start_services(self) -> None:
         """Starts each service as soon as those it calls are ready."""
         ready = {service.name: asyncio.Event() for service in self.services}
 
         async def start_one(service: catalogue.Service) -> None:
-            for peer in service.peers:
-                if peer in ready:
-                    await ready[peer].wait()
+            for peer in self.services:
+                if peer.service in service.peers:
+                    await ready[peer.name].wait()
             await self._start_child(service.name)
             ready[service.name].set()
 
@@ -365,7 +381,7 @@ class Stack:
 
         async def stop_one(service: catalogue.Service) -> None:
             for other in self.services:
-                if service.name in other.peers and other.name in ended:
+                if service.service in other.peers and other.name in ended:
                     await ended[other.name].wait()
             child = self._children[service.name]
             if child.running:

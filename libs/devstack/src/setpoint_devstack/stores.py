@@ -63,7 +63,7 @@ class Stores:
         self._ports = store_ports or StorePorts()
         self._use_default_ports = use_default_ports
         self._inherited = tuple(inherited)
-        self._passwords = {service.name: secrets.token_urlsafe(24) for service in services}
+        self._passwords = {service.schema: secrets.token_urlsafe(24) for service in services}
         self.postgres: postgres.PostgresServer | None = None
         self.valkey: valkey.ValkeyServer | None = None
 
@@ -140,7 +140,10 @@ class Stores:
                 for service in self._services:
                     if service.database:
                         await provision.create_owner(
-                            connection, service.schema, service.role, self._passwords[service.name]
+                            connection,
+                            service.schema,
+                            service.role,
+                            self._passwords[service.schema],
                         )
         finally:
             await engine.dispose()
@@ -150,7 +153,7 @@ class Stores:
         found = {}
         if service.database and self.postgres is not None:
             found["DATABASE_URL"] = self.postgres.url(
-                DATABASE, service.role, self._passwords[service.name]
+                DATABASE, service.role, self._passwords[service.schema]
             )
         if service.valkey and self.valkey is not None:
             found["VALKEY_URL"] = self.valkey.url()

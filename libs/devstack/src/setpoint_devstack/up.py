@@ -55,6 +55,7 @@ def run(
     services: Iterable[str | catalogue.Service] | None = None,
     ports: Mapping[str, int] | None = None,
     *,
+    replicas: Mapping[str, int] | None = None,
     environment: Mapping[str, str] | None = None,
     restart: bool = False,
     quiet: bool = False,
@@ -65,6 +66,7 @@ def run(
         directory: the stack's folder.
         services: which services; all by default.
         ports: fixed ports by name.
+        replicas: how many there are of a service, by its name.
         environment: variables for all services.
         restart: start a service again when it dies, instead of ending.
         quiet: leave out the services' logs and print messages alone.
@@ -72,29 +74,27 @@ def run(
     Returns:
         0 after Ctrl-C or SIGTERM, 1 when a process died or could not be started.
     """
-    return asyncio.run(_run(directory, services, ports, environment, restart, quiet))
-
-
-async def _run(
-    directory: pathlib.Path,
-    services: Iterable[str | catalogue.Service] | None,
-    ports: Mapping[str, int] | None,
-    environment: Mapping[str, str] | None,
-    restart: bool,
-    quiet: bool,
-) -> int:
     printer = logs.LogPrinter(logs.console_for(sys.stdout))
-
-    def say(name: str, text: str) -> None:
-        printer.print(name, "info", text)
-
     try:
-        running = stack.Stack(
-            directory, services, ports, environment=environment, restart=restart, say=say
+        made = stack.Stack(
+            directory,
+            services,
+            ports,
+            replicas=replicas,
+            environment=environment,
+            restart=restart,
+            say=lambda name, text: printer.print(name, "info", text),
         )
     except errors.DevstackError as error:
         printer.print(SELF, "error", str(error))
         return EXIT_FAILED
+    return asyncio.run(_run(made, printer, quiet))
+
+
+async def _run(running: stack.Stack, printer: logs.LogPrinter, quiet: bool) -> int:
+    def say(name: str, text: str) -> None:
+        printer.print(name, "info", text)
+
     # The stores' files are there for whoever needs them; here they would drown the services.
     names = () if quiet else tuple(service.name for service in running.services)
     followed = {name: running.logs[name] for name in names}

@@ -16,6 +16,7 @@ class MakeStack(Protocol):
         self,
         services: Iterable[str | catalogue.Service] | None = None,
         *,
+        replicas: Mapping[str, int] | None = None,
         environment: Mapping[str, str] | None = None,
         directory: pathlib.Path | None = None,
         restart: bool = False,
@@ -37,6 +38,7 @@ class Stacks:
         self,
         services: Iterable[str | catalogue.Service] | None = None,
         *,
+        replicas: Mapping[str, int] | None = None,
         environment: Mapping[str, str] | None = None,
         directory: pathlib.Path | None = None,
         restart: bool = False,
@@ -45,6 +47,7 @@ class Stacks:
 
         Args:
             services: names or descriptions of the services to run; all by default.
+            replicas: how many there are of a service, by its name.
             environment: variables for all services.
             directory: where its state is kept; a new folder by default.
             restart: start a service again when it dies.
@@ -53,5 +56,10 @@ class Stacks:
             directory = pathlib.Path(tempfile.mkdtemp(prefix="stack-", dir=self._folder))
             directory.chmod(0o755)
         return stack.Stack(
-            directory, services, default_ports=False, environment=environment, restart=restart
+            directory,
+            services,
+            replicas=replicas,
+            default_ports=False,
+            environment=environment,
+            restart=restart,
         )

@@ -413,6 +413,19 @@ async def start_peers(port: int = 0) -> Peers:
     return made
 
 
+async def start_inference(double: InferenceDouble, port: int = 0) -> servers.Server:
+    """Start a replica of inference alone; stop it in the end."""
+    server = servers.Server("inference", servers.ServerOptions(port=port, metrics_port=None))
+    server.add(
+        _implemented(inference_service_pb2_grpc.add_InferenceServiceServicer_to_server),
+        double,
+        "setpoint.inference.v1.InferenceService",
+    )
+    await server.start()
+    await server.set_ready(True)
+    return server
+
+
 _FLOAT32 = column_pb2.DATA_TYPE_FLOAT32
 _FLOAT64 = column_pb2.DATA_TYPE_FLOAT64
 _INT64 = column_pb2.DATA_TYPE_INT64
