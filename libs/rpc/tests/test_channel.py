@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -84,6 +85,19 @@ def test_service_config_has_only_known_keys() -> None:
 def test_service_config_has_no_timeout() -> None:
     """GRPC core fires a configured time-out early."""
     assert "timeout" not in json.dumps(channel.SERVICE_CONFIG)
+
+
+def test_calls_to_one_of_many_replicas_are_not_repeated() -> None:
+    """Whoever chooses among replicas repeats on another one; core would repeat on the same."""
+    arguments = dict(channel.channel_arguments("tester", is_replica=True))
+    config = json.loads(arguments["grpc.service_config"])
+    usual = json.loads(dict(channel.channel_arguments("tester"))["grpc.service_config"])
+
+    assert "retryPolicy" in json.dumps(usual)
+    assert "retryPolicy" not in json.dumps(config)
+    for method in usual["methodConfig"]:
+        method.pop("retryPolicy", None)
+    assert config == usual
 
 
 def test_messages_are_never_unlimited() -> None:
@@ -245,6 +259,27 @@ async def test_replicas_share_calls_and_dead_ones_are_left_out() -> None:
             dead = {await multicallable(b"") for _ in range(10)}
 
     assert drained == dead == {b"one"}
+
+
+async def test_several_addresses_are_one_channel() -> None:
+    """Addresses with commas are called in turn, and a dead one is left out."""
+    answering = []
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = []
+        for number in range(2):
+
+            async def answer(request: bytes, _: Any, number: int = number) -> bytes:
+                answering.append(number)
+                return request
+
+            served = await stack.enter_async_context(testing.serve(testing.unary("Ask", answer)))
+            addresses.append(served.address)
+        opened = await stack.enter_async_context(
+            channel.connect(",".join(addresses), client="tester")
+        )
+        async with asyncio.timeout(20):
+            while set(answering) != {0, 1}:
+                await opened.unary_unary(testing.path("Ask"))(b"", timeout=10)
 
 
 async def test_restarted_peer_is_found_soon() -> None:

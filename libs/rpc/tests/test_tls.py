@@ -34,15 +34,15 @@ class Authority:
             *("-keyout", str(self._key), "-out", str(self.certificate)),
         )
 
-    def issue(self, name: str) -> tls.TLSFiles:
-        """Returns a new identity for this machine, vouched for by this authority."""
+    def issue(self, name: str, at: str = "DNS:localhost,IP:127.0.0.1") -> tls.TLSFiles:
+        """Returns a new identity, by default for this machine, vouched for by this authority."""
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         _openssl(
             *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
             *("-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request)),
         )
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        extensions.write_text(f"subjectAltName={at}")
         _openssl(
             *("x509", "-req", "-in", str(request), "-CA", str(self.certificate)),
             *("-CAkey", str(self._key), "-CAcreateserial", "-days", "1"),
@@ -72,6 +72,22 @@ async def test_both_sides_know_each_other(authority: Authority) -> None:
     async with testing.serve(testing.unary("Whom", _whom), options) as served:
         identity = authority.issue("caller")
         async with channel.connect(served.address, client="t", identity=identity) as opened:
+            assert await _ask(opened) == b"caller"
+
+
+async def test_replica_shows_certificate_of_its_name(authority: Authority) -> None:
+    """A replica found behind a name is called by its address, and its certificate has the name."""
+    options = server.ServerOptions(identity=authority.issue("inference", "DNS:inference.example"))
+    identity = authority.issue("caller")
+    async with testing.serve(testing.unary("Whom", _whom), options) as served:
+        found: dict[str, Any] = {"client": "t", "identity": identity, "is_replica": True}
+        async with channel.connect(served.address, **found) as opened:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await _ask(opened)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        async with channel.connect(
+            served.address, authority="inference.example", **found
+        ) as opened:
             assert await _ask(opened) == b"caller"
 
 

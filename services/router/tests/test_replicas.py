@@ -529,3 +529,22 @@ async def test_metrics_name_the_replicas(pair: Replicas) -> None:
     assert found[name("up"), second.server.address] == 1
     assert found[name("versions"), second.server.address] == 1
     assert found["setpoint_router_inference_retries_total", ""] == 1
+
+
+async def test_route_is_ready_on_all_replicas(start_router: Any) -> None:
+    """A route comes into force once its versions are loaded on each replica that holds them."""
+    doubles = [MAKE() for _ in range(2)]
+    for each in doubles:
+        each.server = await testing.start_inference(each)
+    try:
+        addresses = ",".join(each.server.address for each in doubles)
+        async with start_router(inference_address=addresses) as router:
+            await router.create(weights={1: 5_000, 2: 5_000})
+            for each in doubles:
+                assert {("delays", 1), ("delays", 2)} <= set(each.loaded)
+            for _ in range(4):
+                await router.predict()
+            assert sum(each.run.calls for each in doubles) == 4
+    finally:
+        for each in doubles:
+            await each.server.stop(0)

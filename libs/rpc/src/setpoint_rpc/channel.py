@@ -78,7 +78,7 @@ SERVICE_CONFIG: dict[str, Any] = {
 }
 """gRPC service config; a misplaced key is ignored in silence, so a test holds its form."""
 
-_WITHOUT_REPEATS: dict[str, Any] = SERVICE_CONFIG | {
+_OF_REPLICA: dict[str, Any] = SERVICE_CONFIG | {
     "methodConfig": [
         {key: value for key, value in method.items() if key != "retryPolicy"}
         for method in SERVICE_CONFIG["methodConfig"]
@@ -92,7 +92,7 @@ def connect(
     client: str,
     identity: tls.TLSFiles | None = None,
     authority: str = "",
-    repeats: bool = True,
+    is_replica: bool = False,
 ) -> "Channel":
     """Return a channel to a service; generated stubs take it as they take grpc.aio's own.
 
@@ -106,12 +106,13 @@ def connect(
         client: Short name of the calling service.
         identity: Files for mutual TLS; by default those of the process, if it has any.
         authority: The name that the peer's certificate has, where the target is an address.
-        repeats: Whether calls that are safe to repeat are made again when they cannot be delivered;
-            for a caller with a channel to each replica, who repeats on another one, they are not.
+        is_replica: Whether the target is one of several replicas among which the caller chooses by
+            itself. Then nothing is repeated here, since the caller repeats on another one, and a
+            lost replica is looked for every second.
     """
     client = client.removeprefix("setpoint-")
     identity = identity or tls.CURRENT.get()
-    options = channel_arguments(client, repeats=repeats)
+    options = channel_arguments(client, is_replica=is_replica)
     if authority:
         options.append(("grpc.default_authority", authority))
     if "," in target and "://" not in target and not target.startswith(_ADDRESSES):
@@ -123,10 +124,10 @@ def connect(
     return Channel(inner, client)
 
 
-def channel_arguments(client: str, *, repeats: bool = True) -> list[tuple[str, Any]]:
+def channel_arguments(client: str, *, is_replica: bool = False) -> list[tuple[str, Any]]:
     """Return the arguments of gRPC core for a channel of ours."""
     return [
-        ("grpc.service_config", json.dumps(SERVICE_CONFIG if repeats else _WITHOUT_REPEATS)),
+        ("grpc.service_config", json.dumps(_OF_REPLICA if is_replica else SERVICE_CONFIG)),
         # A resolver's config would win.
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_retries", 1),
@@ -142,7 +143,7 @@ def channel_arguments(client: str, *, repeats: bool = True) -> list[tuple[str, A
         # A restarted peer is found within two seconds; the minimum also bounds the handshake.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 2_000),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000 if is_replica else 5_000),
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
         ("grpc.max_receive_message_length", _MAXIMUM_MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MAXIMUM_MESSAGE_BYTES),

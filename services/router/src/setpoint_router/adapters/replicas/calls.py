@@ -27,6 +27,9 @@ ATTEMPTS = 3
 SAME_AGAIN_SECONDS = 0.02
 """Before a replica that failed is asked again because there is no other."""
 
+MINIMUM_SECONDS = 0.001
+"""A call with less time than this is not made."""
+
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 """Codes of calls that may go well elsewhere: running a version is safe to repeat."""
 
@@ -62,6 +65,7 @@ class ReplicatedInference:
         """Ask the replicas of a fleet."""
         self._fleet = fleet
         self._factor = fleet.options.load_factor
+        self._patience = fleet.options.stall_seconds
         self._options = options
         self._is_hedging = options.hedge_seconds > 0 or options.hedge_quantile > 0
         self._budget = RetryBudget(options.retry_share, options.retry_minimum)
@@ -144,21 +148,16 @@ class ReplicatedInference:
             AioRpcError: It did not answer, or with an error.
             AbandonedError: It has stalled.
         """
+        seconds = question.deadline - time.monotonic()
         call = replica.predict(
-            question.request,
-            timeout=max(0.0, question.deadline - time.monotonic()),
-            metadata=question.metadata,
+            question.request, timeout=max(0.0, seconds), metadata=question.metadata
         )
         replica.calls.add(call)
         replica.rows += question.rows
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
-            if error.code() in _SILENT and not is_answer(error):
-                self._fleet.note_failure(replica)
-            else:
-                replica.answered += 1
-                replica.standing.failures = 0
+            self._note_error(replica, error, seconds)
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -173,6 +172,18 @@ class ReplicatedInference:
         replica.standing.failures = 0
         return answer
 
+    def _note_error(self, replica: Replica, error: grpc.aio.AioRpcError, seconds: float) -> None:
+        """Hold an error against a replica if the way to it was broken, or it took all the time."""
+        code = error.code()
+        if is_answer(error) or code not in _SILENT:
+            replica.answered += 1
+            replica.standing.failures = 0
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED and seconds < self._patience:
+            # So little time says more of the caller than of the replica.
+            replica.failed += 1
+        else:
+            self._fleet.note_failure(replica)
+
     # Further attempts.
 
     async def _elsewhere(self, question: "_Question", failure: _Failure) -> Any:
@@ -186,13 +197,14 @@ class ReplicatedInference:
                 break
             try:
                 replica = await self._next(question, failure)
-                if replica is None:
+                if replica is None or question.deadline - time.monotonic() < MINIMUM_SECONDS:
                     break
                 self.retries += 1
                 return await self._ask(replica, question)
             except (grpc.aio.AioRpcError, AbandonedError) as again:
                 # What a replica has said tells more than that another one was silent.
-                failure = failure if _is_answered(failure) else again
+                if _is_answered(again) or not _is_answered(failure):
+                    failure = again
             finally:
                 self._give_back()
         raise _typed(failure) from failure

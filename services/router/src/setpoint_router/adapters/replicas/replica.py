@@ -67,9 +67,8 @@ class Replica:
         self.answered = self.failed = self.ejected = 0
         """Calls that ended well, calls that ended without a word from the service, ejections."""
         self._changed = changed
-        # Repeating is done here, on another replica; core would repeat on this one.
         self._channel = channel.connect(
-            target.address, client="router", authority=target.authority, repeats=False
+            target.address, client="router", authority=target.authority, is_replica=True
         )
         self._stub = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
