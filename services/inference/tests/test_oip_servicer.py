@@ -15,6 +15,8 @@ from setpoint_artifacts import testing as artifacts
 from setpoint_columns.dtypes import DataType
 from setpoint_inference.testing import FakeRegistry, Inference, floats
 from setpoint_oip import parameters, tensors
+from setpoint_oip.conformance import suite
+from setpoint_oip.conformance.subject import Subject
 from setpoint_oip.datatypes import DATATYPES, AnyArray
 from setpoint_oip.protocol import open_inference_pb2 as pb
 from setpoint_oip.protocol import open_inference_pb2_grpc
@@ -148,6 +150,16 @@ async def test_infer_no_rows(stub: Stub) -> None:
     """Proves that no rows are a question too."""
     found = await answer(stub, question({"X": np.empty((0, 2), "f4")}))
     assert found["score"].shape == (0, 1)
+
+
+async def test_inference_conforms(inference: Inference, stub: Stub) -> None:
+    """Proves that the conformance suite finds nothing, with numbers and with text."""
+    add_same(inference.registry, "texts", TensorProto.STRING, DataType.STRING)
+    for model in ("linear", "texts"):
+        load = pb.RepositoryModelLoadRequest(model_name=f"{model}/1")
+        await stub.RepositoryModelLoad(load, timeout=10)
+        results = await suite.run(Subject(inference.channel, model))
+        assert suite.is_conformant(results, is_strict=True), suite.found(results)
 
 
 async def test_infer_without_version_takes_the_newest_ready(stub: Stub) -> None:

@@ -11,6 +11,8 @@ import pytest
 from setpoint.validation.v1 import suite_pb2
 from setpoint_columns import DataType
 from setpoint_oip import parameters, tensors
+from setpoint_oip.conformance import suite
+from setpoint_oip.conformance.subject import Subject
 from setpoint_oip.datatypes import DATATYPES, AnyArray
 from setpoint_oip.layout import Held
 from setpoint_oip.protocol import open_inference_pb2 as pb
@@ -98,8 +100,15 @@ async def test_infer_given_inputs(router: Any, is_raw: bool) -> None:
             "setpoint_route_revision": 1,
             "setpoint_reason": "SLOT",
             "setpoint_degraded": False,
+            "setpoint_degradations": "",
         }
     assert len(await recorded(router, 2)) == 2
+
+
+async def test_router_conforms(router: Any) -> None:
+    """Proves that the conformance suite finds nothing, whatever is tried on a route."""
+    results = await suite.run(Subject(router.to_router, "flights"))
+    assert suite.is_conformant(results, is_strict=True), suite.found(results)
 
 
 async def test_infer_fetches_features(router: Any) -> None:
@@ -279,7 +288,9 @@ async def test_infer_names_no_version_where_the_route_decides(router: Any) -> No
 
 async def test_infer_fails_with_codes_of_triton(router: Any) -> None:
     """Proves that a failed version is UNAVAILABLE or INTERNAL, for one row and for several."""
-    rows = {name: np.repeat(each, 2, axis=0) for name, each in GIVEN.items()}
+    few, many = (
+        {name: np.repeat(each, n, axis=0) for name, each in GIVEN.items()} for n in (2, 20)
+    )
     for error, code in (
         (
             errors.FailedPreconditionError(errors.Reason.INVALID_ARTIFACT, "broken"),
@@ -291,7 +302,7 @@ async def test_infer_fails_with_codes_of_triton(router: Any) -> None:
         ),
     ):
         router.peers.inference.run.error = error
-        for inputs in (GIVEN, rows):
+        for inputs in (GIVEN, few, many):
             found, _ = await refused(router, inputs)
             assert found is code
 

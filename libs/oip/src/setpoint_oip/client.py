@@ -10,7 +10,7 @@ import numpy as np
 from setpoint_columns.column import Column
 from setpoint_columns.columns import Columns
 from setpoint_columns.dtypes import FLOATS, DataType
-from setpoint_oip import datatypes, layout, parameters, tensors
+from setpoint_oip import datatypes, description, layout, parameters, tensors
 from setpoint_oip.datatypes import BYTES, DATATYPES, AnyArray, Datatype
 from setpoint_oip.parameters import Value
 from setpoint_oip.protocol import open_inference_pb2 as pb
@@ -64,6 +64,7 @@ class OipClient:
     def __init__(self, opened: grpc.aio.Channel) -> None:
         """Ask over a channel, such as `setpoint_rpc.channel.connect` opens."""
         self._stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(opened)
+        self._describe = description.caller(opened)
 
     async def is_ready(
         self, model: str, version: str = "", *, timeout_seconds: float = DEFAULT_SECONDS
@@ -81,7 +82,7 @@ class OipClient:
     ) -> ModelDescription:
         """Return what a server says of a model."""
         request = pb.ModelMetadataRequest(name=model, version=version)
-        answer = await _called(self._stub.ModelMetadata, request, timeout_seconds)
+        answer = await _called(self._describe, request, timeout_seconds)
         return ModelDescription(
             answer.name,
             tuple(answer.versions),
@@ -129,7 +130,7 @@ class OipClient:
 
     async def infer_columns(
         self,
-        description: ModelDescription,
+        described: ModelDescription,
         columns: Columns,
         inputs: Sequence[layout.Spec],
         outputs: Sequence[layout.Spec],
@@ -140,7 +141,7 @@ class OipClient:
         """Return the columns that a model says for columns, as many rows as there are.
 
         Args:
-            description: What the server says of the model; decides on datatypes and ranks.
+            described: What the server says of the model; decides on datatypes and ranks.
             columns: At least every column of the inputs.
             inputs: Which columns each of the model's tensors holds.
             outputs: The same of what it gives.
@@ -151,15 +152,15 @@ class OipClient:
             InvalidArgumentError: A column is missing or does not fit, or the model has no such
                 tensor.
         """
-        by_name = {each.name: each for each in description.inputs}
+        by_name = {each.name: each for each in described.inputs}
         sent = [_tensor(columns, spec, by_name.get(spec.name)) for spec in inputs]
         names = [spec.name for spec in outputs]
         answer = await self.infer(
-            description.name, sent, version=version, outputs=names, timeout_seconds=timeout_seconds
+            described.name, sent, version=version, outputs=names, timeout_seconds=timeout_seconds
         )
         made: list[Column] = []
         for spec in outputs:
-            made += _columns(description.name, answer.outputs[spec.name], spec, columns.rows)
+            made += _columns(described.name, answer.outputs[spec.name], spec, columns.rows)
         return Columns(columns.rows, made)
 
 

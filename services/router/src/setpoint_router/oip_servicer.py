@@ -1,8 +1,10 @@
 """The Open Inference Protocol's methods: convert, call, convert."""
 
+import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from random import getrandbits
+from typing import Any
 
 from setpoint_oip import servicer, status
 from setpoint_oip.protocol import open_inference_pb2 as pb
@@ -13,6 +15,10 @@ from setpoint_router.domain.work import Trace
 from setpoint_router.service import batch_predictor, predictor
 from setpoint_router.servicer import origin
 from setpoint_runtime import errors
+
+FEW_ROWS = 16
+"""So many rows go the way of single predictions, in calls that they share with those of others; a
+batch is quicker for more of them, and only a few run at once."""
 
 
 class OipServicer(servicer.Servicer):
@@ -65,10 +71,21 @@ class OipServicer(servicer.Servicer):
         """Answer one prediction, or as many as there are rows."""
         question = oip.Question(request, self._routes(request.model_name))
         call = origin(context, is_batch=True)
-        if question.rows != 1:
-            return question.reply_of_many(await self._batches.predict(question.many(), call))
-        answer = await self._predictor.predict(question.one(), _below(call))
-        return question.reply_of_one(answer)
+        if not 0 < question.rows <= FEW_ROWS:
+            return question.reply_of_batch(await self._batches.predict(question.batch(), call))
+        answers = [self._predictor.predict(each, _below(call)) for each in question.each()]
+        return question.reply_of_each(await _all(answers))
+
+
+async def _all(answers: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Return every answer, once each of them has come or failed; raise the first failure."""
+    if len(answers) == 1:
+        return [await answers[0]]
+    found = await asyncio.gather(*answers, return_exceptions=True)
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return found
 
 
 def _below(call: predictor.Origin) -> predictor.Origin:

@@ -30,7 +30,6 @@ PLATFORM: Final = "setpoint_router"
 
 ASSIGNMENT_KEY: Final = f"{parameters.PREFIX}assignment_key"
 EVENT_TIME: Final = f"{parameters.PREFIX}event_time"
-PREDICTION_ID: Final = f"{parameters.PREFIX}prediction_id"
 
 _ENTITY = "entity_"
 _KINDS: Final = {
@@ -150,26 +149,29 @@ class Question:
         self.columns = _with_parameters(columns, given)
         self.rows = columns.rows
 
-    def one(self) -> router_service_pb2.PredictRequest:
-        """Return the question as a single prediction."""
-        made = router_service_pb2.PredictRequest(route=self._route.route.name)
+    def each(self) -> list[router_service_pb2.PredictRequest]:
+        """Return the rows as single predictions."""
         names = self._route.plans[0].names
         is_given = batch_predictor.is_given(self.columns, self._route)
+        make = router_service_pb2.PredictRequest
+        made = [make(route=self._route.route.name) for _ in range(self.rows)]
         for column in self.columns.columns:
-            name, value = column.name, column.item(0)
+            name = column.name
             if name == ASSIGNMENT_KEY:
-                made.assignment_key = value
+                for request, value in zip(made, column.to_list(), strict=True):
+                    request.assignment_key = value
             elif name == EVENT_TIME:
-                made.event_time = value
-            elif name not in names.entities:
-                made.inputs[name].CopyFrom(_message(column.dtype, value))
-            elif not is_given:
-                made.entities[name].CopyFrom(_message(column.dtype, value))
-            elif name in names.given:
-                made.inputs[name].CopyFrom(_message(column.dtype, value))
+                for request, value in zip(made, column.to_list(), strict=True):
+                    request.event_time = value
+            elif name in names.entities and not is_given:
+                for request, value in zip(made, column.to_list(), strict=True):
+                    request.entities[name].CopyFrom(_message(column.dtype, value))
+            elif name not in names.entities or name in names.given:
+                for request, value in zip(made, column.to_list(), strict=True):
+                    request.inputs[name].CopyFrom(_message(column.dtype, value))
         return made
 
-    def many(self) -> batch_predictor.BatchAsk:
+    def batch(self) -> batch_predictor.BatchAsk:
         """Return the question as a batch."""
         return batch_predictor.BatchAsk(
             route=self._route.route.name,
@@ -178,35 +180,31 @@ class Question:
             event_time_column=EVENT_TIME if EVENT_TIME in self.columns else "",
         )
 
-    def reply_of_one(self, answer: router_service_pb2.PredictResponse) -> pb.ModelInferResponse:
-        """Return the answer of a single prediction."""
-        assignment = answer.assignment
-        degraded = degradation.to_text(
-            Degradation(DegradationKind(each.kind), each.subject) for each in answer.degradations
-        )
-        facts = {
-            "prediction_id": answer.prediction_id,
-            "version": assignment.model_version.version,
-            "slot": assignment.slot,
-            "reason": AssignmentReason(assignment.reason).name,
-            "degradations": degraded,
+    def reply_of_each(
+        self, answers: Sequence[router_service_pb2.PredictResponse]
+    ) -> pb.ModelInferResponse:
+        """Return the answers of single predictions, at least one."""
+        values: dict[str, Sequence[Any]] = {
+            name: [python_value(each.outputs[name]) for each in answers]
+            for name, _ in self._columns()
+            if not name.startswith(parameters.PREFIX)
         }
-        found = {name: [python_value(value)] for name, value in answer.outputs.items()}
-        values = found | {f"{parameters.PREFIX}{name}": [fact] for name, fact in facts.items()}
-        arrays = {name: _array(values[name], dtype) for name, dtype in self._columns()}
-        told: dict[str, parameters.Value] = {
-            "route_revision": assignment.route_revision,
-            "slot": assignment.slot,
-            "reason": AssignmentReason(assignment.reason).name,
+        assignments = [each.assignment for each in answers]
+        facts: _Facts = {
+            "prediction_id": [each.prediction_id for each in answers],
+            "version": [each.model_version.version for each in assignments],
+            "slot": [each.slot for each in assignments],
+            "reason": [AssignmentReason(each.reason).name for each in assignments],
+            "degradations": [_degradations(each) for each in answers],
         }
-        if answer.feature_set.name:
-            told["feature_set"] = f"{answer.feature_set.name}@{answer.feature_set.version}"
-        if degraded:
-            told["degradations"] = degraded
-        version = assignment.model_version.version
-        return self._reply(arrays, [version], [answer.prediction_id], bool(degraded), told)
+        told: dict[str, parameters.Value] = {"route_revision": assignments[0].route_revision}
+        if len(answers) == 1:
+            told |= {name: facts[name][0] for name in ("slot", "reason", "degradations")}
+            if feature_set := answers[0].feature_set.name:
+                told["feature_set"] = f"{feature_set}@{answers[0].feature_set.version}"
+        return self._reply(values, facts, told)
 
-    def reply_of_many(self, answer: batch_predictor.BatchAnswer) -> pb.ModelInferResponse:
+    def reply_of_batch(self, answer: batch_predictor.BatchAnswer) -> pb.ModelInferResponse:
         """Return the answer of a batch.
 
         Raises:
@@ -215,50 +213,51 @@ class Question:
         for failure in answer.failures:
             if failure is not None:
                 raise failure
-        results = answer.results
-        values: dict[str, Any] = {each.name: each.to_list() for each in answer.outputs.columns}
-        for name in _FACTS:
-            values[f"{parameters.PREFIX}{name}"] = results[name].to_list()
-        reasons = results["reason"].to_list()
-        values[f"{parameters.PREFIX}reason"] = [AssignmentReason(each).name for each in reasons]
-        degraded = results["degradations"].to_list()
-        values[f"{parameters.PREFIX}degradations"] = [each or "" for each in degraded]
-        arrays = {name: _array(values.get(name, ()), dtype) for name, dtype in self._columns()}
-        told: dict[str, parameters.Value] = {"route_revision": answer.route_revision}
-        versions = sorted(set(results["version"].to_list()))
-        ids = results["prediction_id"].to_list()
-        return self._reply(arrays, versions, ids, any(degraded), told)
+        results = {each.name: each.to_list() for each in answer.results.columns}
+        results["reason"] = [AssignmentReason(each).name for each in results["reason"]]
+        results["degradations"] = [each or "" for each in results["degradations"]]
+        values = {each.name: each.to_list() for each in answer.outputs.columns}
+        return self._reply(values, results, {"route_revision": answer.route_revision})
 
     def _columns(self) -> list[tuple[str, DataType]]:
         return [(name, spec.dtype) for spec in self._specs for name in spec.columns]
 
     def _reply(
         self,
-        arrays: Mapping[str, AnyArray],
-        versions: Sequence[int],
-        ids: Sequence[str],
-        is_degraded: bool,
+        values: Mapping[str, Sequence[Any]],
+        facts: "_Facts",
         told: Mapping[str, parameters.Value],
     ) -> pb.ModelInferResponse:
         request = self._request
+        known = {f"{parameters.PREFIX}{name}": facts[name] for name in _FACTS} | dict(values)
+        # Without rows there are no outputs either.
+        arrays = {name: _array(known.get(name, ()), dtype) for name, dtype in self._columns()}
         response = pb.ModelInferResponse(
             model_name=request.model_name,
-            model_version=",".join(map(str, versions)),
+            model_version=",".join(map(str, sorted(set(facts["version"])))),
             id=request.id,
         )
         made = layout.gathered(self._specs, arrays, self.rows)
         tensors.fill_response(response, made, is_raw=bool(request.raw_input_contents))
-        facts: dict[str, parameters.Value] = {
+        added: dict[str, parameters.Value] = {
             "route": self._route.route.name,
-            "prediction_id": ",".join(ids),
-            "degraded": is_degraded,
+            "prediction_id": ",".join(facts["prediction_id"]),
+            "degraded": any(facts["degradations"]),
             **told,
         }
-        parameters.fill(
-            response.parameters,
-            {f"{parameters.PREFIX}{name}": each for name, each in facts.items()},
-        )
+        for name, value in added.items():
+            response.parameters[f"{parameters.PREFIX}{name}"].CopyFrom(parameters.message(value))
         return response
+
+
+_Facts = Mapping[str, Sequence[Any]]
+"""What is known of each row, by name."""
+
+
+def _degradations(answer: router_service_pb2.PredictResponse) -> str:
+    return degradation.to_text(
+        Degradation(DegradationKind(each.kind), each.subject) for each in answer.degradations
+    )
 
 
 def metadata(route: ServingRoute, version: str) -> pb.ModelMetadataResponse:
