@@ -165,6 +165,40 @@ async def test_submit_full_queue_refused() -> None:
     await coalescer.drain()
 
 
+async def test_submit_too_late_refused() -> None:
+    """Shows that what would still wait at its deadline is refused, and only with full calls ahead."""
+    gate = asyncio.Event()
+
+    async def run(batch: list[Item]) -> None:
+        if gate.is_set():
+            return
+        await asyncio.sleep(0.05)
+        if batch[0].number:
+            await gate.wait()
+
+    coalescer: Coalescer[Item] = Coalescer(run, Bounds(calls=1, rows=2, queued_rows=100))
+    coalescer.submit(item(0))
+    await coalescer.drain()
+    assert coalescer.wait_seconds == 0.0
+    coalescer.submit(item(1))
+    while coalescer._queue:
+        await asyncio.sleep(0)
+    now = time.monotonic()
+    for number in range(2, 4):
+        # They go with the next call, whenever that will be; nobody knows that it comes too late.
+        coalescer.submit(item(number), now)
+    for number in range(4, 44):
+        coalescer.submit(item(number), now + 1_000)
+    assert coalescer.wait_seconds >= 21 * 0.05
+    with pytest.raises(errors.ResourceExhaustedError) as caught:
+        coalescer.submit(item(44), time.monotonic() + 1.0)
+    assert caught.value.reason is errors.Reason.OVERLOADED
+    assert (caught.value.retry_after_seconds or 0.0) >= 1.0
+    coalescer.submit(item(45), now + 1_000)
+    gate.set()
+    await coalescer.drain()
+
+
 async def test_run_defect_does_not_block(caplog: pytest.LogCaptureFixture) -> None:
     """Shows that a batch which raises frees its place for the next one."""
 

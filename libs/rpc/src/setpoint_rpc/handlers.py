@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 from opentelemetry import trace
 
-from setpoint_rpc import context, failures, metrics, spans
+from setpoint_rpc import context, failures, metrics, spans, status
 from setpoint_runtime import errors
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -29,6 +29,7 @@ MINIMUM_SECONDS = 0.020
 """Work with less time than this cannot be useful and is refused."""
 
 _RETRY_AFTER_OVERLOAD_SECONDS = 0.1
+_REFUSALS_KEPT = 64
 _OK = grpc.StatusCode.OK
 _GOOD = (None, _OK)
 
@@ -93,6 +94,44 @@ def wrap(
         request_deserializer=codec.read if handler.request_streaming else None,
         response_serializer=codec.write if wrapped.__name__ == "writer" else None,
     )
+    return made
+
+
+def door(
+    turned_away: Callable[[], errors.SetpointError | None], method: Method
+) -> Callable[[], "grpc.RpcMethodHandler[Any, Any] | None"]:
+    """Return what finds the handler of a call that shall not be served, None for the others.
+
+    A refusal must cost next to nothing. The handler answers as a stream does, whatever the method's
+    shape: on the wire there is no difference, and neither the request is received nor an empty
+    answer sent. It is made once for an error and used as long as that one is given.
+    """
+    made: dict[errors.SetpointError, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def refusing() -> "grpc.RpcMethodHandler[Any, Any] | None":
+        error = turned_away()
+        if error is None:
+            return None
+        found = made.get(error)
+        if found is None:
+            if len(made) >= _REFUSALS_KEPT:
+                made.clear()
+            found = made[error] = _refusing(error, method)
+        return found
+
+    return refusing
+
+
+def _refusing(error: errors.SetpointError, method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
+    code, message, trailing = status.to_status(error)
+
+    async def refuse(_: Any, servicer_context: Context) -> None:
+        method.stats.observe(code, 0.0)
+        servicer_context.set_code(code)
+        servicer_context.set_details(message)
+        servicer_context.set_trailing_metadata(trailing)
+
+    made: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(refuse)
     return made
 
 

@@ -8,11 +8,15 @@ import grpc
 Wrap = Callable[[str, str, "grpc.RpcMethodHandler[Any, Any]"], "grpc.RpcMethodHandler[Any, Any]"]
 
 
+Door = Callable[[], "grpc.RpcMethodHandler[Any, Any] | None"]
+
+
 class Registry(grpc.GenericRpcHandler):
     """All methods of a server, found in one step by their path."""
 
     def __init__(self) -> None:
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._doors: dict[str, Door] = {}
         self._generic: list[tuple[grpc.GenericRpcHandler, Wrap]] = []
 
     def service(
@@ -21,11 +25,18 @@ class Registry(grpc.GenericRpcHandler):
         """Return the wrapped handler of a method, or None for UNIMPLEMENTED."""
         path = handler_call_details.method
         found = self._wrapped.get(path)
-        return found if found is not None else self._find(path, handler_call_details)
+        if found is None:
+            return self._find(path, handler_call_details)
+        door = self._doors.get(path)
+        return found if door is None else door() or found
 
     def add(self, path: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> None:
         """Take in one wrapped handler."""
         self._wrapped[path] = handler
+
+    def add_door(self, path: str, door: "Door") -> None:
+        """Ask at each call of a method whether another handler shall serve it."""
+        self._doors[path] = door
 
     def add_generic(self, handler: "grpc.GenericRpcHandler", wrap: Wrap) -> None:
         """Take in a handler that tells its methods only when asked."""

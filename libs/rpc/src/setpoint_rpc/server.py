@@ -2,8 +2,9 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import grpc
@@ -14,6 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 import setpoint_telemetry
 from setpoint_rpc import context, handlers, health, metrics, probes, registration, tls
 from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors
 from setpoint_runtime import settings as runtime_settings
 
 _LOGGER = setpoint_telemetry.get_logger(__name__)
@@ -137,6 +139,7 @@ class Server:
         *,
         untraced_methods: frozenset[str] = frozenset(),
         watch_methods: frozenset[str] = frozenset(),
+        doors: Mapping[str, Callable[[], errors.SetpointError | None]] = MappingProxyType({}),
     ) -> None:
         """Serve one more service.
 
@@ -147,6 +150,8 @@ class Server:
             untraced_methods: Methods whose spans the service builds by itself, off the path.
             watch_methods: Streams that go on until the caller leaves; they end when the server
                 drains, instead of using up the grace of the others.
+            doors: By method, asked before a call's request is read: an error turns the call away, as
+                cheaply as that can be done. Give the same few errors again and again.
         """
         tracer = setpoint_telemetry.tracer(__name__) if setpoint_telemetry.enabled() else None
 
@@ -161,6 +166,9 @@ class Server:
                 tracer=None if name in untraced_methods else tracer,
                 is_watch=name in watch_methods,
             )
+            if name in doors:
+                door = handlers.door(doors[name], method)
+                self._registry.add_door(f"/{service}/{name}", door)
             return handlers.wrap(handler, method)
 
         add_fn(servicer, registration.Registrar(self._registry, wrap))
@@ -313,8 +321,9 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
         # The protection against floods of connections (CVE-2023-4785).
         ("grpc.max_allowed_incoming_connections", 1000),
         ("grpc.server_handshake_timeout_ms", 10_000),
-        # After the loop was blocked, calls that waited for seconds are of no use to anybody.
-        ("grpc.server_max_unrequested_time_in_server", 2),
+        # After the loop was blocked, calls that waited for so long are of no use to anybody; those
+        # whose deadline has passed are gone already.
+        ("grpc.server_max_unrequested_time_in_server", 10),
         ("grpc.max_connection_age_ms", _milliseconds(options.maximum_connection_age_seconds)),
         (
             "grpc.max_connection_age_grace_ms",

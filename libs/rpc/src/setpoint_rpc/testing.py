@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import grpc
 
 from setpoint_rpc import channel
 from setpoint_rpc import server as servers
+from setpoint_runtime import errors
 
 SERVICE = "setpoint.test.v1.TestService"
 
@@ -50,6 +52,7 @@ async def serve(
     service: str = SERVICE,
     watch_methods: frozenset[str] = frozenset(),
     untraced_methods: frozenset[str] = frozenset(),
+    doors: Mapping[str, Callable[[], errors.SetpointError | None]] = MappingProxyType({}),
 ) -> AsyncIterator[servers.Server]:
     """Serve handlers on a free port, ready when the block begins."""
     server = servers.Server("example", options)
@@ -59,6 +62,7 @@ async def serve(
         service,
         watch_methods=watch_methods,
         untraced_methods=untraced_methods,
+        doors=doors,
     )
     await server.start()
     try:

@@ -100,7 +100,15 @@ class RouterSettings(settings.ServiceSettings):
     """Most predictions that wait for a call of one version; further ones are refused."""
 
     waiting_predictions: int = Field(default=4096, ge=1)
-    """Most predictions on their way in the whole process; further ones are refused."""
+    """Most predictions on their way in the whole process; further ones are refused. Below it the
+    limit follows the latency."""
+
+    waiting_predictions_least: int = Field(default=512, ge=1)
+    """So many predictions may always be on their way; two full calls, so that batches can grow."""
+
+    latency_tolerance: float = Field(default=10.0, gt=1)
+    """How many times the latency of a version without load its fastest predictions may take before
+    fewer are let in; with 10 some nine tenths of the peak rate are reached."""
 
     batches_at_once: int = Field(default=8, ge=1)
     """Most calls of PredictBatch at once; further ones are refused."""

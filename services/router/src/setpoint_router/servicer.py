@@ -33,6 +33,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self._predictor = predictions
         self._batches = batches
         self._routes = kept_routes
+        self.turned_away = predictions.turned_away
 
     async def Predict(
         self, request: router_service_pb2.PredictRequest, context: Context

@@ -20,7 +20,7 @@ from setpoint_router import config, oip_servicer, ports, servicer
 from setpoint_router.adapters import metrics, peers, replicas, rules, traces
 from setpoint_router.adapters.spool import folder, shipper, writer
 from setpoint_router.convert import records, requests
-from setpoint_router.domain import outliers
+from setpoint_router.domain import limit, outliers
 from setpoint_router.domain.route import SpoolFullPolicy
 from setpoint_router.service import batch_predictor, predictor, route_service, shadows, stages
 from setpoint_router.service.book import RouteBook
@@ -84,6 +84,7 @@ async def build(
             handlers,
             SERVICE,
             untraced_methods=frozenset({"Predict"}),
+            doors={"Predict": handlers.turned_away},
         )
         server.add(oip.add_to_server, oip_handlers, oip.SERVICE)
         _ = owner.start("readiness", _follow_spool(server, spool, book))
@@ -140,7 +141,12 @@ def _servicers(
         observer=counted,
         clock=clock,
         bounds=Bounds(settings.calls_at_once, settings.batch_rows, settings.queued_rows),
-        maximum_waiting=settings.waiting_predictions,
+        limit=limit.AdaptiveLimit(
+            clock,
+            least=settings.waiting_predictions_least,
+            most=settings.waiting_predictions,
+            tolerance=settings.latency_tolerance,
+        ),
     )
     stack.push_async_callback(predictions.drain)
     stack.push_async_callback(copies.close)

@@ -12,11 +12,19 @@ def spool_full() -> errors.ResourceExhaustedError:
     )
 
 
-def overloaded() -> errors.ResourceExhaustedError:
-    """Returns the error for a prediction that would wait too long."""
+def too_late(wait_seconds: float) -> errors.ResourceExhaustedError:
+    """Returns the error for a prediction whose deadline would pass while it waits for its turn."""
+    return errors.ResourceExhaustedError(
+        errors.Reason.OVERLOADED,
+        f"the deadline would pass before the turn of this prediction, in about {wait_seconds:.3g} s",
+        retry_after_seconds=max(0.05, wait_seconds),
+    )
+
+
+def overloaded(retry_after_seconds: float = 0.05) -> errors.ResourceExhaustedError:
+    """Returns the error for a prediction that would wait too long; by default for a few batches."""
     return errors.ResourceExhaustedError(
         errors.Reason.OVERLOADED,
         "more predictions are waiting than can be answered in time",
-        # A few batches later.
-        retry_after_seconds=0.05,
+        retry_after_seconds=retry_after_seconds,
     )

@@ -50,6 +50,7 @@ class Job:
 
     __slots__ = (
         "arrival_time",
+        "arrived",
         "caller",
         "deadline",
         "degradations",
@@ -83,6 +84,7 @@ class Job:
     reason: AssignmentReason
     event_time: int
     arrival_time: int
+    arrived: float
     deadline: float
     caller: str
     trace: Trace | None

@@ -8,10 +8,12 @@ of the event loop.
 import asyncio
 import contextvars
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from setpoint_router.domain import refusal
@@ -22,6 +24,9 @@ _LOGGER = logging.getLogger(__name__)
 BUSY_SECONDS = 0.0002
 """A turn of the loop that takes longer had other things to do. Starting a batch then would only
 make it small: the requests that were read in that turn are not queued yet."""
+
+REMEMBERED_CALLS = 8
+"""Calls whose duration says how long a queue takes."""
 
 LONGEST_DEFERRAL_SECONDS = 0.004
 """Of a batch on a busy loop; a batch costs as much work as twenty of its rows."""
@@ -89,6 +94,7 @@ class Coalescer(Generic[T]):
         "_asked_at",
         "_bounds",
         "_context",
+        "_durations",
         "_is_scheduled",
         "_load",
         "_loop",
@@ -129,19 +135,40 @@ class Coalescer(Generic[T]):
         self._is_scheduled = False
         self._asked_at = self._spent = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._durations: deque[float] = deque(maxlen=REMEMBERED_CALLS)
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued and nothing runs."""
         return not self._queue and not self._tasks
 
-    def submit(self, item: T) -> None:
+    @property
+    def wait_seconds(self) -> float:
+        """How long another item waits at least; 0 when it goes with one of the next calls.
+
+        Counted are the full calls that are queued before it, each as long as the shortest of the
+        last ones.
+        """
+        calls = self._queued_rows // self._bounds.rows
+        if not calls or not self._durations:
+            return 0.0
+        return calls * min(self._durations) / self._bounds.calls
+
+    def submit(self, item: T, until: float = math.inf) -> None:
         """Queue an item.
 
+        Args:
+            item: What to queue.
+            until: When it must have had its turn, in seconds of `time.monotonic`.
+
         Raises:
-            ResourceExhaustedError: Too many rows are waiting.
+            ResourceExhaustedError: Too many rows are waiting, or it would come too late.
         """
         rows = item.rows
+        if self._queued_rows >= self._bounds.rows:
+            wait = self.wait_seconds
+            if time.monotonic() + wait > until:
+                raise refusal.too_late(wait)
         if self._queued_rows + rows > self._bounds.queued_rows and self._queue:
             raise refusal.overloaded()
         self._queue.append(item)
@@ -205,9 +232,10 @@ class Coalescer(Generic[T]):
             self._running += 1
             task = self._loop.create_task(self._run(self._take()), context=self._context.copy())
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, time.monotonic()))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, started: float, task: "asyncio.Task[None]") -> None:
+        self._durations.append(time.monotonic() - started)
         self._tasks.discard(task)
         self._running -= 1
         if self._queue:

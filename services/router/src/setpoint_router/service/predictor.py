@@ -12,6 +12,7 @@ import numpy as np
 from setpoint_router import ports
 from setpoint_router.domain import refusal, values
 from setpoint_router.domain.degradation import Degradation, DegradationKind
+from setpoint_router.domain.limit import RETRY_SECONDS, AdaptiveLimit, Pace
 from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason, FeatureSet
 from setpoint_router.domain.work import Job, Trace, Work, joined
@@ -74,7 +75,7 @@ class OpenWork(Work):
 class Lane:
     """The queues of one plan."""
 
-    __slots__ = ("features", "given", "prepared")
+    __slots__ = ("features", "given", "paces", "prepared")
 
     def __init__(
         self,
@@ -88,6 +89,8 @@ class Lane:
         """Requests that bring all inputs."""
         self.prepared = prepared
         """Works that have their features."""
+        self.paces = Pace(), Pace()
+        """No-load latencies, with features and with all inputs given."""
 
     @property
     def is_idle(self) -> bool:
@@ -108,7 +111,7 @@ class Predictor:
         observer: ports.Observer,
         clock: clocks.Clock,
         bounds: Bounds,
-        maximum_waiting: int,
+        limit: AdaptiveLimit,
     ) -> None:
         """Prepare a predictor.
 
@@ -120,7 +123,7 @@ class Predictor:
             observer: Counts.
             clock: Time.
             bounds: How much each queue carries.
-            maximum_waiting: Predictions on their way; further ones are turned away.
+            limit: Predictions on their way; further ones are turned away.
         """
         self._routes = routes
         self._stages = stages
@@ -129,12 +132,23 @@ class Predictor:
         self._observer = observer
         self._clock = clock
         self._bounds = bounds
-        self._maximum_waiting = maximum_waiting
+        self._limit = limit
+        self._refusals = [refusal.overloaded(seconds) for seconds in RETRY_SECONDS]
         self._waiting = 0
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[Plan, Lane] = {}
         self._feature_lanes: dict[FeatureSet, Coalescer[Job]] = {}
         self._failures: Coalescer[_Failed] = Coalescer(self._record_failures, bounds)
+
+    def turned_away(self) -> errors.SetpointError | None:
+        """Return why a prediction would be refused whatever it asks, None when it may come.
+
+        Made to be asked before a request is read: refusing costs as little as it can.
+        """
+        if self._limit.admits(self._waiting):
+            return None
+        self._observer.refused(errors.Reason.OVERLOADED)
+        return self._refusals[self._limit.retry_step]
 
     async def predict(self, ask: Ask, origin: Origin) -> Any:
         """Answer one prediction.
@@ -185,9 +199,9 @@ class Predictor:
         await self._failures.drain()
 
     def _admit(self, route: ServingRoute) -> None:
-        if self._waiting >= self._maximum_waiting:
+        if not self._limit.admits(self._waiting):
             self._observer.refused(errors.Reason.OVERLOADED)
-            raise refusal.overloaded()
+            raise refusal.overloaded(RETRY_SECONDS[self._limit.retry_step])
         try:
             self._stages.admit(route.route.content.spool_full_policy)
         except errors.ResourceExhaustedError as error:
@@ -199,6 +213,7 @@ class Predictor:
         job.source = ask
         job.route = route
         job.arrival_time = self._clock.now_us()
+        job.arrived = self._clock.monotonic()
         job.event_time = ask.event_time or job.arrival_time
         job.prediction_id = prediction_id = ids.uuid7()
         job.is_given = is_given = not ask.entities
@@ -236,12 +251,12 @@ class Predictor:
             raise errors.invalid("assignment_key", key, rule, errors.Reason.TOO_LARGE)
         if job.is_given:
             job.row = self._codec.given_row(job.source, plan)
-            lane.given.submit(job)
+            lane.given.submit(job, job.deadline)
             return
         job.row = self._codec.requested_row(job.source, plan)
         if lane.features is None:
             raise AssertionError("entities were accepted for a version without features")
-        lane.features.submit(job)
+        lane.features.submit(job, job.deadline - lane.prepared.wait_seconds)
 
     def _make_lane(self, plan: Plan) -> Lane:
         features = None
@@ -353,9 +368,19 @@ class Predictor:
         jobs = work.jobs or ()
         _fail_left(work)
         replies = await self._stages.finish(work)
+        self._note_pace(work)
         _resolve(work, jobs, replies)
         if work.plan.shadows:
             self._shadows.offer(work)
+
+    def _note_pace(self, work: Work) -> None:
+        """Tell the limit how long the youngest of a work took, if there is an answer."""
+        lane, jobs = self._lanes.get(work.plan), work.jobs
+        if lane is None or not jobs or len(work.errors) == work.rows:
+            return
+        arrived, now, in_flight = jobs[-1].arrived, self._clock.monotonic(), self._waiting
+        stretch = lane.paces[work.is_given].stretch(now - arrived, in_flight, now)
+        self._limit.observe(stretch, arrived, work.rows, in_flight)
 
     # The fallback version.
 
