@@ -60,5 +60,5 @@ async def test_door_makes_a_refusal_once() -> None:
     for _ in range(1_000):
         given[0] = errors.UnavailableError(errors.Reason.UNAVAILABLE, "another")
         assert door() is not first
-    kept = [cell.cell_contents for cell in door.__closure__ or ()]  # type: ignore[attr-defined]  # a function
+    kept = [cell.cell_contents for cell in door.__closure__ or ()]
     assert max(len(each) for each in kept if isinstance(each, dict)) <= 64
