@@ -107,3 +107,27 @@ def test_shadow_facts_leave_out_what_is_unknown() -> None:
     assert (told["answers differ"], told["decisions differ"]) == ("25.00%", "12.50%")
     assert told["loss"].startswith("0.5000")
     assert told["loss difference"].startswith("-0.1250 to +0.2500")
+
+
+def test_show_tells_members() -> None:
+    """An ensemble's answer comes with what each member said."""
+    route = route_pb2.Route(name="late", revision=1)
+    route.ensemble.combination = route_pb2.COMBINATION_WEIGHTED_MEAN
+    route.ensemble.quorum = 1
+    route.ensemble.members.add(version=1, weight=2)
+    route.ensemble.members.add(version=4, weight=1)
+    outputs = proto.to_proto(Columns.from_dict({"probability": (DataType.FLOAT64, [0.5])}))
+    prediction = _prediction()
+    prediction.model_version.version = 0
+    prediction.assignment_reason = route_pb2.ASSIGNMENT_REASON_ENSEMBLE
+    prediction.outputs.CopyFrom(outputs)
+    prediction.members.add(version=1, weight=2, outputs=outputs)
+    prediction.members.add(version=4, weight=1, error="INFERENCE_FAILED: no")
+    written = io.StringIO()
+    explanation.show(prediction, route, Console(file=written, width=200))
+    told = written.getvalue()
+    assert "late ensemble: probability 0.5000" in told
+    assert "version 1, weight 2: probability 0.5000" in told
+    assert "version 4, weight 1: INFERENCE_FAILED: no" in told
+    assert "(weighted mean of v1×2 + v4×1, 1 must answer)" in told
+    assert explanation.versions(route) == "weighted mean of v1×2 + v4×1, 1 must answer"

@@ -7,6 +7,7 @@ from setpoint.common.v1 import column_pb2
 from setpoint.monitoring.v1 import prediction_pb2
 from setpoint_columns import Column, Columns, DataType, proto
 from setpoint_monitoring import convert, ports, testing
+from setpoint_monitoring.domain.records import VersionKey
 from setpoint_monitoring.testing import START
 from setpoint_runtime import errors, ids
 
@@ -149,3 +150,40 @@ def test_prediction_to_proto_tells_all() -> None:
     assert [each.label for each in story.outcomes] == [0.0]
     first = convert.prediction_to_proto(ports.StoredPrediction(record.payload, 0, 1, ()))
     assert list(first.degradations) == ["STALE:x", "DEFAULT:y"]
+
+
+def member(
+    version: int, scores: list[float | None], errors_: list[str | None] | None = None
+) -> Any:
+    """Returns what a member of an ensemble answered."""
+    failures = None
+    if errors_ is not None:
+        failures = proto.to_proto(Columns.from_dict({"error": (DataType.STRING, errors_)}))
+    outputs = Columns.from_dict({"probability": (DataType.FLOAT32, scores)})
+    return prediction_pb2.MemberAnswers(
+        version=version, weight=version, outputs=proto.to_proto(outputs), failures=failures
+    )
+
+
+def test_prediction_to_proto_tells_members() -> None:
+    """Each member of an ensemble is told with what it answered, or why it did not."""
+    members = [member(1, [0.5, 0.25]), member(2, [0.75, None], [None, "INTERNAL: broke"])]
+    record = testing.record([START, START], version=VersionKey("late", 0), members=members)
+    both = convert.prediction_to_proto(ports.StoredPrediction(record.payload, 0, 1, ())).members
+    assert [proto.from_proto(each.outputs)["probability"].to_list() for each in both] == [
+        [0.5],
+        [0.75],
+    ]
+    assert [(each.version, each.weight, each.error) for each in both] == [(1, 1, ""), (2, 2, "")]
+    first, second = convert.prediction_to_proto(
+        ports.StoredPrediction(record.payload, 1, 1, ())
+    ).members
+    assert proto.from_proto(first.outputs)["probability"].to_list() == [0.25]
+    assert (second.error, len(second.outputs.columns)) == ("INTERNAL: broke", 0)
+
+
+def test_record_refuses_members_of_other_length() -> None:
+    """A member must have answered the rows that there are."""
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        testing.record([START], members=[member(1, [0.5]), member(2, [0.5, 0.5])])
+    assert caught.value.violations[0].field == "record.members[1].outputs.rows"

@@ -19,7 +19,7 @@ from setpoint.monitoring.v1 import monitoring_service_pb2 as pb
 from setpoint.registry.v1 import model_pb2, registry_service_pb2
 from setpoint_columns import proto
 from setpoint_monitoring import config, testing, wiring
-from setpoint_monitoring.domain.records import HOUR
+from setpoint_monitoring.domain.records import HOUR, VersionKey
 from setpoint_monitoring.testing import START
 from setpoint_rpc import channel
 from setpoint_rpc.server import Server, ServerOptions
@@ -287,6 +287,26 @@ async def test_shadows_are_told_and_compared(service: Service) -> None:
     assert compared.mean_absolute_difference == 0.125
     assert compared.shadow_loss < compared.primary_loss
     assert not compared.HasField("loss_difference_lower")
+
+
+async def test_ensembles_are_measured(service: Service) -> None:
+    """What several versions answered together counts for version 0, by the task of the model."""
+    known = [ids.uuid7(), ids.uuid7()]
+    record = testing.message(
+        [START, START], version=VersionKey("late", 0), prediction_ids=known, scores=[0.75, 0.25]
+    )
+    request = ingest_service_pb2.IngestPredictionsRequest(records=[record])
+    await service.ingest.IngestPredictions(request)
+    outcomes = testing.outcomes([(each, 1.0, START + HOUR) for each in known])
+    await service.ingest.IngestOutcomes(ingest_service_pb2.IngestOutcomesRequest(outcomes=outcomes))
+    found = await service.stub.GetPerformance(pb.GetPerformanceRequest(model="late", range=RANGE))
+    (window,) = found.windows
+    assert (window.model_version.version, window.labelled) == (0, 2)
+    assert window.metrics["accuracy"] == 0.5
+    evaluated = await service.stub.EvaluateAlerts(
+        pb.EvaluateAlertsRequest(model="late", as_of_time=START + 48 * HOUR)
+    )
+    assert not evaluated.changed
 
 
 async def test_acknowledge_alert_states(service: Service) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from setpoint.common.v1 import column_pb2
 from setpoint.feature.v1 import definition_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2
 from setpoint.router.v1 import route_pb2
@@ -41,8 +42,16 @@ def show(prediction: prediction_pb2.Prediction, route: route_pb2.Route, console:
 def versions(route: route_pb2.Route) -> str:
     """Returns which versions a revision of a route answers with, and which get copies."""
     told = [f"v{each.version} {each.basis_points / 100:g} %" for each in route.weights]
+    if route.HasField("ensemble"):
+        told.append(_ensemble(route.ensemble))
     told += [f"shadow v{each.version} {each.basis_points / 100:g} %" for each in route.shadows]
     return ", ".join(told)
+
+
+def _ensemble(ensemble: route_pb2.Ensemble) -> str:
+    kind = route_pb2.Combination.Name(ensemble.combination).removeprefix("COMBINATION_")
+    members = " + ".join(f"v{each.version}×{each.weight}" for each in ensemble.members)
+    return f"{kind.lower().replace('_', ' ')} of {members}, {ensemble.quorum} must answer"
 
 
 def shadow_facts(
@@ -75,10 +84,12 @@ def _facts(
     if prediction.status:
         code = code_pb2.Code.Name(code_pb2.Code.ValueType(prediction.status))
         yield "failed", f"{code}: {prediction.error}"
-        yield "meant for", f"{version.model} version {version.version}"
+        yield "meant for", f"{version.model} {_who(prediction)}"
     else:
-        outputs = _outputs(prediction)
-        yield "answered", f"{version.model} version {version.version}: {outputs}"
+        yield "answered", f"{version.model} {_who(prediction)}: {_outputs(prediction)}"
+    for member in prediction.members:
+        answer = member.error or _row(member.outputs)
+        yield "member", f"version {member.version}, weight {member.weight}: {answer}"
     yield "why", _why(prediction, route)
     if prediction.feature_set.name:
         yield (
@@ -94,6 +105,8 @@ def _why(prediction: prediction_pb2.Prediction, route: route_pb2.Route) -> str:
     weights = ", ".join(
         f"version {each.version} {each.basis_points / 100:g} %" for each in route.weights
     )
+    if route.HasField("ensemble"):
+        weights = _ensemble(route.ensemble)
     if prediction.kind == prediction_pb2.PREDICTION_KIND_SHADOW:
         weights = ", ".join(
             f"shadow {each.version} {each.basis_points / 100:g} %" for each in route.shadows
@@ -150,8 +163,17 @@ def _inputs(prediction: prediction_pb2.Prediction) -> Table:
     return table
 
 
+def _who(prediction: prediction_pb2.Prediction) -> str:
+    version = prediction.model_version.version
+    return f"version {version}" if version else "ensemble"
+
+
 def _outputs(prediction: prediction_pb2.Prediction) -> str:
-    values = proto.from_proto(prediction.outputs).row(0)
+    return _row(prediction.outputs)
+
+
+def _row(outputs: column_pb2.ColumnBatch) -> str:
+    values = proto.from_proto(outputs).row(0)
     return ", ".join(
         f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
         for name, value in values.items()

@@ -54,7 +54,10 @@ def predict(
     for name, output in answer.outputs.items():
         console.print(f"{name} = [bold]{output}[/]")
     why = answer.assignment
-    console.print(f"{why.model} version {why.version}, route revision {why.route_revision}")
+    who = f"version {why.version}"
+    if why.versions:
+        who = f"versions {', '.join(map(str, why.versions))} together"
+    console.print(f"{why.model} {who}, route revision {why.route_revision}")
     for degradation in answer.degradations:
         console.print(f"[yellow]degraded[/] {degradation.kind} {degradation.subject}")
     console.print(f"explain it with: setpoint explain {answer.prediction_id}", highlight=False)

@@ -50,9 +50,11 @@ class Assignment:
     version: int
     slot: int
     reason: str
-    """`OVERRIDE`, `SLOT` or `FALLBACK`."""
+    """`OVERRIDE`, `SLOT`, `FALLBACK` or `ENSEMBLE`."""
     explanation: str = ""
     """In words; given by `explain_assignment` alone."""
+    versions: tuple[int, ...] = ()
+    """Those whose answers were combined, where `version` is 0: the route's ensemble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,7 @@ def assignment(message: route_pb2.Assignment, explanation: str = "") -> Assignme
         slot=message.slot,
         reason=_name(route_pb2.AssignmentReason, message.reason),
         explanation=explanation,
+        versions=tuple(message.versions),
     )
 
 

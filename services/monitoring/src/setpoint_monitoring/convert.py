@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,11 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
     inputs = _side(message.inputs, predictions.rows, f"{field}.inputs")
     outputs = _side(message.outputs, predictions.rows, f"{field}.outputs")
     _side(message.entities, predictions.rows, f"{field}.entities")
+    for number, member in enumerate(message.members):
+        path = f"{field}.members[{number}]"
+        _side(member.outputs, predictions.rows, f"{path}.outputs")
+        failures = _side(member.failures, predictions.rows, f"{path}.failures")
+        _check_types(failures, {"error": DataType.STRING}, f"{path}.failures")
     primaries = _primaries(message.kind, predictions, f"{field}")
     _check_provenance(message, inputs, predictions.rows, field)
     scores = _scores(outputs, message.score_column)
@@ -270,7 +276,8 @@ def prediction_to_proto(stored: ports.StoredPrediction) -> prediction_pb2.Predic
         kind=message.kind or prediction_pb2.PREDICTION_KIND_SERVED,
         primary_prediction_id=row.get(_PRIMARY) or "",
         shadows=[prediction_to_proto(each) for each in stored.shadows],
-        chosen_version=row.get("chosen_version") or message.model_version.version,
+        chosen_version=_chosen(row, message),
+        members=[_member(each, stored.position) for each in message.members],
     )
     for stage in _STAGES:
         spent = row.get(f"{stage}_microseconds")
@@ -279,6 +286,24 @@ def prediction_to_proto(stored: ports.StoredPrediction) -> prediction_pb2.Predic
     if story.reply_time and story.arrival_time:
         story.stage_microseconds["total"] = story.reply_time - story.arrival_time
     return story
+
+
+def _chosen(row: Mapping[str, Any], message: prediction_pb2.PredictionRecords) -> int:
+    """Takes the version that was assigned, which may be the ensemble: 0 is a version too."""
+    chosen = row.get("chosen_version")
+    return message.model_version.version if chosen is None else int(chosen)
+
+
+def _member(message: prediction_pb2.MemberAnswers, position: int) -> prediction_pb2.MemberAnswer:
+    error = None
+    if message.failures.columns:
+        error = proto.from_proto(message.failures).row(position).get("error")
+    return prediction_pb2.MemberAnswer(
+        version=message.version,
+        weight=message.weight,
+        outputs=None if error else _one_row(message.outputs, position),
+        error=error or "",
+    )
 
 
 def _one_row(message: column_pb2.ColumnBatch, position: int) -> column_pb2.ColumnBatch:

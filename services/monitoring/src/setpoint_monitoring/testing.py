@@ -40,6 +40,7 @@ def message(
     failed: Sequence[bool] | None = None,
     copies: Sequence[str] | None = None,
     chosen: Sequence[int | None] | None = None,
+    members: Sequence[prediction_pb2.MemberAnswers] = (),
 ) -> prediction_pb2.PredictionRecords:
     """Return the record of predictions at some times, as a router ships it.
 
@@ -83,6 +84,7 @@ def message(
         input_event_times=[np.array([time - 10 for time in times], "<i8").tobytes()],
         outputs=proto.to_proto(outputs),
         score_column="probability",
+        members=members,
         kind=(
             prediction_pb2.PREDICTION_KIND_SERVED
             if copies is None

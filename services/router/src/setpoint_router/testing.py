@@ -152,6 +152,8 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
         """Rows that each version was asked about."""
         self.poison: Callable[[Columns], errors.SetpointError | None] | None = None
         """Looks at the inputs of a call and may refuse them as a whole."""
+        self.poisons: dict[int, Callable[[Columns], errors.SetpointError | None]] = {}
+        """The same for one version."""
 
     async def Predict(
         self, request: inference_service_pb2.PredictRequest, context: Context
@@ -165,7 +167,8 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
             await self.gates[version].wait()
         if version in self.version_errors:
             raise self.version_errors[version]
-        if self.poison is not None and (error := self.poison(inputs)) is not None:
+        poison = self.poisons.get(version, self.poison)
+        if poison is not None and (error := poison(inputs)) is not None:
             raise error
         scores = score(inputs, version)
         outputs = Columns(inputs.rows, [Column.from_numpy("score", scores)])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import grpc
 
 from setpoint.common.v1 import reference_pb2
-from setpoint.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
+from setpoint.registry.v1 import model_pb2, registry_service_pb2, registry_service_pb2_grpc
 from setpoint_monitoring import convert
-from setpoint_monitoring.domain.records import VersionFacts, VersionKey
+from setpoint_monitoring.domain.records import ENSEMBLE, VersionFacts, VersionKey
 from setpoint_rpc import channel
 
 
@@ -27,16 +27,23 @@ class RegistryClient:
         return known
 
     async def _ask(self, version: VersionKey) -> VersionFacts:
-        reference = reference_pb2.ModelVersionReference(
-            model=version.model, version=version.version
-        )
         try:
-            found = await self._stub.GetModelVersion(
-                registry_service_pb2.GetModelVersionRequest(model_version=reference)
-            )
+            manifest = await self._manifest(version)
             model = await self._stub.GetModel(
                 registry_service_pb2.GetModelRequest(name=version.model)
             )
         except grpc.aio.AioRpcError as error:
             raise channel.from_rpc_error(error) from error
-        return convert.facts_from_proto(found.model_version.manifest, model.model.task)
+        return convert.facts_from_proto(manifest, model.model.task)
+
+    async def _manifest(self, version: VersionKey) -> model_pb2.Manifest:
+        if version.version == ENSEMBLE:
+            # It was not registered; what is known is the task of its members.
+            return model_pb2.Manifest()
+        reference = reference_pb2.ModelVersionReference(
+            model=version.model, version=version.version
+        )
+        found = await self._stub.GetModelVersion(
+            registry_service_pb2.GetModelVersionRequest(model_version=reference)
+        )
+        return found.model_version.manifest

@@ -16,9 +16,13 @@ HOUR = 3_600_000_000
 """Microseconds."""
 
 
+ENSEMBLE = 0
+"""Number of the version that the common answers of several versions count for."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class VersionKey:
-    """One version of a model."""
+    """One version of a model, or its ensembles."""
 
     model: str
     version: int

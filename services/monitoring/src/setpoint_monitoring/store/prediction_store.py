@@ -275,7 +275,6 @@ class PredictionStore:
             sa.select(
                 each.c.version, sa.func.min(each.c.event_time), sa.func.max(each.c.event_time)
             )
-            .where(each.c.version > 0)
             .group_by(each.c.version)
             .order_by(each.c.version)
         )

@@ -15,6 +15,8 @@ from setpoint.router.v1 import router_service_pb2
 from setpoint_columns import Column, DataType
 from setpoint_columns import proto as columns_proto
 from setpoint_router.domain import degradation
+from setpoint_router.domain.degradation import DegradationKind
+from setpoint_router.domain.ensemble import MemberAnswer
 from setpoint_router.domain.plan import Plan
 from setpoint_router.domain.work import Work
 from setpoint_rpc import status
@@ -99,6 +101,8 @@ class WorkRecorder:
             if is_degraded:
                 for kind, subject in work.degradations_of(row):
                     reply.degradations.add(kind=int(kind), subject=subject)
+                    if kind is DegradationKind.ENSEMBLE_PARTIAL:
+                        assignment.versions.remove(int(subject))
             replies.append(reply)
         return replies
 
@@ -113,6 +117,7 @@ def _reply_template(work: Work) -> router_service_pb2.PredictResponse:
         found.assignment.route_revision = plan.route.revision
         found.assignment.model_version.model = plan.route.content.model
         found.assignment.model_version.version = plan.version.version
+        found.assignment.versions.extend(each.version.version for each in plan.members)
         if not work.is_given and plan.feature_set is not None:
             found.feature_set.name = plan.feature_set.name
             found.feature_set.version = plan.feature_set.version
@@ -207,7 +212,7 @@ def _add_outcomes(batch: column_pb2.ColumnBatch, work: Work) -> None:
 def _add_chosen(batch: column_pb2.ColumnBatch, work: Work) -> None:
     """Adds the versions that the fallback stood in for, if there are any."""
     chosen = [degradation.chosen_version(work.degradations_of(row)) for row in range(work.rows)]
-    if not any(chosen):
+    if chosen.count(None) == len(chosen):
         return
     numbers = array("q", [version or 0 for version in chosen]).tobytes()
     _add_numbers(batch, "chosen_version", DataType.INT64, numbers)
@@ -239,6 +244,18 @@ def _add_columns(message: prediction_pb2.PredictionRecords, work: Work) -> None:
     if work.outputs is not None:
         message.outputs.CopyFrom(columns_proto.to_proto(work.outputs))
     message.outputs.rows = rows
+    for answer in work.members or ():
+        _add_member(message.members.add(), answer, rows)
+
+
+def _add_member(message: prediction_pb2.MemberAnswers, answer: MemberAnswer, rows: int) -> None:
+    message.version, message.weight = answer.member.version, answer.member.weight
+    if answer.outputs is not None:
+        message.outputs.CopyFrom(columns_proto.to_proto(answer.outputs))
+    if failed := answer.errors:
+        message.failures.rows = rows
+        texts = [error_text(failed[row]) if row in failed else None for row in range(rows)]
+        _add_text(message.failures, "error", texts)
 
 
 # Columns are written straight into their message; going through arrays first would double the

@@ -9,6 +9,7 @@ from setpoint.registry.v1 import model_pb2
 from setpoint.router.v1 import route_pb2
 from setpoint_columns import proto as columns_proto
 from setpoint_router import ports
+from setpoint_router.domain.ensemble import Combination, Ensemble, Member
 from setpoint_router.domain.route import (
     AssignmentReason,
     Content,
@@ -59,6 +60,33 @@ def content_from_proto(message: route_pb2.Route) -> Content:
         actor=message.actor,
         reason=message.reason,
         shadows=tuple(Shadow(each.version, each.basis_points) for each in message.shadows),
+        ensemble=_ensemble(message.ensemble) if message.HasField("ensemble") else None,
+    )
+
+
+def _ensemble(message: route_pb2.Ensemble) -> Ensemble:
+    path = "route.ensemble.combination"
+    try:
+        combination = Combination(message.combination)
+    except ValueError:
+        raise errors.invalid(path, message.combination, "must be a known combination") from None
+    return Ensemble(
+        members=tuple(Member(each.version, each.weight or 1) for each in message.members),
+        combination=combination,
+        quorum=message.quorum or len(message.members),
+        member_deadline_us=message.member_deadline_microseconds,
+    )
+
+
+def _ensemble_to_proto(found: Ensemble) -> route_pb2.Ensemble:
+    return route_pb2.Ensemble(
+        members=[
+            route_pb2.EnsembleMember(version=each.version, weight=each.weight)
+            for each in found.members
+        ],
+        combination=int(found.combination),  # type: ignore[arg-type]  # equal numbers
+        quorum=found.quorum,
+        member_deadline_microseconds=found.member_deadline_us,
     )
 
 
@@ -95,6 +123,7 @@ def route_to_proto(route: Route) -> route_pb2.Route:
             route_pb2.Shadow(version=each.version, basis_points=each.basis_points)
             for each in content.shadows
         ],
+        ensemble=None if content.ensemble is None else _ensemble_to_proto(content.ensemble),
     )
 
 
@@ -223,6 +252,8 @@ def assignment_to_proto(
     route: Route, version: int, slot: int, reason: AssignmentReason
 ) -> route_pb2.Assignment:
     """Returns a choice as a message."""
+    found = route.content.ensemble
+    members = found.members if found is not None and not version else ()
     return route_pb2.Assignment(
         route=route.name,
         route_revision=route.revision,
@@ -231,6 +262,7 @@ def assignment_to_proto(
         ),
         slot=slot,
         reason=int(reason),  # type: ignore[arg-type]  # equal numbers
+        versions=[each.version for each in members],
     )
 
 

@@ -16,6 +16,7 @@ class DegradationKind(enum.IntEnum):
     CHECKS_SKIPPED = 6
     FALLBACK_VERSION = 7
     UNRECORDED = 8
+    ENSEMBLE_PARTIAL = 9
 
 
 OF_INPUTS = frozenset(

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_columns import DataType
-from setpoint_router.domain import assignment, shadow
+from setpoint_router.domain import assignment, combination, shadow
+from setpoint_router.domain.ensemble import Ensemble
 from setpoint_router.domain.route import (
     AssignmentReason,
     FeatureSet,
@@ -49,10 +50,13 @@ class Plan:
     input_types: Mapping[str, DataType]
     """The model's inputs by name."""
     index: int
-    """Position among the plans of its route; -1 for a shadow."""
+    """Position among the plans of its route; -1 for shadows and members of an ensemble."""
     kind: Kind = Kind.SERVED
     shadows: "tuple[ShadowPlan, ...]" = ()
     """Who gets copies of what this one has answered."""
+    ensemble: Ensemble | None = None
+    members: "tuple[Plan, ...]" = ()
+    """Those who answer together instead of `version`, which is then what they have in common."""
     cache: dict[str, Any] = field(default_factory=dict)
     """What other layers have worked out from this plan, once."""
 
@@ -87,13 +91,14 @@ class ServingRoute:
     overrides: Mapping[str, Plan]
     fallback: Plan | None
     salt_prefix: str
+    slot_reason: AssignmentReason
 
     def assign(self, key: str) -> tuple[Plan, int, AssignmentReason]:
         """Returns plan, slot and reason for a key."""
         slot = assignment.xxh3((self.salt_prefix + key).encode()) % assignment.SLOTS
         if self.overrides and (plan := self.overrides.get(key)) is not None:
             return plan, slot, AssignmentReason.OVERRIDE
-        return self.plans[self.by_slot[slot]], slot, AssignmentReason.SLOT
+        return self.plans[self.by_slot[slot]], slot, self.slot_reason
 
 
 def serving_route(route: Route) -> ServingRoute:
@@ -112,8 +117,9 @@ def serving_route(route: Route) -> ServingRoute:
             names,
             index,
             shadows=tuple([each for each in shadows if each.plan.version is not version]),
+            **fields,
         )
-        for index, version in enumerate(_serving(route))
+        for index, (version, fields) in enumerate(_serving(route, names))
     )
     by_version = {plan.version.version: plan for plan in plans}
     positions = {version: plan.index for version, plan in by_version.items()}
@@ -124,12 +130,24 @@ def serving_route(route: Route) -> ServingRoute:
         overrides={key: by_version[version] for key, version in content.overrides.items()},
         fallback=by_version.get(content.fallback_version),
         salt_prefix=f"{content.salt}\0",
+        slot_reason=content.slot_reason,
     )
 
 
-def _serving(route: Route) -> list[ServedVersion]:
-    serving = route.content.serving
-    return [each for each in route.served if each.version in serving]
+def _serving(route: Route, names: Names) -> list[tuple[ServedVersion, dict[str, Any]]]:
+    """Returns who answers callers, with what is special about it."""
+    serving, ensemble = route.content.serving, route.content.ensemble
+    found: list[tuple[ServedVersion, dict[str, Any]]] = [
+        (each, {}) for each in route.served if each.version in serving
+    ]
+    if ensemble is not None:
+        versions = {each.version: each for each in route.served}
+        members = tuple(
+            _plan(route, versions[each.version], names, -1) for each in ensemble.members
+        )
+        joint = combination.joint_version(ensemble, route.served)
+        found.append((joint, {"ensemble": ensemble, "members": members}))
+    return found
 
 
 def _plan(route: Route, version: ServedVersion, names: Names, index: int, **fields: Any) -> Plan:

@@ -4,8 +4,11 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from setpoint_columns import DataType
 from setpoint_router.domain import assignment
+from setpoint_router.domain import ensemble as ensembles
 from setpoint_router.domain import shadow as shadows_module
 from setpoint_router.domain.shadow import Shadow
 from setpoint_runtime import errors, names
@@ -36,6 +39,7 @@ class AssignmentReason(enum.IntEnum):
     SLOT = 2
     FALLBACK = 3
     SHADOW = 4
+    ENSEMBLE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,11 @@ class Content:
     actor: str = ""
     reason: str = ""
     shadows: tuple[Shadow, ...] = ()
+    ensemble: ensembles.Ensemble | None = None
 
     @property
     def serving(self) -> frozenset[int]:
-        """All versions that may have to answer callers."""
+        """All versions that may have to answer callers alone."""
         named = set(self.weights) | set(self.overrides.values())
         if self.fallback_version:
             named.add(self.fallback_version)
@@ -108,8 +113,16 @@ class Content:
 
     @property
     def versions(self) -> tuple[int, ...]:
-        """All versions that may be asked, shadows among them, in order."""
-        return tuple(sorted(self.serving | {each.version for each in self.shadows}))
+        """All versions that may be asked, shadows and members among them, in order."""
+        named = set(self.serving) | {each.version for each in self.shadows}
+        if self.ensemble is not None:
+            named |= {each.version for each in self.ensemble.members}
+        return tuple(sorted(named))
+
+    @property
+    def slot_reason(self) -> AssignmentReason:
+        """Why a key without an override gets what it gets."""
+        return AssignmentReason.SLOT if self.ensemble is None else AssignmentReason.ENSEMBLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +147,7 @@ class Route:
         override = self.content.overrides.get(key)
         if override is not None:
             return override, slot, AssignmentReason.OVERRIDE
-        return int(self.slots[slot]), slot, AssignmentReason.SLOT
+        return int(self.slots[slot]), slot, self.content.slot_reason
 
     def shadows_of(self, key: str) -> tuple[shadows_module.Choice, ...]:
         """Returns for each shadow whether it gets copies of a key's predictions."""
@@ -150,7 +163,15 @@ def check_content(content: Content) -> None:
     """
     names.check_name("route.name", content.name)
     names.check_name("route.model", content.model)
-    assignment.check_weights(content.weights)
+    if content.ensemble is None:
+        assignment.check_weights(content.weights)
+    else:
+        ensembles.check(content.ensemble)
+        if content.weights:
+            rule = "must be empty beside an ensemble"
+            raise errors.invalid(
+                "route.weights", dict(content.weights), rule, errors.Reason.INVALID_WEIGHTS
+            )
     if len(content.overrides) > MAX_OVERRIDES:
         raise errors.invalid(
             "route.overrides", len(content.overrides), f"must be at most {MAX_OVERRIDES}"
@@ -207,7 +228,11 @@ def _revision(
     table = assignment.empty_table() if previous is None else previous.slots
     # The revision is part of the draw, so that one canary after the other does not fall on the
     # same keys.
-    slots, moved = assignment.rebalance(table, content.weights, f"{salt}\0{revision}")
+    if content.ensemble is None:
+        slots, moved = assignment.rebalance(table, content.weights, f"{salt}\0{revision}")
+    else:
+        slots = assignment.empty_table()
+        moved = int(np.count_nonzero(table != slots))
     slots.setflags(write=False)
     return Route(
         content=_with_salt(content, salt),
@@ -233,4 +258,5 @@ def _with_salt(content: Content, salt: str) -> Content:
         actor=content.actor,
         reason=content.reason,
         shadows=content.shadows,
+        ensemble=content.ensemble,
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from setpoint_columns import Column, Columns
 from setpoint_router.domain.degradation import Degradation
+from setpoint_router.domain.ensemble import MemberAnswer
 from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import AssignmentReason
 from setpoint_runtime import errors
@@ -118,6 +119,7 @@ class Work:
         "jobs",
         "keys",
         "marks",
+        "members",
         "outputs",
         "plan",
         "prediction_ids",
@@ -160,6 +162,8 @@ class Work:
         self.statuses: Sequence[bytes] = ()
         self.value_times: Sequence[bytes] = ()
         self.outputs: Columns | None = None
+        self.members: Sequence[MemberAnswer] | None = None
+        """What the members of an ensemble said."""
         self.errors: dict[int, errors.SetpointError] = {}
         self.degradations: dict[int, list[Degradation]] = {}
         self.common: tuple[Degradation, ...] = ()
@@ -243,6 +247,8 @@ class Work:
         made.value_times = [
             np.frombuffer(each, "<i8")[indices].tobytes() for each in self.value_times
         ]
+        if self.members is not None:
+            made.members = [each.take(rows) for each in self.members]
         made.errors = {at: self.errors[row] for at, row in enumerate(rows) if row in self.errors}
         made.degradations = {
             at: list(self.degradations[row])

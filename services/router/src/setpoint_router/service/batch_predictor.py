@@ -233,6 +233,7 @@ class BatchPredictor:
             rows = np.flatnonzero(batch.plans == plan.index)
             version = plan.version
             columns = len(version.features) + len(version.request_fields) + len(version.inputs)
+            columns += len(plan.members) * len(version.outputs)
             # Features come back as wide as they are wide in the record.
             size = table.row_bytes(batch.ask.rows) + _RECORD_BYTES
             size += columns * (_COLUMN_BYTES + (0 if batch.is_given else 8))
@@ -407,7 +408,7 @@ def _assigned(
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
     """Return positions of plans, and reasons for keys."""
     plans = np.frombuffer(route.by_slot, np.uint16).astype(np.intp)[slots]
-    reasons = np.full(len(keys), int(AssignmentReason.SLOT), np.int32)
+    reasons = np.full(len(keys), int(route.slot_reason), np.int32)
     if route.overrides:
         for row, key in enumerate(keys.tolist()):
             override = route.overrides.get(key)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from setpoint_router import ports
-from setpoint_router.domain import assignment
+from setpoint_router.domain import assignment, combination
 from setpoint_router.domain.route import (
     AssignmentReason,
     Content,
@@ -143,6 +143,8 @@ class RouteService:
     async def _resolve(self, content: Content) -> tuple[ServedVersion, ...]:
         """Ask what the versions need, and have them loaded."""
         served = [await self._served(content.model, version) for version in content.versions]
+        if content.ensemble is not None:
+            combination.joint_version(content.ensemble, served)
         await asyncio.gather(*(self._load(content.model, version) for version in content.versions))
         return tuple(served)
 
@@ -214,6 +216,12 @@ def _explained(route: Route, key: str, slot: int, reason: AssignmentReason) -> s
     where = f"revision {route.revision} of route {route.name}"
     if reason is AssignmentReason.OVERRIDE:
         return f"{where} has an override of this key for version {version}"
+    if (ensemble := route.content.ensemble) is not None:
+        members = ", ".join(str(each.version) for each in ensemble.members)
+        return (
+            f"{where} has an ensemble for every key: the {ensemble.combination.name} of versions "
+            f"{members}, of which {ensemble.quorum} must answer"
+        )
     share = int((route.slots == version).sum())
     return (
         f"xxh3_64(salt, key) mod {assignment.SLOTS} is {slot}; in {where} slot {slot} belongs to "

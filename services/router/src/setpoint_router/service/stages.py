@@ -22,9 +22,10 @@ from setpoint_router.domain.degradation import (
     DegradationKind,
     FeatureStatus,
 )
+from setpoint_router.domain.ensemble import Ensemble
 from setpoint_router.domain.route import FeatureFailurePolicy, FeatureSet, Field, SpoolFullPolicy
 from setpoint_router.domain.work import NO_TIME, Mark, Trace, Work, assembled
-from setpoint_router.service import halving
+from setpoint_router.service import ensemble, halving
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
@@ -268,17 +269,11 @@ class Stages:
         work.waited_us = max(0, started_us - work.prepared_us)
         started = time.perf_counter()
 
-        async def ask(asked: halving.Rows) -> Columns:
-            try:
-                return await self.predict(work, asked, header)
-            except _GONE as error:
-                if len(asked) == len(rows):
-                    raise VersionUnavailable(error) from error
-                raise
-
-        attempt = halving.Halving(ask)
         try:
-            await attempt.run(rows)
+            if work.plan.ensemble is None:
+                await self._ask(work, rows, header)
+            else:
+                await self._ask_together(work, work.plan.ensemble, rows, header)
         finally:
             microseconds = int((time.perf_counter() - started) * 1e6)
             work.inference_us = microseconds
@@ -294,9 +289,46 @@ class Stages:
                         len(rows),
                     )
                 )
+
+    async def _ask(self, work: Work, rows: halving.Rows, header: str | None) -> None:
+        """Ask the version of a work; each row gets an answer or an error."""
+
+        async def ask(asked: halving.Rows) -> Columns:
+            try:
+                return await self.predict(work, asked, header)
+            except _GONE as error:
+                if len(asked) == len(rows):
+                    raise VersionUnavailable(error) from error
+                raise
+
+        attempt = halving.Halving(ask)
+        await attempt.run(rows)
         for row, error in attempt.errors.items():
             work.fail(row, inference_error(error))
         work.outputs = assembled(attempt.parts, work.rows)
+
+    async def _ask_together(
+        self, work: Work, found: Ensemble, rows: halving.Rows, header: str | None
+    ) -> None:
+        """Ask the members of an ensemble; each row gets their common answer or an error."""
+
+        async def ask(member: Work) -> errors.SetpointError | None:
+            try:
+                await self._ask(member, rows, header)
+            except VersionUnavailable as gone:
+                return gone.error
+            return None
+
+        if len(rows) == work.rows:
+            self._encoded(work)
+        error = await ensemble.answer(work, found, rows, ask)
+        if error is not None:
+            raise VersionUnavailable(error)
+
+    def _encoded(self, work: Work) -> Any:
+        if work.encoded_inputs is None:
+            work.encoded_inputs = self._codec.encode(_inputs(work))
+        return work.encoded_inputs
 
     async def predict(self, work: Work, rows: npt.NDArray[np.intp], header: str | None) -> Columns:
         """Run the version on some rows of a work.
@@ -311,13 +343,10 @@ class Stages:
             raise errors.DeadlineExceededError(
                 errors.Reason.DEADLINE_EXCEEDED, "no time was left to ask for the answer"
             )
-        inputs = _inputs(work)
         if len(rows) == work.rows:
-            if work.encoded_inputs is None:
-                work.encoded_inputs = self._codec.encode(inputs)
-            encoded = work.encoded_inputs
+            encoded = self._encoded(work)
         else:
-            encoded = self._codec.encode(inputs.take(rows))
+            encoded = self._codec.encode(_inputs(work).take(rows))
         try:
             outputs = await self._inference.predict(work.plan, encoded, seconds, header)
         except errors.DeadlineExceededError as error:
@@ -387,7 +416,8 @@ class Stages:
 
 def inference_error(error: errors.SetpointError) -> errors.SetpointError:
     """Return what callers are told when inference did not answer."""
-    if isinstance(error, _TOLD_AS_THEY_ARE):
+    is_told = isinstance(error, _TOLD_AS_THEY_ARE)
+    if is_told or error.reason is errors.Reason.ENSEMBLE_BELOW_QUORUM:
         return error
     if isinstance(error, _GONE):
         return errors.UnavailableError(

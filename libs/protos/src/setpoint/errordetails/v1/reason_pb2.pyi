@@ -104,6 +104,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The feature service did not answer in time and the features have no stated fall-back."""
     REASON_INFERENCE_UNAVAILABLE: _Reason.ValueType  # 75
     """Inference did not answer in time."""
+    REASON_ENSEMBLE_BELOW_QUORUM: _Reason.ValueType  # 76
+    """Fewer members of an ensemble answered than its quorum."""
     REASON_SUITE_NOT_FOUND: _Reason.ValueType  # 80
     """The suite does not exist."""
     REASON_VALIDATION_RUN_NOT_FOUND: _Reason.ValueType  # 81
@@ -228,6 +230,8 @@ REASON_FEATURES_UNAVAILABLE: Reason.ValueType  # 74
 """The feature service did not answer in time and the features have no stated fall-back."""
 REASON_INFERENCE_UNAVAILABLE: Reason.ValueType  # 75
 """Inference did not answer in time."""
+REASON_ENSEMBLE_BELOW_QUORUM: Reason.ValueType  # 76
+"""Fewer members of an ensemble answered than its quorum."""
 REASON_SUITE_NOT_FOUND: Reason.ValueType  # 80
 """The suite does not exist."""
 REASON_VALIDATION_RUN_NOT_FOUND: Reason.ValueType  # 81

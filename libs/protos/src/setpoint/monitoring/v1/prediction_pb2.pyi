@@ -71,6 +71,7 @@ class PredictionRecords(google.protobuf.message.Message):
     SENSITIVE_INPUTS_FIELD_NUMBER: builtins.int
     SCORE_COLUMN_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
+    MEMBERS_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Name of the route; empty when the request named none that exists."""
     route_revision: builtins.int
@@ -83,7 +84,9 @@ class PredictionRecords(google.protobuf.message.Message):
     """What kind of predictions these are."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
-        """The version that answered; for failed predictions the last one that was tried, if any."""
+        """The version that answered; for failed predictions the last one that was tried, if any. Version 0 is an ensemble, see
+        members.
+        """
 
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
@@ -125,6 +128,10 @@ class PredictionRecords(google.protobuf.message.Message):
     def sensitive_inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of inputs that are sensitive."""
 
+    @property
+    def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MemberAnswers]:
+        """What the members of an ensemble answered, in their order; empty when one version answered."""
+
     def __init__(
         self,
         *,
@@ -142,11 +149,82 @@ class PredictionRecords(google.protobuf.message.Message):
         sensitive_inputs: collections.abc.Iterable[builtins.str] | None = ...,
         score_column: builtins.str = ...,
         kind: Global___PredictionKind.ValueType = ...,
+        members: collections.abc.Iterable[Global___MemberAnswers] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "kind", b"kind", "members", b"members", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
 
 Global___PredictionRecords: typing_extensions.TypeAlias = PredictionRecords
+
+@typing.final
+class MemberAnswers(google.protobuf.message.Message):
+    """MemberAnswers is what one member of an ensemble answered."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    FAILURES_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """Its version."""
+    weight: builtins.int
+    """Its weight."""
+    @property
+    def outputs(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """Its output columns, rows as in predictions, null where it gave no answer; no columns when it gave none at all."""
+
+    @property
+    def failures(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """Column error (STRING: reason and message, null where it answered or was not asked), rows as in predictions; no columns
+        when it failed nowhere.
+        """
+
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        weight: builtins.int = ...,
+        outputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        failures: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["failures", b"failures", "outputs", b"outputs"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["failures", b"failures", "outputs", b"outputs", "version", b"version", "weight", b"weight"]) -> None: ...
+
+Global___MemberAnswers: typing_extensions.TypeAlias = MemberAnswers
+
+@typing.final
+class MemberAnswer(google.protobuf.message.Message):
+    """MemberAnswer is what one member of an ensemble said to one prediction."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """Its version."""
+    weight: builtins.int
+    """Its weight."""
+    error: builtins.str
+    """Reason and message when it gave none."""
+    @property
+    def outputs(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """Its outputs, one row; no columns when it gave no answer."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        weight: builtins.int = ...,
+        outputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        error: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["outputs", b"outputs"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "outputs", b"outputs", "version", b"version", "weight", b"weight"]) -> None: ...
+
+Global___MemberAnswer: typing_extensions.TypeAlias = MemberAnswer
 
 @typing.final
 class Prediction(google.protobuf.message.Message):
@@ -198,6 +276,7 @@ class Prediction(google.protobuf.message.Message):
     PRIMARY_PREDICTION_ID_FIELD_NUMBER: builtins.int
     SHADOWS_FIELD_NUMBER: builtins.int
     CHOSEN_VERSION_FIELD_NUMBER: builtins.int
+    MEMBERS_FIELD_NUMBER: builtins.int
     prediction_id: builtins.str
     """UUIDv7."""
     event_time: builtins.int
@@ -276,6 +355,10 @@ class Prediction(google.protobuf.message.Message):
         this one, which are not told again.
         """
 
+    @property
+    def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MemberAnswer]:
+        """What each member of the ensemble said; empty when one version answered."""
+
     def __init__(
         self,
         *,
@@ -307,9 +390,10 @@ class Prediction(google.protobuf.message.Message):
         primary_prediction_id: builtins.str = ...,
         shadows: collections.abc.Iterable[Global___Prediction] | None = ...,
         chosen_version: builtins.int = ...,
+        members: collections.abc.Iterable[Global___MemberAnswer] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["arrival_time", b"arrival_time", "assignment_key", b"assignment_key", "assignment_reason", b"assignment_reason", "caller", b"caller", "chosen_version", b"chosen_version", "degradations", b"degradations", "entities", b"entities", "error", b"error", "event_time", b"event_time", "feature_set", b"feature_set", "inputs", b"inputs", "kind", b"kind", "model_version", b"model_version", "outcomes", b"outcomes", "outputs", b"outputs", "prediction_id", b"prediction_id", "primary_prediction_id", b"primary_prediction_id", "provenance", b"provenance", "record_time", b"record_time", "reply_time", b"reply_time", "route", b"route", "route_revision", b"route_revision", "shadows", b"shadows", "slot", b"slot", "span_id", b"span_id", "stage_microseconds", b"stage_microseconds", "status", b"status", "trace_id", b"trace_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arrival_time", b"arrival_time", "assignment_key", b"assignment_key", "assignment_reason", b"assignment_reason", "caller", b"caller", "chosen_version", b"chosen_version", "degradations", b"degradations", "entities", b"entities", "error", b"error", "event_time", b"event_time", "feature_set", b"feature_set", "inputs", b"inputs", "kind", b"kind", "members", b"members", "model_version", b"model_version", "outcomes", b"outcomes", "outputs", b"outputs", "prediction_id", b"prediction_id", "primary_prediction_id", b"primary_prediction_id", "provenance", b"provenance", "record_time", b"record_time", "reply_time", b"reply_time", "route", b"route", "route_revision", b"route_revision", "shadows", b"shadows", "slot", b"slot", "span_id", b"span_id", "stage_microseconds", b"stage_microseconds", "status", b"status", "trace_id", b"trace_id"]) -> None: ...
 
 Global___Prediction: typing_extensions.TypeAlias = Prediction
 

@@ -20,6 +20,41 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Combination:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CombinationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Combination.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    COMBINATION_UNSPECIFIED: _Combination.ValueType  # 0
+    """Refused."""
+    COMBINATION_MEAN: _Combination.ValueType  # 1
+    """All members weigh the same. Needs a FLOAT column."""
+    COMBINATION_WEIGHTED_MEAN: _Combination.ValueType  # 2
+    """Members have their weights. Needs a FLOAT column."""
+    COMBINATION_VOTE: _Combination.ValueType  # 3
+    """Members have their weights; the first label column decides, and FLOAT columns are averaged over the members that voted for
+    the winner, so that a probability belongs to its label. Needs a label column.
+    """
+
+class Combination(_Combination, metaclass=_CombinationEnumTypeWrapper):
+    """Combination says how the answers of members become one, column by column: FLOAT columns are averaged, all others are labels
+    and are voted on. A null is no answer; where nobody answers the result is null. The label with the greatest weight wins, of
+    labels with equal weight the one whose first supporter stands first among the members.
+    """
+
+COMBINATION_UNSPECIFIED: Combination.ValueType  # 0
+"""Refused."""
+COMBINATION_MEAN: Combination.ValueType  # 1
+"""All members weigh the same. Needs a FLOAT column."""
+COMBINATION_WEIGHTED_MEAN: Combination.ValueType  # 2
+"""Members have their weights. Needs a FLOAT column."""
+COMBINATION_VOTE: Combination.ValueType  # 3
+"""Members have their weights; the first label column decides, and FLOAT columns are averaged over the members that voted for
+the winner, so that a probability belongs to its label. Needs a label column.
+"""
+Global___Combination: typing_extensions.TypeAlias = Combination
+
 class _SpoolFullPolicy:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -84,6 +119,8 @@ class _AssignmentReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrappe
     """The chosen version could not answer."""
     ASSIGNMENT_REASON_SHADOW: _AssignmentReason.ValueType  # 4
     """The version is a shadow and got a copy; in records alone, never in a reply."""
+    ASSIGNMENT_REASON_ENSEMBLE: _AssignmentReason.ValueType  # 5
+    """The route has an ensemble."""
 
 class AssignmentReason(_AssignmentReason, metaclass=_AssignmentReasonEnumTypeWrapper):
     """AssignmentReason says which rule chose the version."""
@@ -98,6 +135,8 @@ ASSIGNMENT_REASON_FALLBACK: AssignmentReason.ValueType  # 3
 """The chosen version could not answer."""
 ASSIGNMENT_REASON_SHADOW: AssignmentReason.ValueType  # 4
 """The version is a shadow and got a copy; in records alone, never in a reply."""
+ASSIGNMENT_REASON_ENSEMBLE: AssignmentReason.ValueType  # 5
+"""The route has an ensemble."""
 Global___AssignmentReason: typing_extensions.TypeAlias = AssignmentReason
 
 @typing.final
@@ -137,6 +176,7 @@ class Route(google.protobuf.message.Message):
     SERVED_VERSIONS_FIELD_NUMBER: builtins.int
     MOVED_SLOTS_FIELD_NUMBER: builtins.int
     SHADOWS_FIELD_NUMBER: builtins.int
+    ENSEMBLE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     model: builtins.str
@@ -175,6 +215,10 @@ class Route(google.protobuf.message.Message):
     def shadows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Shadow]:
         """Versions that get copies of requests and answer nobody. At most 8, no version twice."""
 
+    @property
+    def ensemble(self) -> Global___Ensemble:
+        """Versions that answer together; then weights must be empty. Overrides and the fallback version go on as without."""
+
     def __init__(
         self,
         *,
@@ -193,10 +237,78 @@ class Route(google.protobuf.message.Message):
         served_versions: collections.abc.Iterable[Global___ServedVersion] | None = ...,
         moved_slots: builtins.int = ...,
         shadows: collections.abc.Iterable[Global___Shadow] | None = ...,
+        ensemble: Global___Ensemble | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "fallback_version", b"fallback_version", "feature_failure_policy", b"feature_failure_policy", "model", b"model", "moved_slots", b"moved_slots", "name", b"name", "overrides", b"overrides", "reason", b"reason", "revision", b"revision", "salt", b"salt", "served_versions", b"served_versions", "shadows", b"shadows", "spool_full_policy", b"spool_full_policy", "valid_from", b"valid_from", "weights", b"weights"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["ensemble", b"ensemble"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "ensemble", b"ensemble", "fallback_version", b"fallback_version", "feature_failure_policy", b"feature_failure_policy", "model", b"model", "moved_slots", b"moved_slots", "name", b"name", "overrides", b"overrides", "reason", b"reason", "revision", b"revision", "salt", b"salt", "served_versions", b"served_versions", "shadows", b"shadows", "spool_full_policy", b"spool_full_policy", "valid_from", b"valid_from", "weights", b"weights"]) -> None: ...
 
 Global___Route: typing_extensions.TypeAlias = Route
+
+@typing.final
+class Ensemble(google.protobuf.message.Message):
+    """Ensemble is several versions that are asked at the same time and whose answers are combined into one. They must have equal
+    signatures: the same inputs, outputs, score column and feature set (FAILED_PRECONDITION, SIGNATURE_MISMATCH).
+
+    What it answers is attributed to version 0, with reason ENSEMBLE; Assignment.versions and the record say who took part, and
+    the record what each of them answered.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: builtins.int
+    COMBINATION_FIELD_NUMBER: builtins.int
+    QUORUM_FIELD_NUMBER: builtins.int
+    MEMBER_DEADLINE_MICROSECONDS_FIELD_NUMBER: builtins.int
+    combination: Global___Combination.ValueType
+    """How answers become one."""
+    quorum: builtins.int
+    """How many members must answer a row; 0 means all. With fewer the row fails: UNAVAILABLE (ENSEMBLE_BELOW_QUORUM), or, where a
+    member refuses what the row holds, with that; or the fallback version answers. With fewer than all the answer is flagged
+    ENSEMBLE_PARTIAL, once for each member that is missing.
+    """
+    member_deadline_microseconds: builtins.int
+    """How long a member is waited for, in microseconds; 0 means as long as for any version. All members are waited for until
+    then, whatever the quorum.
+    """
+    @property
+    def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EnsembleMember]:
+        """2 to 16, no version twice."""
+
+    def __init__(
+        self,
+        *,
+        members: collections.abc.Iterable[Global___EnsembleMember] | None = ...,
+        combination: Global___Combination.ValueType = ...,
+        quorum: builtins.int = ...,
+        member_deadline_microseconds: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["combination", b"combination", "member_deadline_microseconds", b"member_deadline_microseconds", "members", b"members", "quorum", b"quorum"]) -> None: ...
+
+Global___Ensemble: typing_extensions.TypeAlias = Ensemble
+
+@typing.final
+class EnsembleMember(google.protobuf.message.Message):
+    """EnsembleMember is one version of an ensemble."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """The version."""
+    weight: builtins.int
+    """Weight relative to the other members', 1 to 10,000; 0 means 1. Members that are missing from a row leave theirs to the
+    others.
+    """
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        weight: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["version", b"version", "weight", b"weight"]) -> None: ...
+
+Global___EnsembleMember: typing_extensions.TypeAlias = EnsembleMember
 
 @typing.final
 class Shadow(google.protobuf.message.Message):
@@ -396,6 +508,7 @@ class Assignment(google.protobuf.message.Message):
     MODEL_VERSION_FIELD_NUMBER: builtins.int
     SLOT_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Name of the route."""
     route_revision: builtins.int
@@ -406,7 +519,11 @@ class Assignment(google.protobuf.message.Message):
     """Which rule chose."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
-        """The version that was chosen, and that answered."""
+        """The version that was chosen, and that answered; version 0 is the route's ensemble."""
+
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Members of the ensemble whose answers were combined; when explained, all members. Empty when one version answers."""
 
     def __init__(
         self,
@@ -416,8 +533,9 @@ class Assignment(google.protobuf.message.Message):
         model_version: setpoint.common.v1.reference_pb2.ModelVersionReference | None = ...,
         slot: builtins.int = ...,
         reason: Global___AssignmentReason.ValueType = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["model_version", b"model_version"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model_version", b"model_version", "reason", b"reason", "route", b"route", "route_revision", b"route_revision", "slot", b"slot"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_version", b"model_version", "reason", b"reason", "route", b"route", "route_revision", b"route_revision", "slot", b"slot", "versions", b"versions"]) -> None: ...
 
 Global___Assignment: typing_extensions.TypeAlias = Assignment

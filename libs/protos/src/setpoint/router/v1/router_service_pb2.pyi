@@ -47,6 +47,8 @@ class _DegradationKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     """The fallback version answered."""
     DEGRADATION_KIND_UNRECORDED: _DegradationKind.ValueType  # 8
     """The record could not be kept."""
+    DEGRADATION_KIND_ENSEMBLE_PARTIAL: _DegradationKind.ValueType  # 9
+    """A member of the ensemble did not answer; the subject is its version."""
 
 class DegradationKind(_DegradationKind, metaclass=_DegradationKindEnumTypeWrapper):
     """DegradationKind is a kind of degradation."""
@@ -69,6 +71,8 @@ DEGRADATION_KIND_FALLBACK_VERSION: DegradationKind.ValueType  # 7
 """The fallback version answered."""
 DEGRADATION_KIND_UNRECORDED: DegradationKind.ValueType  # 8
 """The record could not be kept."""
+DEGRADATION_KIND_ENSEMBLE_PARTIAL: DegradationKind.ValueType  # 9
+"""A member of the ensemble did not answer; the subject is its version."""
 Global___DegradationKind: typing_extensions.TypeAlias = DegradationKind
 
 @typing.final
@@ -280,7 +284,7 @@ class PredictBatchResponse(google.protobuf.message.Message):
     """Revision of the route."""
     @property
     def results(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """Columns prediction_id (STRING), version (INT64), slot (INT32), reason (INT32: AssignmentReason), status (INT32: a
+        """Columns prediction_id (STRING), version (INT64, 0 for an ensemble), slot (INT32), reason (INT32: AssignmentReason), status (INT32: a
         google.rpc.Code), error (STRING: reason and message of failed rows, else null), degradations (STRING: "KIND:subject" pieces joined by
         commas, else null).
         """

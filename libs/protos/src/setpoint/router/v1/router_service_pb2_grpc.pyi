@@ -237,7 +237,8 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
     """Answers one prediction. Two forms: with entities, the features are fetched (inputs then holds the request fields of the
     feature set); without entities, inputs holds every input of the model. Not idempotent: each call is one prediction.
     NOT_FOUND (ROUTE_NOT_FOUND); INVALID_ARGUMENT (MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, NULL_REFUSED, TOO_LARGE,
-    ENTITY_KEY_MISSING, RULE_VIOLATED) names the field; UNAVAILABLE (FEATURES_UNAVAILABLE, INFERENCE_UNAVAILABLE);
+    ENTITY_KEY_MISSING, RULE_VIOLATED) names the field; UNAVAILABLE (FEATURES_UNAVAILABLE, INFERENCE_UNAVAILABLE,
+    ENSEMBLE_BELOW_QUORUM);
     INTERNAL (INFERENCE_FAILED); RESOURCE_EXHAUSTED (SPOOL_FULL, OVERLOADED); DEADLINE_EXCEEDED. A failed prediction is
     recorded too; a request that is turned away before it becomes one (ROUTE_NOT_FOUND, SPOOL_FULL, OVERLOADED at the
     door) is not. Callers: anyone.
@@ -256,7 +257,7 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
     CreateRoute: _RouterServiceCreateRouteType
     """Creates a route. Its versions must exist and be approved (FAILED_PRECONDITION, NOT_APPROVED), and inference must be able
     to load them (MODEL_NOT_READY), those of shadows too. ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS,
-    INVALID_FIELD). Callers: people, retraining.
+    INVALID_FIELD); members of an ensemble must have equal signatures (FAILED_PRECONDITION, SIGNATURE_MISMATCH). Callers: people, retraining.
     """
 
     UpdateRoute: _RouterServiceUpdateRouteType
@@ -325,7 +326,8 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
         """Answers one prediction. Two forms: with entities, the features are fetched (inputs then holds the request fields of the
         feature set); without entities, inputs holds every input of the model. Not idempotent: each call is one prediction.
         NOT_FOUND (ROUTE_NOT_FOUND); INVALID_ARGUMENT (MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, NULL_REFUSED, TOO_LARGE,
-        ENTITY_KEY_MISSING, RULE_VIOLATED) names the field; UNAVAILABLE (FEATURES_UNAVAILABLE, INFERENCE_UNAVAILABLE);
+        ENTITY_KEY_MISSING, RULE_VIOLATED) names the field; UNAVAILABLE (FEATURES_UNAVAILABLE, INFERENCE_UNAVAILABLE,
+        ENSEMBLE_BELOW_QUORUM);
         INTERNAL (INFERENCE_FAILED); RESOURCE_EXHAUSTED (SPOOL_FULL, OVERLOADED); DEADLINE_EXCEEDED. A failed prediction is
         recorded too; a request that is turned away before it becomes one (ROUTE_NOT_FOUND, SPOOL_FULL, OVERLOADED at the
         door) is not. Callers: anyone.
@@ -359,7 +361,7 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[setpoint.router.v1.router_service_pb2.CreateRouteResponse, collections.abc.Awaitable[setpoint.router.v1.router_service_pb2.CreateRouteResponse]]:
         """Creates a route. Its versions must exist and be approved (FAILED_PRECONDITION, NOT_APPROVED), and inference must be able
         to load them (MODEL_NOT_READY), those of shadows too. ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS,
-        INVALID_FIELD). Callers: people, retraining.
+        INVALID_FIELD); members of an ensemble must have equal signatures (FAILED_PRECONDITION, SIGNATURE_MISMATCH). Callers: people, retraining.
         """
 
     @abc.abstractmethod
