@@ -44,7 +44,7 @@ def start(serve: Serve, fake_registry: tuple[testing.FakeRegistry, str], tmp_pat
             channel.connect(server.address, client="test") as opened,
         ):
             stub = inference_service_pb2_grpc.InferenceServiceStub(opened)
-            yield testing.Inference(stub, fake, opened)
+            yield testing.Inference(stub, fake, opened, server.address)
 
     return started
 

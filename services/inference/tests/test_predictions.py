@@ -82,7 +82,7 @@ async def service_of(
     clock = clocks.SystemClock()
     limits = models.Limits(100, 100, 10.0)
     table = models.Models(
-        everything, everything, everything, everything, clock, owner, limits, lambda: 0
+        everything, everything, everything, everything, clock, owner, limits, lambda: 0, {}
     )
     placement = predictions.Placement(inline_us, rules, 2, lambda: is_batched)
     return predictions.InferenceService(table, everything, clock, placement, owner.start)

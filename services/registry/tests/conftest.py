@@ -31,12 +31,14 @@ def migrated_url(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 async def registry(
-    serve: Serve, migrated_url: str, tmp_path: Path
+    serve: Serve, migrated_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[testing.Registry]:
+    """A registry of this test alone; settings may be changed by an indirect parameter."""
     settings = config.RegistrySettings(
         database_url=migrated_url,
         artifact_url=str(tmp_path / "artifacts"),
         max_artifact_bytes=4 * 1024 * 1024,
+        **getattr(request, "param", {}),
     )
     clock = clocks.ManualClock(START_US)
     async with AsyncExitStack() as stack:

@@ -264,3 +264,74 @@ async def test_download_damaged(registry: Registry) -> None:
     await registry.stub.UploadArtifact(testing.upload_parts(testing.ONNX))
     pieces = registry.stub.DownloadArtifact(request)
     assert b"".join([piece.data async for piece in pieces]) == testing.ONNX
+
+
+def skops_bytes(**members: bytes) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("__", "."), data)
+    return target.getvalue()
+
+
+SKOPS = skops_bytes(schema__json=b'{"__class__": "dict"}')
+EXTERNAL = b'{"address": "models.example:8001", "model": "late"}'
+OTHERS = {"formats": ("ONNX", "SKOPS", "EXTERNAL_OIP")}
+OTHER_ARTIFACTS = [
+    (model_pb2.ARTIFACT_FORMAT_SKOPS, SKOPS),
+    (model_pb2.ARTIFACT_FORMAT_EXTERNAL_OIP, EXTERNAL),
+]
+
+
+@pytest.mark.parametrize(("format", "data"), OTHER_ARTIFACTS)
+async def test_upload_format_not_taken(
+    registry: Registry, format: model_pb2.ArtifactFormat.ValueType, data: bytes
+) -> None:
+    """Formats beside ONNX are refused where nobody enabled them."""
+    error = await refused(registry, testing.upload_parts(data, format=format))
+    assert error.violations[0].field == "header.format"
+    assert "taken here: ONNX" in error.message
+
+
+@pytest.mark.parametrize("registry", [OTHERS], indirect=True)
+@pytest.mark.parametrize(("format", "data"), OTHER_ARTIFACTS)
+async def test_upload_format_taken(
+    registry: Registry, format: model_pb2.ArtifactFormat.ValueType, data: bytes
+) -> None:
+    """Where they are enabled they are stored, and a version can be made of them as their format."""
+    await registry.stub.UploadArtifact(testing.upload_parts(data, format=format))
+    await registry.stub.CreateModel(
+        pb.CreateModelRequest(request_id=testing.request_id(), model=testing.model())
+    )
+    manifest = testing.manifest(data)
+    manifest.format = format
+    made = await registry.stub.CreateModelVersion(
+        pb.CreateModelVersionRequest(
+            request_id=testing.request_id(), model="late", manifest=manifest
+        )
+    )
+    assert made.model_version.manifest.format == format
+
+
+@pytest.mark.parametrize("registry", [OTHERS], indirect=True)
+@pytest.mark.parametrize("format", [each for each, _ in OTHER_ARTIFACTS])
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps(Payload()),
+        torch_bytes(),
+        skops_bytes(schema__json=b"[]"),
+        skops_bytes(schema__json=b'{"__class__": "dict"}', a=bytes(3_000_000)),
+        b'{"address": "unix:/run/socket:1", "model": "late"}',
+        b'{"address": "a:1", "model": "late", "command": "id"}',
+        b'{"address": "a:1"}',
+        b"[" * 4000,
+    ],
+    ids=["pickle", "torch", "no schema", "bomb", "socket", "unknown key", "no model", "deep"],
+)
+async def test_upload_other_format_malformed(
+    registry: Registry, format: model_pb2.ArtifactFormat.ValueType, data: bytes
+) -> None:
+    """What only claims to be of an enabled format is refused."""
+    error = await refused(registry, testing.upload_parts(data, format=format))
+    assert error.reason == errors.Reason.INVALID_ARTIFACT

@@ -2,6 +2,7 @@
 
 from pydantic import Field, field_validator
 
+from setpoint_artifacts import external
 from setpoint_inference.domain import batching
 from setpoint_runtime import settings
 from setpoint_scoring import onnx_engine
@@ -58,6 +59,10 @@ class InferenceSettings(settings.ServiceSettings):
     """Most bytes of an arena shared by all sessions, 0 for none. It keeps its peak, and a run that
     needs more fails."""
 
+    external_addresses: tuple[str, ...] = ()
+    """Servers of the Open Inference Protocol that versions may name, `host:port` each, as JSON;
+    versions of other servers are refused. Empty: no version may have one."""
+
     load_seconds: float = Field(default=120.0, gt=0)
     """Longest time for fetching, verifying and opening a version."""
 
@@ -86,6 +91,14 @@ class InferenceSettings(settings.ServiceSettings):
     def _check_providers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         onnx_engine.check_providers(names)
         return names
+
+    @field_validator("external_addresses")
+    @classmethod
+    def _check_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            if not external.is_address(address):
+                raise ValueError(f"{address!r} is not host:port")
+        return addresses
 
     def onnx(self) -> onnx_engine.Options:
         """Return how onnxruntime runs models."""

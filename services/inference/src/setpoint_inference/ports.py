@@ -1,10 +1,11 @@
 """What inference needs from outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from setpoint_artifacts.signature import Signature
 from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_scoring.packing import AnyArray, Feeds
 from setpoint_scoring.runner import Stop
 
 T = TypeVar("T")
@@ -28,6 +29,30 @@ class Inspector(Protocol):
 
     async def inspect(self, data: bytes, digest: str) -> Signature:
         """Return what a model takes and gives. Raises setpoint_artifacts' RefusedError."""
+
+
+class Remote(Protocol):
+    """A version that runs outside this process."""
+
+    async def run(self, feeds: Feeds, rows: int, timeout_seconds: float) -> Sequence[AnyArray]:
+        """Return the served outputs, in order.
+
+        Raises:
+            UnavailableError: It cannot be reached, or was lost on the way.
+            DeadlineExceededError: It took longer.
+            ResourceExhaustedError: It has more calls than it can carry.
+            InternalError: INFERENCE_FAILED, if these rows cannot be run.
+        """
+
+    async def close(self) -> None:
+        """Let it go; no call runs any more."""
+
+
+class Backend(Protocol):
+    """What runs versions of a format outside this process."""
+
+    async def open(self, manifest: Manifest, data: bytes) -> Remote:
+        """Return a version ready to run. Raises setpoint_artifacts' RefusedError, SetpointError."""
 
 
 class Workers(Protocol):

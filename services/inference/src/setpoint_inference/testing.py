@@ -49,6 +49,7 @@ class FakeRegistry:
         outputs: Sequence[Spec],
         profiles: Sequence[model_pb2.FeatureProfile] = (),
         missing: Sequence[model_pb2.MissingValue] = (),
+        format: model_pb2.ArtifactFormat.ValueType = model_pb2.ARTIFACT_FORMAT_ONNX,
     ) -> model_pb2.ModelVersion:
         """Register a version; `missing` goes to the first input. The message may be changed afterwards."""
         digest = hashlib.sha256(data).hexdigest()
@@ -56,7 +57,7 @@ class FakeRegistry:
         manifest = model_pb2.Manifest(
             artifact_digest=digest,
             artifact_size=len(data),
-            format=model_pb2.ARTIFACT_FORMAT_ONNX,
+            format=format,
             inputs=[_tensor(*spec) for spec in inputs],
             outputs=[_tensor(*spec) for spec in outputs],
             reference_profiles=profiles,
@@ -172,6 +173,7 @@ class Inference:
     stub: "inference_service_pb2_grpc.InferenceServiceAsyncStub"
     registry: FakeRegistry
     channel: grpc.aio.Channel
+    address: str = ""
 
     async def predict(
         self, model: str, version: int, columns: Columns, timeout: float = 10.0

@@ -4,15 +4,17 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from setpoint.inference.v1 import inference_service_pb2_grpc
-from setpoint_inference import config, oip_servicer, servicer
+from setpoint_inference import config, oip_servicer, ports, servicer
 from setpoint_inference.adapters import (
     artifact_cache,
+    external_oip,
     heap,
     inspection,
     metrics,
     registry_versions,
     thread_pool,
 )
+from setpoint_inference.domain.version import Format
 from setpoint_inference.service import models, predictions
 from setpoint_oip import servicer as oip
 from setpoint_rpc import channel, context
@@ -57,7 +59,9 @@ async def build(
             owner,
             limits,
             heap.allocated,
+            _backends(settings),
         )
+        stack.push_async_callback(table.close)
         placement = predictions.Placement(
             settings.inline_microseconds,
             settings.batching(),
@@ -77,3 +81,10 @@ async def build(
         )
         server.metrics_registry.register(metrics.InferenceMetrics(table, workers.taken))
         yield
+
+
+def _backends(settings: config.InferenceSettings) -> dict[Format, ports.Backend]:
+    backends: dict[Format, ports.Backend] = {}
+    if settings.external_addresses:
+        backends[Format.EXTERNAL_OIP] = external_oip.ExternalOip(settings.external_addresses)
+    return backends

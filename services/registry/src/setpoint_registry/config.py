@@ -1,5 +1,7 @@
 """Settings of the registry, from `SETPOINT_REGISTRY_*`."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from setpoint_runtime import settings
@@ -27,3 +29,6 @@ class RegistrySettings(settings.ServiceSettings):
 
     max_uploads: int = Field(default=8, gt=0)
     """Uploads received at once; each holds a few megabytes in memory and its size on disk."""
+
+    formats: tuple[Literal["ONNX", "SKOPS", "EXTERNAL_OIP"], ...] = ("ONNX",)
+    """Formats that are taken, as JSON. Inference must be told to serve those beside ONNX as well."""

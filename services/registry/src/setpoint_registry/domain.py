@@ -38,6 +38,8 @@ class ArtifactFormat(enum.IntEnum):
     """A served format; the numbers equal those of the contract."""
 
     ONNX = 1
+    SKOPS = 2
+    EXTERNAL_OIP = 3
 
 
 @dataclass(frozen=True, slots=True)

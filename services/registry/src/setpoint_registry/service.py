@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 
 from setpoint_artifacts import digest as digests
 from setpoint_artifacts import formats, refusal, signature
@@ -22,6 +22,7 @@ class RegistryService:
         *,
         max_artifact_bytes: int,
         max_uploads: int,
+        taken_formats: Collection[domain.ArtifactFormat] = (domain.ArtifactFormat.ONNX,),
     ) -> None:
         """Connect the parts.
 
@@ -31,12 +32,14 @@ class RegistryService:
             clock: The time of what callers leave to the service.
             max_artifact_bytes: Largest artifact that is taken.
             max_uploads: Uploads received at once.
+            taken_formats: Formats that may be uploaded.
         """
         self._store = store
         self._artifacts = artifacts
         self._clock = clock
         self._max_artifact_bytes = max_artifact_bytes
         self._max_uploads = max_uploads
+        self._taken_formats = taken_formats
         self._uploads = 0
         # Reading a model into memory takes several times its size, so one at a time.
         self._inspecting = asyncio.Lock()
@@ -101,6 +104,11 @@ class RegistryService:
             raise errors.invalid(
                 "header.digest", header.digest, "must be a sha256 in lower-case hexadecimal"
             )
+        if header.format not in self._taken_formats:
+            taken = ", ".join(each.name for each in self._taken_formats)
+            raise errors.invalid(
+                "header.format", header.format.name, f"must be one that is taken here: {taken}"
+            )
         if header.size <= 0:
             raise errors.invalid("header.size", header.size, "must be at least 1")
         if header.size > self._max_artifact_bytes:
@@ -119,7 +127,8 @@ class RegistryService:
     ) -> None:
         """Write the pieces down; refuse by name as soon as the beginning is there."""
         head = bytearray()
-        is_recognised = False
+        # The others look like what is refused; their own inspection follows.
+        is_recognised = header.format is not domain.ArtifactFormat.ONNX
         received = 0
         async for piece in pieces:
             received += len(piece)
@@ -132,7 +141,8 @@ class RegistryService:
                 break
             await incoming.write(piece)
         # A wrong format says more than a wrong digest.
-        formats.refuse_unserved(bytes(head))
+        if header.format is domain.ArtifactFormat.ONNX:
+            formats.refuse_unserved(bytes(head))
         if received != header.size:
             more = "more than" if received > header.size else f"{received} bytes, not"
             raise _mismatch(f"the artifact has {more} the announced {header.size} bytes")
@@ -165,7 +175,9 @@ class RegistryService:
                 "manifest.format", draft.artifact_format.name, f"must be {artifact.format.name}"
             )
         try:
-            signature.check(artifact.signature, draft.inputs, draft.outputs)
+            # What takes and gives what, only those who run the others can say.
+            if artifact.format is domain.ArtifactFormat.ONNX:
+                signature.check(artifact.signature, draft.inputs, draft.outputs)
         except refusal.RefusedError as error:
             raise errors.FailedPreconditionError(error.reason, error.message) from error
         return await self._store.create_version(

@@ -27,13 +27,18 @@ def sha256(data: bytes) -> str:
 
 
 def upload_parts(
-    data: bytes, *, digest: str | None = None, size: int | None = None, piece_bytes: int = 65_536
+    data: bytes,
+    *,
+    digest: str | None = None,
+    size: int | None = None,
+    piece_bytes: int = 65_536,
+    format: model_pb2.ArtifactFormat.ValueType = model_pb2.ARTIFACT_FORMAT_ONNX,
 ) -> Iterator[pb.UploadArtifactRequest]:
     """Yield the messages of an upload, with the announced digest and size if they shall differ."""
     header = pb.ArtifactHeader(
         digest=sha256(data) if digest is None else digest,
         size=len(data) if size is None else size,
-        format=model_pb2.ARTIFACT_FORMAT_ONNX,
+        format=format,
     )
     yield pb.UploadArtifactRequest(header=header)
     for start in range(0, len(data), piece_bytes):

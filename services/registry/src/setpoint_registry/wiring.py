@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from setpoint.registry.v1 import registry_service_pb2_grpc
 from setpoint_db import engine as engines
 from setpoint_db import migrate
-from setpoint_registry import config, service, servicer
+from setpoint_registry import config, domain, service, servicer
 from setpoint_registry.adapters import artifact_folder
 from setpoint_registry.store import sql_store, tables
 from setpoint_rpc import server as servers
@@ -34,6 +34,7 @@ async def build(
             clock,
             max_artifact_bytes=settings.max_artifact_bytes,
             max_uploads=settings.max_uploads,
+            taken_formats=[domain.ArtifactFormat[name] for name in settings.formats],
         )
         server.add(
             registry_service_pb2_grpc.add_RegistryServiceServicer_to_server,

@@ -1,6 +1,7 @@
 """Versions of the registry's contract into what loading needs."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import setpoint_artifacts.proto as artifact_messages
 from setpoint.registry.v1 import model_pb2
@@ -9,8 +10,14 @@ from setpoint_artifacts.samples import Samples
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_inference.domain import version
 from setpoint_inference.domain.batching import DEFAULT_ROWS, Batching, TimeoutAction
-from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_inference.domain.version import Format, Manifest, VersionKey
 from setpoint_runtime import errors
+
+_FORMATS: Final[dict[int, Format]] = {
+    model_pb2.ARTIFACT_FORMAT_ONNX: Format.ONNX,
+    model_pb2.ARTIFACT_FORMAT_SKOPS: Format.SKOPS,
+    model_pb2.ARTIFACT_FORMAT_EXTERNAL_OIP: Format.EXTERNAL_OIP,
+}
 
 
 def from_proto(message: model_pb2.ModelVersion) -> Manifest:
@@ -21,8 +28,9 @@ def from_proto(message: model_pb2.ModelVersion) -> Manifest:
     """
     key = VersionKey(message.model, message.version)
     manifest = message.manifest
-    if manifest.format != model_pb2.ARTIFACT_FORMAT_ONNX:
-        raise version.refused(key, errors.Reason.INVALID_ARTIFACT, "its format is not served here")
+    format = _FORMATS.get(manifest.format)
+    if format is None:
+        raise version.refused(key, errors.Reason.INVALID_ARTIFACT, "its format is not known here")
     if not digests.is_digest(manifest.artifact_digest):
         # It becomes a file name, so the registry's word for it is not enough.
         raise version.refused(key, errors.Reason.DIGEST_MISMATCH, "its artifact has no digest")
@@ -41,6 +49,7 @@ def from_proto(message: model_pb2.ModelVersion) -> Manifest:
         {**_recorded(samples), **_profiled(manifest.reference_profiles)},
         is_rejected=message.approval_state == model_pb2.APPROVAL_STATE_REJECTED,
         samples=samples,
+        format=format,
         batching=_batching(manifest),
     )
 

@@ -1,5 +1,6 @@
 """What inference knows of a model version."""
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,6 +22,14 @@ class VersionKey(NamedTuple):
         return f"{self.model}/{self.version}"
 
 
+class Format(enum.Enum):
+    """What runs a version."""
+
+    ONNX = enum.auto()
+    SKOPS = enum.auto()
+    EXTERNAL_OIP = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """The parts of a manifest that loading and running need."""
@@ -35,6 +44,7 @@ class Manifest:
     is_rejected: bool = False
     samples: Samples | None = None
     """Rows with recorded answers, compared before the version serves."""
+    format: Format = Format.ONNX
     batching: Batching | None = None
     """How calls wait for each other; None for what the server does by default."""
 

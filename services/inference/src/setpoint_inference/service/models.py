@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from setpoint_artifacts import refusal, signature
 from setpoint_inference import ports
 from setpoint_inference.domain import cost, version
-from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_inference.domain.version import Format, Manifest, VersionKey
 from setpoint_inference.service import opening
 from setpoint_inference.service.batcher import Batcher
 from setpoint_runtime import clock as clocks
@@ -45,10 +46,14 @@ class ReadyModel:
     """A version that answers."""
 
     manifest: Manifest
-    runner: Runner
+    runner: Runner | ports.Remote
     cost: cost.Cost
     has_loops: bool
     """How long a run takes depends on what goes in, so no estimate holds."""
+    is_remote: bool
+    """It runs outside this process."""
+    may_inline: bool
+    """A short run may hold the event loop."""
     ready_time: int
     last_used: float
     memory_bytes: int
@@ -78,6 +83,12 @@ class ReadyModel:
         while self._running:
             self._idle.clear()
             await self._idle.wait()
+
+    async def close(self) -> None:
+        """Wait until no call runs, and let go of what runs outside this process."""
+        await self.idle()
+        if self.is_remote:
+            await cast("ports.Remote", self.runner).close()
 
 
 @dataclass(eq=False, slots=True)
@@ -131,8 +142,21 @@ class Models:
         owner: tasks.TaskOwner,
         limits: Limits,
         allocated: Callable[[], int],
+        backends: Mapping[Format, ports.Backend],
     ) -> None:
-        """Connect the parts; `owner` keeps the tasks that load, `allocated` tells the heap's size."""
+        """Connect the parts.
+
+        Args:
+            versions: Where versions come from.
+            inspector: Looks into artifacts.
+            engine: Runs ONNX.
+            workers: The threads.
+            clock: The time.
+            owner: Keeps the tasks that load.
+            limits: How much is loaded.
+            allocated: Tells the size of the heap.
+            backends: What runs other formats, as far as they are enabled.
+        """
         self._versions = versions
         self._inspector = inspector
         self._engine = engine
@@ -141,6 +165,7 @@ class Models:
         self._owner = owner
         self._limits = limits
         self._allocated = allocated
+        self._backends = backends
         self.counts = LoadCounts()
         self._max_artifact_bytes = min(limits.max_artifact_bytes, limits.max_loaded_bytes)
         self._ready: dict[VersionKey, ReadyModel] = {}
@@ -192,6 +217,13 @@ class Models:
             raise version.copied(attempt.error)
         return self._ready[key]
 
+    async def close(self) -> None:
+        """Let go of everything that runs outside this process; the server has stopped."""
+        for ready in self._ready.values():
+            if ready.is_remote:
+                await cast("ports.Remote", ready.runner).close()
+        self._ready.clear()
+
     async def unload(self, key: VersionKey) -> None:
         """Drop a version and wait until its running calls have ended.
 
@@ -205,7 +237,7 @@ class Models:
         ready = self._ready.pop(key, None)
         if ready is not None:
             _LOGGER.info("unloaded version %s", key)
-            await ready.idle()
+            await ready.close()
         elif failed is None:
             raise version.not_loaded(key)
 
@@ -251,32 +283,69 @@ class Models:
         self._check(manifest)
         data = await self._versions.artifact(manifest)
         try:
-            found = await self._inspector.inspect(data, manifest.digest)
-            signature.check(found, manifest.inputs, manifest.outputs)
-            job = opening.Opening(self._engine, self._allocated)
-            try:
-                runner, measured, memory_bytes = await self._workers.load(
-                    lambda: job.run(data, manifest, found)
-                )
-            finally:
-                job.stop()
+            if manifest.format is Format.ONNX:
+                return await self._open_here(attempt, manifest, data)
+            remote, measured = await opening.open_remote(
+                self._backends[manifest.format], manifest, data
+            )
         except refusal.RefusedError as error:
             raise version.refused(attempt.key, error.reason, error.message) from error
-        now_us, now = self._clock.now_us(), self._clock.monotonic()
+        return self._opened(attempt, manifest, remote, measured, is_remote=True)
+
+    async def _open_here(self, attempt: Attempt, manifest: Manifest, data: bytes) -> ReadyModel:
+        found = await self._inspector.inspect(data, manifest.digest)
+        signature.check(found, manifest.inputs, manifest.outputs)
+        job = opening.Opening(self._engine, self._allocated)
+        try:
+            runner, measured, memory_bytes = await self._workers.load(
+                lambda: job.run(data, manifest, found)
+            )
+        finally:
+            job.stop()
+        return self._opened(
+            attempt,
+            manifest,
+            runner,
+            measured,
+            has_loops=found.has_loops,
+            memory_bytes=memory_bytes,
+        )
+
+    def _opened(
+        self,
+        attempt: Attempt,
+        manifest: Manifest,
+        runner: Runner | ports.Remote,
+        measured: cost.Cost,
+        *,
+        has_loops: bool = False,
+        is_remote: bool = False,
+        memory_bytes: int = 0,
+    ) -> ReadyModel:
         return ReadyModel(
             manifest,
             runner,
             measured,
-            found.has_loops,
-            now_us,
-            now,
-            max(memory_bytes, manifest.size),
-            attempt.is_pinned,
+            has_loops,
+            is_remote,
+            may_inline=not (has_loops or is_remote),
+            ready_time=self._clock.now_us(),
+            last_used=self._clock.monotonic(),
+            memory_bytes=max(memory_bytes, manifest.size),
+            is_pinned=attempt.is_pinned,
         )
 
     def _check(self, manifest: Manifest) -> None:
         if manifest.is_rejected:
             raise version.refused(manifest.key, errors.Reason.NOT_APPROVED, "it was rejected")
+        if manifest.format is not Format.ONNX and manifest.format not in self._backends:
+            raise version.refused(
+                manifest.key,
+                errors.Reason.EXECUTABLE_ARTIFACT
+                if manifest.format is Format.SKOPS
+                else errors.Reason.INVALID_ARTIFACT,
+                f"its format {manifest.format.name} is not served here",
+            )
         if manifest.size > self._max_artifact_bytes:
             raise version.refused(
                 manifest.key,
@@ -310,6 +379,9 @@ class Models:
                 continue
             del self._ready[key]
             total -= ready.memory_bytes
+            if ready.is_remote:
+                # Owned by the owner, which waits for it at the end.
+                _ = self._owner.start(f"close {key}", ready.close())
             if ready.is_pinned:
                 self.counts.evicted_pinned += 1
                 _LOGGER.warning("dropped version %s although it was loaded by name", key)

@@ -1,14 +1,21 @@
 """Opening a version: what it costs, how much memory it takes, and whether it answers as recorded."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from setpoint_artifacts import signature
+from setpoint_artifacts.samples import Samples
+from setpoint_inference import ports
 from setpoint_inference.domain import cost, version
 from setpoint_inference.domain.version import Manifest
 from setpoint_runtime import errors
 from setpoint_scoring import packing
+from setpoint_scoring.packing import AnyArray, Feeds
 from setpoint_scoring.runner import Engine, Runner, Stop
+
+_REMOTE_SECONDS: Final = 30.0
+"""Longest time for one warm-up run outside this process."""
 
 
 class Opening:
@@ -55,15 +62,49 @@ class Opening:
 
 def _compare(runner: Runner, manifest: Manifest, stop: Stop) -> None:
     """Refuse a version that answers its recorded rows differently."""
-    samples = manifest.samples
-    if samples is None:
-        return
+    if manifest.samples is not None:
+        feeds = _recorded(manifest, manifest.samples)
+        _judge(manifest, manifest.samples, runner.run(feeds, stop))
+
+
+def _recorded(manifest: Manifest, samples: Samples) -> Feeds:
     try:
-        feeds = packing.pack(samples.inputs, manifest.inputs)
+        return packing.pack(samples.inputs, manifest.inputs)
     except errors.InvalidArgumentError as error:
-        difference: str | None = f"a recorded row does not fit: {error.message}"
-    else:
-        outputs = packing.unpack(runner.run(feeds, stop), manifest.outputs, samples.inputs.rows)
-        difference = samples.mismatch({each.name: each.values for each in outputs})
+        message = f"a recorded row does not fit: {error.message}"
+        raise version.refused(manifest.key, errors.Reason.WARM_UP_MISMATCH, message) from error
+
+
+def _judge(manifest: Manifest, samples: Samples, arrays: Sequence[AnyArray]) -> None:
+    outputs = packing.unpack(arrays, manifest.outputs, samples.inputs.rows)
+    difference = samples.mismatch({each.name: each.values for each in outputs})
     if difference is not None:
         raise version.refused(manifest.key, errors.Reason.WARM_UP_MISMATCH, difference)
+
+
+async def open_remote(
+    backend: ports.Backend, manifest: Manifest, data: bytes
+) -> tuple[ports.Remote, cost.Cost]:
+    """Return a version that runs outside this process, warmed up, and what running it costs."""
+    remote = await backend.open(manifest, data)
+    try:
+        examples = packing.example(manifest.inputs, manifest.examples, cost.BATCH_ROWS)
+        took = []
+        for rows in (1, 1, cost.BATCH_ROWS):
+            feeds = packing.pack(examples.slice(0, rows), manifest.inputs)
+            started = time.perf_counter()
+            packing.unpack(await remote.run(feeds, rows, _REMOTE_SECONDS), manifest.outputs, rows)
+            took.append((time.perf_counter() - started) * 1e6)
+        samples = manifest.samples
+        if samples is not None:
+            feeds = _recorded(manifest, samples)
+            rows = samples.inputs.rows
+            _judge(manifest, samples, await remote.run(feeds, rows, _REMOTE_SECONDS))
+    except errors.InternalError as error:
+        await remote.close()
+        reason = errors.Reason.INVALID_ARTIFACT
+        raise version.refused(manifest.key, reason, f"it does not run: {error.message}") from error
+    except BaseException:
+        await remote.close()
+        raise
+    return remote, cost.Cost(min(took[:2]), took[2])

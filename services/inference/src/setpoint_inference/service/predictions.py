@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from setpoint_inference import ports
 from setpoint_inference.domain import batching
@@ -15,10 +15,13 @@ from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 from setpoint_scoring import packing
 from setpoint_scoring.packing import Feeds, Output
-from setpoint_scoring.runner import Stop
+from setpoint_scoring.runner import Runner, Stop
 
 ANSWER_SECONDS = 0.02
 """Kept of a caller's time to answer in, when it waits for a load."""
+
+REMOTE_SECONDS = 30.0
+"""Longest time for a run outside this process when the caller has no deadline."""
 
 Pack = Callable[[Manifest], Feeds]
 
@@ -98,7 +101,7 @@ class InferenceService:
             return await self._join(model, queue, rows, pack, remaining_seconds)
         now = model.last_used = self._now()
         estimate_us = model.cost.estimate_us(rows)
-        if estimate_us <= self._inline_us and not model.has_loops:
+        if estimate_us <= self._inline_us and model.may_inline:
             prediction = self._run(model, rows, pack, now, None, self._now)
             model.counts.on_loop += 1
         else:
@@ -152,7 +155,7 @@ class InferenceService:
             return feeds
 
         estimate_us = model.cost.estimate_us(rows)
-        if estimate_us <= self._inline_us:
+        if estimate_us <= self._inline_us and model.may_inline:
             prediction = self._run(model, rows, pack, self._now(), None, self._now)
         else:
             prediction = await self._run_in_pool(model, rows, pack, estimate_us, remaining_seconds)
@@ -186,7 +189,9 @@ class InferenceService:
                 f"{rows} rows take about {estimate_us / 1000:.1f} ms, and"
                 f" {remaining_seconds * 1000:.1f} ms are left",
             )
-        stop = model.runner.stop()
+        if model.is_remote:
+            return await self._run_outside(model, rows, pack, remaining_seconds)
+        stop = cast("Runner", model.runner).stop()
         queued = self._now()
         model.begin()
         # In the pool a run also waits for the interpreter and for other threads; that is no reason
@@ -198,6 +203,23 @@ class InferenceService:
             stop,
             model.end,
         )
+
+    async def _run_outside(
+        self, model: ReadyModel, rows: int, pack: Pack, remaining_seconds: float | None
+    ) -> Prediction:
+        feeds, manifest = pack(model.manifest), model.manifest
+        if not rows:
+            return Prediction(packing.none(manifest.outputs), 0, 0, 0.0)
+        started = self._now()
+        timeout = REMOTE_SECONDS if remaining_seconds is None else remaining_seconds
+        model.begin()
+        try:
+            arrays = await cast("ports.Remote", model.runner).run(feeds, rows, timeout)
+        finally:
+            model.end()
+        outputs = packing.unpack(arrays, manifest.outputs, rows)
+        took_us = (self._now() - started) * 1e6
+        return Prediction(outputs, 0, int(took_us), took_us)
 
     def _run(
         self,
@@ -212,7 +234,8 @@ class InferenceService:
         manifest = model.manifest
         feeds = pack(manifest)
         if rows:
-            outputs = packing.unpack(model.runner.run(feeds, stop), manifest.outputs, rows)
+            arrays = model.runner.run(feeds, stop)  # type: ignore[call-arg,arg-type]  # it runs here
+            outputs = packing.unpack(arrays, manifest.outputs, rows)  # type: ignore[arg-type]
         else:
             # Not every operator knows what to do with no rows.
             outputs = packing.none(manifest.outputs)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import fsspec
 import fsspec.implementations.local
 
-from setpoint_artifacts import onnx_model
+from setpoint_artifacts import external, onnx_model, skops_archive
 from setpoint_artifacts.signature import Signature
 from setpoint_registry import domain
 from setpoint_runtime import errors
@@ -30,7 +30,11 @@ from setpoint_runtime import errors
 PIECE_BYTES = 1024 * 1024
 """Size of a downloaded piece; the contract promises at most this."""
 
-_INSPECTORS = {domain.ArtifactFormat.ONNX: onnx_model.inspect}
+_INSPECTORS = {
+    domain.ArtifactFormat.ONNX: onnx_model.inspect,
+    domain.ArtifactFormat.SKOPS: skops_archive.inspect,
+    domain.ArtifactFormat.EXTERNAL_OIP: external.inspect,
+}
 
 
 class ArtifactFolder:

@@ -60,7 +60,7 @@ def format_from_proto(number: int, field: str) -> domain.ArtifactFormat:
     try:
         return domain.ArtifactFormat(number)
     except ValueError:
-        raise errors.invalid(field, number, "must be a served format (ONNX)") from None
+        raise errors.invalid(field, number, "must be a known format") from None
 
 
 def header_from_proto(

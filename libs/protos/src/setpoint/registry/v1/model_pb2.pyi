@@ -88,14 +88,34 @@ class _ArtifactFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     """Refused."""
     ARTIFACT_FORMAT_ONNX: _ArtifactFormat.ValueType  # 1
     """ONNX without external data."""
+    ARTIFACT_FORMAT_SKOPS: _ArtifactFormat.ValueType  # 2
+    """A skops file of a scikit-learn estimator. It runs in a sandboxed process, and only if it names nothing but types that
+    the platform trusts. There is one input tensor, or several that become one table; an output tensor is named for the
+    estimator's method: predict, predict_proba, decision_function or transform.
+    """
+    ARTIFACT_FORMAT_EXTERNAL_OIP: _ArtifactFormat.ValueType  # 3
+    """A model that another server of the Open Inference Protocol v2 runs. The artifact is a JSON object with `address`
+    (host:port, which must be on the platform's list), `model`, and `version` (optional).
+    """
 
 class ArtifactFormat(_ArtifactFormat, metaclass=_ArtifactFormatEnumTypeWrapper):
-    """ArtifactFormat is a served format. None of them can execute code of its own."""
+    """ArtifactFormat is a served format. None of them executes code of its own where others are served; all but ONNX are taken
+    only where the registry and inference are told to.
+    """
 
 ARTIFACT_FORMAT_UNSPECIFIED: ArtifactFormat.ValueType  # 0
 """Refused."""
 ARTIFACT_FORMAT_ONNX: ArtifactFormat.ValueType  # 1
 """ONNX without external data."""
+ARTIFACT_FORMAT_SKOPS: ArtifactFormat.ValueType  # 2
+"""A skops file of a scikit-learn estimator. It runs in a sandboxed process, and only if it names nothing but types that
+the platform trusts. There is one input tensor, or several that become one table; an output tensor is named for the
+estimator's method: predict, predict_proba, decision_function or transform.
+"""
+ARTIFACT_FORMAT_EXTERNAL_OIP: ArtifactFormat.ValueType  # 3
+"""A model that another server of the Open Inference Protocol v2 runs. The artifact is a JSON object with `address`
+(host:port, which must be on the platform's list), `model`, and `version` (optional).
+"""
 Global___ArtifactFormat: typing_extensions.TypeAlias = ArtifactFormat
 
 class _QueueTimeoutAction:
