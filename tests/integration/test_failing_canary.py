@@ -41,6 +41,7 @@ class World:
     router: Any
     monitoring: Any
     peers: router_testing.Peers
+    routes: retraining_peers.RoutesClient
     store: SQLStore
     rollout: Rollout
 
@@ -98,10 +99,10 @@ async def world(migrated_url: Callable[[str], str], tmp_path: Path) -> AsyncIter
             channel.connect(router.address, client="test") as to_router,
             channel.connect(monitoring.address, client="test") as to_monitoring,
         ):
-            store = SQLStore(database)
+            store, routes = SQLStore(database), retraining_peers.RoutesClient(to_router)
             rollout = Rollout(
                 store,
-                retraining_peers.RoutesClient(to_router),
+                routes,
                 retraining_testing.FakeRegistry(),
                 retraining_peers.MonitoringClient(to_monitoring),
                 ManualClock(BEGIN),
@@ -110,6 +111,7 @@ async def world(migrated_url: Callable[[str], str], tmp_path: Path) -> AsyncIter
                 router_service_pb2_grpc.RouterServiceStub(to_router),
                 monitoring_service_pb2_grpc.MonitoringServiceStub(to_monitoring),
                 peers,
+                routes,
                 store,
                 rollout,
             )
@@ -117,7 +119,7 @@ async def world(migrated_url: Callable[[str], str], tmp_path: Path) -> AsyncIter
     await peers.server.stop(0)
 
 
-async def canary(world: World) -> Run:
+async def canary(world: World, layer: route_pb2.Layer | None = None) -> Run:
     """Gives version 2 a tenth of a route whose fallback is version 1."""
     route = route_pb2.Route(
         name=ROUTE,
@@ -125,6 +127,7 @@ async def canary(world: World) -> Run:
         weights=[route_pb2.VersionWeight(version=1, basis_points=10_000)],
         fallback_version=1,
         valid_from=BEGIN - STEP,
+        layer=layer,
     )
     await world.router.CreateRoute(
         router_service_pb2.CreateRouteRequest(request_id=ids.uuid7(), route=route)
@@ -156,3 +159,14 @@ async def test_canary_that_answers_goes_on(world: World) -> None:
     assert await world.ask(BEGIN + 1) == {1, 2}
     advance = await world.rollout.advance(run.run_id, BEGIN + STEP)
     assert (advance.run.state, advance.run.rollout_step) == (RunState.ROLLING_OUT, 1)
+
+
+async def test_promotion_reaches_keys_outside_the_layer(world: World) -> None:
+    """Proves that a canary stays within its route's part of a layer, and a promotion does not."""
+    part = route_pb2.Layer(name="prices", first_slot=0, end_slot=5_000, baseline_version=1)
+    run = await canary(world, part)
+    state = await world.routes.current(ROUTE)
+    assert state is not None
+    assert (state.weights, state.taking_part) == ({1: 9_000, 2: 1_000}, 5_000)
+    await world.routes.set_weights(run, "finish", {2: 10_000}, BEGIN + 1, "done")
+    assert await world.ask(BEGIN + 2) == {2}

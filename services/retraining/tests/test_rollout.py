@@ -68,6 +68,15 @@ async def test_begin_without_route(world: World) -> None:
     assert advance.run.steps[-1].name == "rollout"
 
 
+@pytest.mark.parametrize(("taking_part", "share"), [(10_000, 1_000), (2_500, 250), (3, 1)])
+async def test_look_expects_share_of_all_keys(world: World, taking_part: int, share: int) -> None:
+    """Where not all keys take part in a route's split, a step's share of traffic is less."""
+    run_id = await world.begun()
+    world.routes.taking_part = taking_part
+    await world.rollout.advance(run_id, T0 + DAY)
+    assert [asked[4] for asked in world.monitoring.asked] == [share]
+
+
 async def test_begin_takes_first_step(world: World) -> None:
     """The version with most traffic becomes the one to compare with; it gives up the first share."""
     world.routes.weights = {1: 9_000, 7: 1_000}

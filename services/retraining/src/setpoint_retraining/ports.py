@@ -73,6 +73,8 @@ class RouteState:
     revision: int
     weights: Mapping[int, int]
     """Basis points by version."""
+    taking_part: int = 10_000
+    """Basis points of all keys that the weights are shares of; the others get a baseline version."""
 
 
 class Verdict(enum.Enum):

@@ -184,12 +184,13 @@ class FakeRoutes:
     weights: dict[int, int] | None = field(default_factory=lambda: {1: 10_000})
     changes: list[tuple[str, dict[int, int], int]] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
+    taking_part: int = 10_000
 
     async def current(self, route: str) -> ports.RouteState | None:
         """Return the route."""
         if self.weights is None:
             return None
-        return ports.RouteState(len(self.changes) + 1, dict(self.weights))
+        return ports.RouteState(len(self.changes) + 1, dict(self.weights), self.taking_part)
 
     async def set_weights(
         self, run: Run, action: str, weights: Mapping[int, int], valid_from: int, reason: str

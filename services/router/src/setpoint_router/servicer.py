@@ -69,6 +69,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     ) -> router_service_pb2.ExplainAssignmentResponse:
         """Say which version a key gets and why."""
         found = await self._routes.explain(request.route, request.assignment_key, request.time)
+        layer = found.route.content.layer
         return router_service_pb2.ExplainAssignmentResponse(
             assignment=routes.assignment_to_proto(
                 found.route, found.version, found.slot, found.reason
@@ -80,7 +81,16 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
                 routes.choice_to_proto(each)
                 for each in found.route.shadows_of(request.assignment_key)
             ],
+            layer_slot=None if layer is None else layer.slot_of(request.assignment_key),
         )
+
+    async def PreviewSplit(
+        self, request: router_service_pb2.PreviewSplitRequest, context: Context
+    ) -> router_service_pb2.PreviewSplitResponse:
+        """Say who would move."""
+        content = routes.content_from_proto(request.route)
+        found = await self._routes.preview(content, request.assignment_keys)
+        return routes.preview_to_proto(found.before, found.after, found.moved_keys)
 
     async def CreateRoute(
         self, request: router_service_pb2.CreateRouteRequest, context: Context

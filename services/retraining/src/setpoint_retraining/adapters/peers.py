@@ -42,7 +42,10 @@ class RoutesClient:
         if found is None:
             return None
         weights = {each.version: each.basis_points for each in found.weights}
-        return ports.RouteState(found.revision, weights)
+        if not found.HasField("layer"):
+            return ports.RouteState(found.revision, weights)
+        taking_part = found.layer.end_slot - found.layer.first_slot
+        return ports.RouteState(found.revision, weights, taking_part)
 
     async def set_weights(
         self, run: Run, action: str, weights: Mapping[int, int], valid_from: int, reason: str
@@ -57,6 +60,9 @@ class RoutesClient:
             route_pb2.VersionWeight(version=version, basis_points=share)
             for version, share in sorted(weights.items())
         )
+        if route.HasField("layer") and len(weights) == 1:
+            # Who gets everything gets the keys that take no part, too.
+            (route.layer.baseline_version,) = weights
         route.valid_from = valid_from
         route.actor = ACTOR
         route.reason = reason

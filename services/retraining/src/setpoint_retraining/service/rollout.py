@@ -117,7 +117,7 @@ class Rollout:
             run.champion_version,
             run.rollout_step_time,
             as_of,
-            step.basis_points,
+            await self._share(run, step.basis_points),
             step.minimum_predictions,
         )
         if answer.verdict is ports.Verdict.FAIL:
@@ -127,6 +127,12 @@ class Rollout:
         if answer.verdict is not ports.Verdict.PASS:
             return Advance(run, False, f"inconclusive: {answer.explanation}")
         return await self._go_to(run, version, run.rollout_step + 1, as_of, answer.explanation)
+
+    async def _share(self, run: Run, basis_points: int) -> int:
+        """Return a step's share of all keys, which is less than its weight where not all take part."""
+        route = await self._routes.current(run.plan.route)
+        taking_part = EVERYTHING if route is None else route.taking_part
+        return max(1, basis_points * taking_part // EVERYTHING)
 
     async def _go_to(
         self, run: Run, version: int, number: int, as_of: int, evidence: str

@@ -6,10 +6,12 @@ from typing import TypeVar
 from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import feature_service_pb2
 from setpoint.registry.v1 import model_pb2
-from setpoint.router.v1 import route_pb2
+from setpoint.router.v1 import route_pb2, router_service_pb2
 from setpoint_columns import proto as columns_proto
 from setpoint_router import ports
+from setpoint_router.domain import preview
 from setpoint_router.domain.ensemble import Combination, Ensemble, Member
+from setpoint_router.domain.layer import Layer
 from setpoint_router.domain.route import (
     AssignmentReason,
     Content,
@@ -61,6 +63,7 @@ def content_from_proto(message: route_pb2.Route) -> Content:
         reason=message.reason,
         shadows=tuple(Shadow(each.version, each.basis_points) for each in message.shadows),
         ensemble=_ensemble(message.ensemble) if message.HasField("ensemble") else None,
+        layer=_layer_from_proto(message.layer) if message.HasField("layer") else None,
     )
 
 
@@ -87,6 +90,19 @@ def _ensemble_to_proto(found: Ensemble) -> route_pb2.Ensemble:
         combination=int(found.combination),  # type: ignore[arg-type]  # equal numbers
         quorum=found.quorum,
         member_deadline_microseconds=found.member_deadline_us,
+    )
+
+
+def _layer_from_proto(message: route_pb2.Layer) -> Layer:
+    return Layer(message.name, message.first_slot, message.end_slot, message.baseline_version)
+
+
+def _layer_to_proto(layer: Layer) -> route_pb2.Layer:
+    return route_pb2.Layer(
+        name=layer.name,
+        first_slot=layer.first_slot,
+        end_slot=layer.end_slot,
+        baseline_version=layer.baseline_version,
     )
 
 
@@ -124,6 +140,7 @@ def route_to_proto(route: Route) -> route_pb2.Route:
             for each in content.shadows
         ],
         ensemble=None if content.ensemble is None else _ensemble_to_proto(content.ensemble),
+        layer=None if content.layer is None else _layer_to_proto(content.layer),
     )
 
 
@@ -273,4 +290,28 @@ def choice_to_proto(choice: Choice) -> route_pb2.ShadowChoice:
         slot=choice.slot,
         basis_points=choice.shadow.basis_points,
         is_copied=choice.is_copied,
+    )
+
+
+def preview_to_proto(
+    before: Route, after: Route, moved: Sequence[preview.KeyMovement]
+) -> router_service_pb2.PreviewSplitResponse:
+    """Returns who would move, as a message."""
+    return router_service_pb2.PreviewSplitResponse(
+        base_revision=before.revision,
+        moved_slots=after.moved_slots,
+        movements=[
+            router_service_pb2.SplitMovement(
+                from_version=each.before, to_version=each.after, basis_points=each.basis_points
+            )
+            for each in preview.movements(before, after)
+        ],
+        moved_keys=[
+            router_service_pb2.KeyMovement(
+                assignment_key=each.key,
+                before=assignment_to_proto(before, *each.before),
+                after=assignment_to_proto(after, *each.after),
+            )
+            for each in moved
+        ],
     )

@@ -10,7 +10,7 @@ import numpy as np
 from setpoint.router.v1 import route_pb2
 from setpoint_router.convert import routes
 from setpoint_router.domain import assignment
-from setpoint_router.domain.route import Route
+from setpoint_router.domain.route import Content, Route
 
 _FORMAT = 1
 
@@ -23,6 +23,11 @@ def content_bytes(route: Route) -> bytes:
 def slot_bytes(route: Route) -> bytes:
     """Returns the slot table of a revision."""
     return route.slots.astype("<i4").tobytes()
+
+
+def content_from_bytes(content: bytes) -> Content:
+    """Returns what people decided in a revision."""
+    return routes.content_from_proto(route_pb2.Route.FromString(content))
 
 
 def route_from_bytes(content: bytes, slots: bytes) -> Route:

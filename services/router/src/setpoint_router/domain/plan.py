@@ -12,6 +12,7 @@ import numpy.typing as npt
 from setpoint_columns import DataType
 from setpoint_router.domain import assignment, combination, shadow
 from setpoint_router.domain.ensemble import Ensemble
+from setpoint_router.domain.layer import Layer
 from setpoint_router.domain.route import (
     AssignmentReason,
     FeatureSet,
@@ -81,6 +82,14 @@ class ShadowPlan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Baseline:
+    """Who serves the keys outside a route's part of its layer."""
+
+    layer: Layer
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ServingRoute:
     """The current revision of a route as the data plane uses it."""
 
@@ -92,12 +101,15 @@ class ServingRoute:
     fallback: Plan | None
     salt_prefix: str
     slot_reason: AssignmentReason
+    baseline: Baseline | None = None
 
     def assign(self, key: str) -> tuple[Plan, int, AssignmentReason]:
         """Returns plan, slot and reason for a key."""
         slot = assignment.xxh3((self.salt_prefix + key).encode()) % assignment.SLOTS
         if self.overrides and (plan := self.overrides.get(key)) is not None:
             return plan, slot, AssignmentReason.OVERRIDE
+        if self.baseline is not None and not self.baseline.layer.takes(key):
+            return self.baseline.plan, slot, AssignmentReason.LAYER
         return self.plans[self.by_slot[slot]], slot, self.slot_reason
 
 
@@ -131,6 +143,7 @@ def serving_route(route: Route) -> ServingRoute:
         fallback=by_version.get(content.fallback_version),
         salt_prefix=f"{content.salt}\0",
         slot_reason=content.slot_reason,
+        baseline=_baseline(content.layer, by_version),
     )
 
 
@@ -171,6 +184,10 @@ def _shadows(route: Route, names: Names) -> tuple[ShadowPlan, ...]:
         )
         for each in route.content.shadows
     )
+
+
+def _baseline(layer: Layer | None, by_version: Mapping[int, Plan]) -> Baseline | None:
+    return None if layer is None else Baseline(layer, by_version[layer.baseline_version])
 
 
 def _names(fields: Iterable[tuple[Field, ...]]) -> frozenset[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from setpoint_columns import DataType
 from setpoint_router.domain import assignment
 from setpoint_router.domain import ensemble as ensembles
+from setpoint_router.domain import layer as layers
 from setpoint_router.domain import shadow as shadows_module
 from setpoint_router.domain.shadow import Shadow
 from setpoint_runtime import errors, names
@@ -40,6 +41,7 @@ class AssignmentReason(enum.IntEnum):
     FALLBACK = 3
     SHADOW = 4
     ENSEMBLE = 5
+    LAYER = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Content:
     reason: str = ""
     shadows: tuple[Shadow, ...] = ()
     ensemble: ensembles.Ensemble | None = None
+    layer: layers.Layer | None = None
 
     @property
     def serving(self) -> frozenset[int]:
@@ -109,6 +112,8 @@ class Content:
         named = set(self.weights) | set(self.overrides.values())
         if self.fallback_version:
             named.add(self.fallback_version)
+        if self.layer is not None:
+            named.add(self.layer.baseline_version)
         return frozenset(named)
 
     @property
@@ -147,6 +152,9 @@ class Route:
         override = self.content.overrides.get(key)
         if override is not None:
             return override, slot, AssignmentReason.OVERRIDE
+        layer = self.content.layer
+        if layer is not None and not layer.takes(key):
+            return layer.baseline_version, slot, AssignmentReason.LAYER
         return int(self.slots[slot]), slot, self.content.slot_reason
 
     def shadows_of(self, key: str) -> tuple[shadows_module.Choice, ...]:
@@ -183,6 +191,8 @@ def check_content(content: Content) -> None:
     if content.valid_from < 0:
         raise errors.invalid("route.valid_from", content.valid_from, "must not be negative")
     shadows_module.check(content.shadows)
+    if content.layer is not None:
+        layers.check(content.layer)
 
 
 def _check_version(field: str, version: int) -> None:
@@ -259,4 +269,5 @@ def _with_salt(content: Content, salt: str) -> Content:
         reason=content.reason,
         shadows=content.shadows,
         ensemble=content.ensemble,
+        layer=content.layer,
     )

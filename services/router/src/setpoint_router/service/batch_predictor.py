@@ -70,8 +70,8 @@ class _Batch:
         self.event_times = _event_times(ask, now_us)
         self.bad: table.RowErrors = {}
         self.keys = self._keys()
-        self.slots = self._slots()
-        self.plans, self.reasons = _assigned(route, self.slots, self.keys)
+        self.slots = self._slots(route.route.content.salt)
+        self.plans, self.reasons = self._assigned()
         versions = np.array([plan.version.version for plan in route.plans], np.int64)
         self.versions = versions[self.plans]
         self.degradations: list[str | None] = [None] * count
@@ -95,9 +95,27 @@ class _Batch:
         joined[:] = [_KEY_SEPARATOR.join(parts) for parts in zip(*columns, strict=True)]
         return joined
 
-    def _slots(self) -> npt.NDArray[np.int32]:
+    def _assigned(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+        """Return the position of each row's plan, and why it is that one."""
+        route = self.route
+        plans = np.frombuffer(route.by_slot, np.uint16).astype(np.intp)[self.slots]
+        reasons = np.full(len(plans), int(route.slot_reason), np.int32)
+        if (baseline := route.baseline) is not None:
+            slots, layer = self._slots(baseline.layer.salt), baseline.layer
+            is_outside = (slots < layer.first_slot) | (slots >= layer.end_slot)
+            plans[is_outside] = baseline.plan.index
+            reasons[is_outside] = AssignmentReason.LAYER
+        if route.overrides:
+            for row, key in enumerate(self.keys.tolist()):
+                override = route.overrides.get(key)
+                if override is not None:
+                    plans[row] = override.index
+                    reasons[row] = AssignmentReason.OVERRIDE
+        return plans, reasons
+
+    def _slots(self, salt: str) -> npt.NDArray[np.int32]:
         """Return the slot of each row, from the caller's own bytes where they are the keys."""
-        salt, column = self.route.route.content.salt, self._key_source()
+        column = self._key_source()
         if column is None:
             return assignment.slots_of(salt, self.keys.tolist())
         return assignment.slots_of_texts(salt, *column.text_bounds())
@@ -401,18 +419,3 @@ def _event_times(ask: BatchAsk, now_us: int) -> npt.NDArray[np.int64]:
         row = int(times.argmin())
         raise errors.invalid(f'rows["{name}"][{row}]', int(times[row]), "must not be negative")
     return times
-
-
-def _assigned(
-    route: ServingRoute, slots: npt.NDArray[np.int32], keys: npt.NDArray[np.object_]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
-    """Return positions of plans, and reasons for keys."""
-    plans = np.frombuffer(route.by_slot, np.uint16).astype(np.intp)[slots]
-    reasons = np.full(len(keys), int(route.slot_reason), np.int32)
-    if route.overrides:
-        for row, key in enumerate(keys.tolist()):
-            override = route.overrides.get(key)
-            if override is not None:
-                plans[row] = override.index
-                reasons[row] = AssignmentReason.OVERRIDE
-    return plans, reasons

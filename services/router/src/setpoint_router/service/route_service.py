@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from setpoint_router import ports
-from setpoint_router.domain import assignment, combination
+from setpoint_router.domain import assignment, combination, preview
 from setpoint_router.domain.route import (
     AssignmentReason,
     Content,
@@ -18,6 +18,8 @@ from setpoint_router.domain.route import (
 from setpoint_router.service.book import RouteBook
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, names
+
+MAX_PREVIEWED_KEYS = 10_000
 
 CREATE = "CreateRoute"
 UPDATE = "UpdateRoute"
@@ -32,6 +34,15 @@ class Explanation:
     slot: int
     reason: AssignmentReason
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Who would move."""
+
+    before: Route
+    after: Route
+    moved_keys: Sequence[preview.KeyMovement]
 
 
 class RouteService:
@@ -137,8 +148,26 @@ class RouteService:
             names.check_name("route", name)
             now_us = time_us or self._clock.now_us()
             route = await self._store.in_force(name, now_us)
-        version, slot, reason = route.assign(key)
-        return Explanation(route, version, slot, reason, _explained(route, key, slot, reason))
+        choice = route.assign(key)
+        return Explanation(route, *choice, _explained(route, key, *choice))
+
+    async def preview(self, content: Content, keys: Sequence[str]) -> Preview:
+        """Say who would move if a route were updated; nothing changes.
+
+        Raises:
+            InvalidArgumentError: The content does not continue the route, or the keys are too many.
+            NotFoundError: There is no such route.
+        """
+        if len(keys) > MAX_PREVIEWED_KEYS:
+            rule = f"must be at most {MAX_PREVIEWED_KEYS}"
+            reason = errors.Reason.TOO_LARGE
+            raise errors.invalid("assignment_keys", len(keys), rule, reason)
+        check_content(content)
+        before = await self._store.get(content.name)
+        after = next_revision(before, content, (), self._clock.now_us())
+        # Thousands of keys take tens of milliseconds, which predictions shall not wait for.
+        moved = await asyncio.to_thread(preview.moved_keys, before, after, keys)
+        return Preview(before, after, moved)
 
     async def _resolve(self, content: Content) -> tuple[ServedVersion, ...]:
         """Ask what the versions need, and have them loaded."""
@@ -211,19 +240,28 @@ def _check_inputs(
         )
 
 
-def _explained(route: Route, key: str, slot: int, reason: AssignmentReason) -> str:
-    version = route.assign(key)[0]
+def _explained(route: Route, key: str, version: int, slot: int, reason: AssignmentReason) -> str:
     where = f"revision {route.revision} of route {route.name}"
     if reason is AssignmentReason.OVERRIDE:
         return f"{where} has an override of this key for version {version}"
+    layer, part = route.content.layer, ""
+    if layer is not None:
+        layer_slot = layer.slot_of(key)
+        mine = f"{layer.first_slot} to {layer.end_slot - 1}"
+        if reason is AssignmentReason.LAYER:
+            return (
+                f"xxh3_64({layer.salt}, key) mod {assignment.SLOTS} is {layer_slot}; {where} has "
+                f"slots {mine} of layer {layer.name}, outside of which version {version} serves"
+            )
+        part = f"slot {layer_slot} of layer {layer.name} is among {mine}, so the key takes part; "
     if (ensemble := route.content.ensemble) is not None:
         members = ", ".join(str(each.version) for each in ensemble.members)
         return (
-            f"{where} has an ensemble for every key: the {ensemble.combination.name} of versions "
+            f"{part}{where} has an ensemble for every key: the {ensemble.combination.name} of versions "
             f"{members}, of which {ensemble.quorum} must answer"
         )
     share = int((route.slots == version).sum())
     return (
-        f"xxh3_64(salt, key) mod {assignment.SLOTS} is {slot}; in {where} slot {slot} belongs to "
-        f"version {version}, which has {share} of {assignment.SLOTS} slots"
+        f"{part}xxh3_64(salt, key) mod {assignment.SLOTS} is {slot}; in {where} slot {slot} "
+        f"belongs to version {version}, which has {share} of {assignment.SLOTS} slots"
     )

@@ -11,12 +11,14 @@ from setpoint_db import engine as engines
 from setpoint_db import idempotency
 from setpoint_router import ports
 from setpoint_router.convert import stored
+from setpoint_router.domain import layer as layers
 from setpoint_router.domain.route import Route
 from setpoint_router.service.book import route_not_found
 from setpoint_router.service.route_service import CREATE, UPDATE
 from setpoint_router.store import tables
 from setpoint_runtime import errors
 
+_LOCK_LAYER = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 _REVISION = (tables.revisions.c.content, tables.revisions.c.slots)
 
 
@@ -57,6 +59,7 @@ class SqlStore:
         async with engines.transaction(self._engine) as connection:
 
             async def work() -> bytes:
+                await _check_layer(connection, route)
                 values = {
                     "name": route.name,
                     "model": route.content.model,
@@ -105,6 +108,7 @@ class SqlStore:
                         metadata={"route": name, "revision": str(current.revision)},
                     )
                 route = make(current)
+                await _check_layer(connection, route)
                 await _insert_revision(connection, route)
                 await connection.execute(
                     sa.update(tables.routes)
@@ -238,6 +242,28 @@ async def _insert_revision(connection: sqlalchemy_asyncio.AsyncConnection, route
             slots=stored.slot_bytes(route),
         )
     )
+
+
+async def _check_layer(connection: sqlalchemy_asyncio.AsyncConnection, route: Route) -> None:
+    """Refuse a part of a layer of which another route has some slots.
+
+    Raises:
+        FailedPreconditionError: Names the other route.
+    """
+    layer = route.content.layer
+    if layer is None:
+        return
+    # One route of a layer at a time, until its transaction is over.
+    await connection.execute(_LOCK_LAYER, {"name": layer.salt})
+    revisions = tables.revisions
+    statement = sa.select(revisions.c.name, revisions.c.content).join(
+        tables.routes,
+        (tables.routes.c.name == revisions.c.name)
+        & (tables.routes.c.current_revision == revisions.c.revision),
+    )
+    rows = (await connection.execute(statement)).all()
+    others = [(row.name, stored.content_from_bytes(row.content).layer) for row in rows]
+    layers.check_exclusive(route.name, layer, others)
 
 
 async def _current(

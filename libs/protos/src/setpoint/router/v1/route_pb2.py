@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from setpoint.common.v1 import reference_pb2 as setpoint_dot_common_dot_v1_dot_reference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esetpoint/router/v1/route.proto\x12\x12setpoint.router.v1\x1a\"setpoint/common/v1/reference.proto\"\xec\x04\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x32\n\x07weights\x18\x03 \x03(\x0b\x32!.setpoint.router.v1.VersionWeight\x12\x0c\n\x04salt\x18\x04 \x01(\t\x12;\n\toverrides\x18\x05 \x03(\x0b\x32(.setpoint.router.v1.Route.OverridesEntry\x12\x18\n\x10\x66\x61llback_version\x18\x06 \x01(\x03\x12>\n\x11spool_full_policy\x18\x07 \x01(\x0e\x32#.setpoint.router.v1.SpoolFullPolicy\x12H\n\x16\x66\x65\x61ture_failure_policy\x18\x08 \x01(\x0e\x32(.setpoint.router.v1.FeatureFailurePolicy\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x12\n\nvalid_from\x18\n \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12:\n\x0fserved_versions\x18\r \x03(\x0b\x32!.setpoint.router.v1.ServedVersion\x12\x13\n\x0bmoved_slots\x18\x0e \x01(\x05\x12+\n\x07shadows\x18\x0f \x03(\x0b\x32\x1a.setpoint.router.v1.Shadow\x12.\n\x08\x65nsemble\x18\x10 \x01(\x0b\x32\x1c.setpoint.router.v1.Ensemble\x1a\x30\n\x0eOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xab\x01\n\x08\x45nsemble\x12\x33\n\x07members\x18\x01 \x03(\x0b\x32\".setpoint.router.v1.EnsembleMember\x12\x34\n\x0b\x63ombination\x18\x02 \x01(\x0e\x32\x1f.setpoint.router.v1.Combination\x12\x0e\n\x06quorum\x18\x03 \x01(\x05\x12$\n\x1cmember_deadline_microseconds\x18\x04 \x01(\x03\"1\n\x0e\x45nsembleMember\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06weight\x18\x02 \x01(\x05\"/\n\x06Shadow\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x14\n\x0c\x62\x61sis_points\x18\x02 \x01(\x05\"V\n\x0cShadowChoice\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\x14\n\x0c\x62\x61sis_points\x18\x03 \x01(\x05\x12\x11\n\tis_copied\x18\x04 \x01(\x08\"6\n\rVersionWeight\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x14\n\x0c\x62\x61sis_points\x18\x02 \x01(\x05\"\xfc\x03\n\rServedVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12<\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\x0b\x32\'.setpoint.common.v1.FeatureSetReference\x12-\n\x06inputs\x18\x03 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12.\n\x07outputs\x18\x04 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x32\n\x0bkey_columns\x18\x05 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12/\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x35\n\x0erequest_fields\x18\x07 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x18\n\x10sensitive_inputs\x18\x08 \x03(\t\x12\x14\n\x0cscore_column\x18\t \x01(\t\x12\x37\n\rinput_tensors\x18\n \x03(\x0b\x32 .setpoint.router.v1.ServedTensor\x12\x38\n\x0eoutput_tensors\x18\x0b \x03(\x0b\x32 .setpoint.router.v1.ServedTensor\"-\n\x0cServedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\"\xcb\x01\n\nAssignment\x12\r\n\x05route\x18\x01 \x01(\t\x12\x16\n\x0eroute_revision\x18\x02 \x01(\x03\x12@\n\rmodel_version\x18\x03 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x0c\n\x04slot\x18\x04 \x01(\x05\x12\x34\n\x06reason\x18\x05 \x01(\x0e\x32$.setpoint.router.v1.AssignmentReason\x12\x10\n\x08versions\x18\x06 \x03(\x03*u\n\x0b\x43ombination\x12\x1b\n\x17\x43OMBINATION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMBINATION_MEAN\x10\x01\x12\x1d\n\x19\x43OMBINATION_WEIGHTED_MEAN\x10\x02\x12\x14\n\x10\x43OMBINATION_VOTE\x10\x03*{\n\x0fSpoolFullPolicy\x12!\n\x1dSPOOL_FULL_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18SPOOL_FULL_POLICY_REJECT\x10\x01\x12\'\n#SPOOL_FULL_POLICY_ANSWER_UNRECORDED\x10\x02*\x8f\x01\n\x14\x46\x65\x61tureFailurePolicy\x12&\n\"FEATURE_FAILURE_POLICY_UNSPECIFIED\x10\x00\x12!\n\x1d\x46\x45\x41TURE_FAILURE_POLICY_REJECT\x10\x01\x12,\n(FEATURE_FAILURE_POLICY_ANSWER_WITH_NULLS\x10\x02*\xcf\x01\n\x10\x41ssignmentReason\x12!\n\x1d\x41SSIGNMENT_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41SSIGNMENT_REASON_OVERRIDE\x10\x01\x12\x1a\n\x16\x41SSIGNMENT_REASON_SLOT\x10\x02\x12\x1e\n\x1a\x41SSIGNMENT_REASON_FALLBACK\x10\x03\x12\x1c\n\x18\x41SSIGNMENT_REASON_SHADOW\x10\x04\x12\x1e\n\x1a\x41SSIGNMENT_REASON_ENSEMBLE\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esetpoint/router/v1/route.proto\x12\x12setpoint.router.v1\x1a\"setpoint/common/v1/reference.proto\"\x96\x05\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x32\n\x07weights\x18\x03 \x03(\x0b\x32!.setpoint.router.v1.VersionWeight\x12\x0c\n\x04salt\x18\x04 \x01(\t\x12;\n\toverrides\x18\x05 \x03(\x0b\x32(.setpoint.router.v1.Route.OverridesEntry\x12\x18\n\x10\x66\x61llback_version\x18\x06 \x01(\x03\x12>\n\x11spool_full_policy\x18\x07 \x01(\x0e\x32#.setpoint.router.v1.SpoolFullPolicy\x12H\n\x16\x66\x65\x61ture_failure_policy\x18\x08 \x01(\x0e\x32(.setpoint.router.v1.FeatureFailurePolicy\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x12\n\nvalid_from\x18\n \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12:\n\x0fserved_versions\x18\r \x03(\x0b\x32!.setpoint.router.v1.ServedVersion\x12\x13\n\x0bmoved_slots\x18\x0e \x01(\x05\x12+\n\x07shadows\x18\x0f \x03(\x0b\x32\x1a.setpoint.router.v1.Shadow\x12.\n\x08\x65nsemble\x18\x10 \x01(\x0b\x32\x1c.setpoint.router.v1.Ensemble\x12(\n\x05layer\x18\x11 \x01(\x0b\x32\x19.setpoint.router.v1.Layer\x1a\x30\n\x0eOverridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xab\x01\n\x08\x45nsemble\x12\x33\n\x07members\x18\x01 \x03(\x0b\x32\".setpoint.router.v1.EnsembleMember\x12\x34\n\x0b\x63ombination\x18\x02 \x01(\x0e\x32\x1f.setpoint.router.v1.Combination\x12\x0e\n\x06quorum\x18\x03 \x01(\x05\x12$\n\x1cmember_deadline_microseconds\x18\x04 \x01(\x03\"1\n\x0e\x45nsembleMember\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06weight\x18\x02 \x01(\x05\"U\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nfirst_slot\x18\x02 \x01(\x05\x12\x10\n\x08\x65nd_slot\x18\x03 \x01(\x05\x12\x18\n\x10\x62\x61seline_version\x18\x04 \x01(\x03\"/\n\x06Shadow\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x14\n\x0c\x62\x61sis_points\x18\x02 \x01(\x05\"V\n\x0cShadowChoice\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\x14\n\x0c\x62\x61sis_points\x18\x03 \x01(\x05\x12\x11\n\tis_copied\x18\x04 \x01(\x08\"6\n\rVersionWeight\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x14\n\x0c\x62\x61sis_points\x18\x02 \x01(\x05\"\xfc\x03\n\rServedVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12<\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\x0b\x32\'.setpoint.common.v1.FeatureSetReference\x12-\n\x06inputs\x18\x03 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12.\n\x07outputs\x18\x04 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x32\n\x0bkey_columns\x18\x05 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12/\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x35\n\x0erequest_fields\x18\x07 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x18\n\x10sensitive_inputs\x18\x08 \x03(\t\x12\x14\n\x0cscore_column\x18\t \x01(\t\x12\x37\n\rinput_tensors\x18\n \x03(\x0b\x32 .setpoint.router.v1.ServedTensor\x12\x38\n\x0eoutput_tensors\x18\x0b \x03(\x0b\x32 .setpoint.router.v1.ServedTensor\"-\n\x0cServedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\"\xcb\x01\n\nAssignment\x12\r\n\x05route\x18\x01 \x01(\t\x12\x16\n\x0eroute_revision\x18\x02 \x01(\x03\x12@\n\rmodel_version\x18\x03 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x0c\n\x04slot\x18\x04 \x01(\x05\x12\x34\n\x06reason\x18\x05 \x01(\x0e\x32$.setpoint.router.v1.AssignmentReason\x12\x10\n\x08versions\x18\x06 \x03(\x03*u\n\x0b\x43ombination\x12\x1b\n\x17\x43OMBINATION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMBINATION_MEAN\x10\x01\x12\x1d\n\x19\x43OMBINATION_WEIGHTED_MEAN\x10\x02\x12\x14\n\x10\x43OMBINATION_VOTE\x10\x03*{\n\x0fSpoolFullPolicy\x12!\n\x1dSPOOL_FULL_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18SPOOL_FULL_POLICY_REJECT\x10\x01\x12\'\n#SPOOL_FULL_POLICY_ANSWER_UNRECORDED\x10\x02*\x8f\x01\n\x14\x46\x65\x61tureFailurePolicy\x12&\n\"FEATURE_FAILURE_POLICY_UNSPECIFIED\x10\x00\x12!\n\x1d\x46\x45\x41TURE_FAILURE_POLICY_REJECT\x10\x01\x12,\n(FEATURE_FAILURE_POLICY_ANSWER_WITH_NULLS\x10\x02*\xec\x01\n\x10\x41ssignmentReason\x12!\n\x1d\x41SSIGNMENT_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41SSIGNMENT_REASON_OVERRIDE\x10\x01\x12\x1a\n\x16\x41SSIGNMENT_REASON_SLOT\x10\x02\x12\x1e\n\x1a\x41SSIGNMENT_REASON_FALLBACK\x10\x03\x12\x1c\n\x18\x41SSIGNMENT_REASON_SHADOW\x10\x04\x12\x1e\n\x1a\x41SSIGNMENT_REASON_ENSEMBLE\x10\x05\x12\x1b\n\x17\x41SSIGNMENT_REASON_LAYER\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,32 +34,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROUTE_OVERRIDESENTRY']._loaded_options = None
   _globals['_ROUTE_OVERRIDESENTRY']._serialized_options = b'8\001'
-  _globals['_COMBINATION']._serialized_start=1895
-  _globals['_COMBINATION']._serialized_end=2012
-  _globals['_SPOOLFULLPOLICY']._serialized_start=2014
-  _globals['_SPOOLFULLPOLICY']._serialized_end=2137
-  _globals['_FEATUREFAILUREPOLICY']._serialized_start=2140
-  _globals['_FEATUREFAILUREPOLICY']._serialized_end=2283
-  _globals['_ASSIGNMENTREASON']._serialized_start=2286
-  _globals['_ASSIGNMENTREASON']._serialized_end=2493
+  _globals['_COMBINATION']._serialized_start=2024
+  _globals['_COMBINATION']._serialized_end=2141
+  _globals['_SPOOLFULLPOLICY']._serialized_start=2143
+  _globals['_SPOOLFULLPOLICY']._serialized_end=2266
+  _globals['_FEATUREFAILUREPOLICY']._serialized_start=2269
+  _globals['_FEATUREFAILUREPOLICY']._serialized_end=2412
+  _globals['_ASSIGNMENTREASON']._serialized_start=2415
+  _globals['_ASSIGNMENTREASON']._serialized_end=2651
   _globals['_ROUTE']._serialized_start=91
-  _globals['_ROUTE']._serialized_end=711
-  _globals['_ROUTE_OVERRIDESENTRY']._serialized_start=663
-  _globals['_ROUTE_OVERRIDESENTRY']._serialized_end=711
-  _globals['_ENSEMBLE']._serialized_start=714
-  _globals['_ENSEMBLE']._serialized_end=885
-  _globals['_ENSEMBLEMEMBER']._serialized_start=887
-  _globals['_ENSEMBLEMEMBER']._serialized_end=936
-  _globals['_SHADOW']._serialized_start=938
-  _globals['_SHADOW']._serialized_end=985
-  _globals['_SHADOWCHOICE']._serialized_start=987
-  _globals['_SHADOWCHOICE']._serialized_end=1073
-  _globals['_VERSIONWEIGHT']._serialized_start=1075
-  _globals['_VERSIONWEIGHT']._serialized_end=1129
-  _globals['_SERVEDVERSION']._serialized_start=1132
-  _globals['_SERVEDVERSION']._serialized_end=1640
-  _globals['_SERVEDTENSOR']._serialized_start=1642
-  _globals['_SERVEDTENSOR']._serialized_end=1687
-  _globals['_ASSIGNMENT']._serialized_start=1690
-  _globals['_ASSIGNMENT']._serialized_end=1893
+  _globals['_ROUTE']._serialized_end=753
+  _globals['_ROUTE_OVERRIDESENTRY']._serialized_start=705
+  _globals['_ROUTE_OVERRIDESENTRY']._serialized_end=753
+  _globals['_ENSEMBLE']._serialized_start=756
+  _globals['_ENSEMBLE']._serialized_end=927
+  _globals['_ENSEMBLEMEMBER']._serialized_start=929
+  _globals['_ENSEMBLEMEMBER']._serialized_end=978
+  _globals['_LAYER']._serialized_start=980
+  _globals['_LAYER']._serialized_end=1065
+  _globals['_SHADOW']._serialized_start=1067
+  _globals['_SHADOW']._serialized_end=1114
+  _globals['_SHADOWCHOICE']._serialized_start=1116
+  _globals['_SHADOWCHOICE']._serialized_end=1202
+  _globals['_VERSIONWEIGHT']._serialized_start=1204
+  _globals['_VERSIONWEIGHT']._serialized_end=1258
+  _globals['_SERVEDVERSION']._serialized_start=1261
+  _globals['_SERVEDVERSION']._serialized_end=1769
+  _globals['_SERVEDTENSOR']._serialized_start=1771
+  _globals['_SERVEDTENSOR']._serialized_end=1816
+  _globals['_ASSIGNMENT']._serialized_start=1819
+  _globals['_ASSIGNMENT']._serialized_end=2022
 # @@protoc_insertion_point(module_scope)

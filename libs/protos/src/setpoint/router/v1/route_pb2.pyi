@@ -121,6 +121,8 @@ class _AssignmentReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrappe
     """The version is a shadow and got a copy; in records alone, never in a reply."""
     ASSIGNMENT_REASON_ENSEMBLE: _AssignmentReason.ValueType  # 5
     """The route has an ensemble."""
+    ASSIGNMENT_REASON_LAYER: _AssignmentReason.ValueType  # 6
+    """The key's layer slot lies outside the route's part: the baseline version."""
 
 class AssignmentReason(_AssignmentReason, metaclass=_AssignmentReasonEnumTypeWrapper):
     """AssignmentReason says which rule chose the version."""
@@ -137,6 +139,8 @@ ASSIGNMENT_REASON_SHADOW: AssignmentReason.ValueType  # 4
 """The version is a shadow and got a copy; in records alone, never in a reply."""
 ASSIGNMENT_REASON_ENSEMBLE: AssignmentReason.ValueType  # 5
 """The route has an ensemble."""
+ASSIGNMENT_REASON_LAYER: AssignmentReason.ValueType  # 6
+"""The key's layer slot lies outside the route's part: the baseline version."""
 Global___AssignmentReason: typing_extensions.TypeAlias = AssignmentReason
 
 @typing.final
@@ -177,6 +181,7 @@ class Route(google.protobuf.message.Message):
     MOVED_SLOTS_FIELD_NUMBER: builtins.int
     SHADOWS_FIELD_NUMBER: builtins.int
     ENSEMBLE_FIELD_NUMBER: builtins.int
+    LAYER_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     model: builtins.str
@@ -219,6 +224,10 @@ class Route(google.protobuf.message.Message):
     def ensemble(self) -> Global___Ensemble:
         """Versions that answer together; then weights must be empty. Overrides and the fallback version go on as without."""
 
+    @property
+    def layer(self) -> Global___Layer:
+        """The keys that take part in the split; absent means all."""
+
     def __init__(
         self,
         *,
@@ -238,9 +247,10 @@ class Route(google.protobuf.message.Message):
         moved_slots: builtins.int = ...,
         shadows: collections.abc.Iterable[Global___Shadow] | None = ...,
         ensemble: Global___Ensemble | None = ...,
+        layer: Global___Layer | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ensemble", b"ensemble"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "ensemble", b"ensemble", "fallback_version", b"fallback_version", "feature_failure_policy", b"feature_failure_policy", "model", b"model", "moved_slots", b"moved_slots", "name", b"name", "overrides", b"overrides", "reason", b"reason", "revision", b"revision", "salt", b"salt", "served_versions", b"served_versions", "shadows", b"shadows", "spool_full_policy", b"spool_full_policy", "valid_from", b"valid_from", "weights", b"weights"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["ensemble", b"ensemble", "layer", b"layer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "ensemble", b"ensemble", "fallback_version", b"fallback_version", "feature_failure_policy", b"feature_failure_policy", "layer", b"layer", "model", b"model", "moved_slots", b"moved_slots", "name", b"name", "overrides", b"overrides", "reason", b"reason", "revision", b"revision", "salt", b"salt", "served_versions", b"served_versions", "shadows", b"shadows", "spool_full_policy", b"spool_full_policy", "valid_from", b"valid_from", "weights", b"weights"]) -> None: ...
 
 Global___Route: typing_extensions.TypeAlias = Route
 
@@ -309,6 +319,42 @@ class EnsembleMember(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["version", b"version", "weight", b"weight"]) -> None: ...
 
 Global___EnsembleMember: typing_extensions.TypeAlias = EnsembleMember
+
+@typing.final
+class Layer(google.protobuf.message.Message):
+    """Layer is a route's part of a layer: a division of all keys by a second salt. Only keys whose layer slot lies in the part take
+    part in the route's split; all others get the baseline version. Routes of one layer own different slots of it
+    (FAILED_PRECONDITION, IN_USE), so no key takes part in the experiments of two of them; layer slots are independent of the
+    slots of routes and of other layers. Overrides go before.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    FIRST_SLOT_FIELD_NUMBER: builtins.int
+    END_SLOT_FIELD_NUMBER: builtins.int
+    BASELINE_VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the layer, ^[a-z0-9_-]{1,64}$. A key's layer slot is
+    xxh3_64(utf8("layer/<name>") + 0x00 + utf8(assignment key)) mod 10000.
+    """
+    first_slot: builtins.int
+    """First layer slot of the part, from 0."""
+    end_slot: builtins.int
+    """First layer slot after the part, up to 10,000."""
+    baseline_version: builtins.int
+    """Version for keys outside the part."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        first_slot: builtins.int = ...,
+        end_slot: builtins.int = ...,
+        baseline_version: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["baseline_version", b"baseline_version", "end_slot", b"end_slot", "first_slot", b"first_slot", "name", b"name"]) -> None: ...
+
+Global___Layer: typing_extensions.TypeAlias = Layer
 
 @typing.final
 class Shadow(google.protobuf.message.Message):

@@ -342,12 +342,15 @@ class ExplainAssignmentResponse(google.protobuf.message.Message):
     VALID_FROM_FIELD_NUMBER: builtins.int
     EXPLANATION_FIELD_NUMBER: builtins.int
     SHADOWS_FIELD_NUMBER: builtins.int
+    LAYER_SLOT_FIELD_NUMBER: builtins.int
     salt: builtins.str
     """The salt that was hashed."""
     valid_from: builtins.int
     """When the revision came into force, microseconds UTC."""
     explanation: builtins.str
     """In words, for people."""
+    layer_slot: builtins.int
+    """The key's slot in the route's layer; absent without one."""
     @property
     def assignment(self) -> setpoint.router.v1.route_pb2.Assignment:
         """What the key gets and why."""
@@ -364,11 +367,131 @@ class ExplainAssignmentResponse(google.protobuf.message.Message):
         valid_from: builtins.int = ...,
         explanation: builtins.str = ...,
         shadows: collections.abc.Iterable[setpoint.router.v1.route_pb2.ShadowChoice] | None = ...,
+        layer_slot: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["assignment", b"assignment"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["assignment", b"assignment", "explanation", b"explanation", "salt", b"salt", "shadows", b"shadows", "valid_from", b"valid_from"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_layer_slot", b"_layer_slot", "assignment", b"assignment", "layer_slot", b"layer_slot"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_layer_slot", b"_layer_slot", "assignment", b"assignment", "explanation", b"explanation", "layer_slot", b"layer_slot", "salt", b"salt", "shadows", b"shadows", "valid_from", b"valid_from"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_layer_slot", b"_layer_slot"]) -> typing.Literal["layer_slot"] | None: ...
 
 Global___ExplainAssignmentResponse: typing_extensions.TypeAlias = ExplainAssignmentResponse
+
+@typing.final
+class PreviewSplitRequest(google.protobuf.message.Message):
+    """PreviewSplitRequest is the request of PreviewSplit."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: builtins.int
+    ASSIGNMENT_KEYS_FIELD_NUMBER: builtins.int
+    @property
+    def route(self) -> setpoint.router.v1.route_pb2.Route:
+        """The whole new content, as UpdateRoute would get it."""
+
+    @property
+    def assignment_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Keys to look at one by one; at most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        route: setpoint.router.v1.route_pb2.Route | None = ...,
+        assignment_keys: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["route", b"route"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["assignment_keys", b"assignment_keys", "route", b"route"]) -> None: ...
+
+Global___PreviewSplitRequest: typing_extensions.TypeAlias = PreviewSplitRequest
+
+@typing.final
+class PreviewSplitResponse(google.protobuf.message.Message):
+    """PreviewSplitResponse is the answer of PreviewSplit."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BASE_REVISION_FIELD_NUMBER: builtins.int
+    MOVED_SLOTS_FIELD_NUMBER: builtins.int
+    MOVEMENTS_FIELD_NUMBER: builtins.int
+    MOVED_KEYS_FIELD_NUMBER: builtins.int
+    base_revision: builtins.int
+    """The revision that it was compared with."""
+    moved_slots: builtins.int
+    """What moved_slots of the new revision would be."""
+    @property
+    def movements(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SplitMovement]:
+        """The shares of keys that would move, largest first, overrides left aside. Empty when nobody moves."""
+
+    @property
+    def moved_keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___KeyMovement]:
+        """Those of assignment_keys that would move, in their order, then the keys of overrides that would."""
+
+    def __init__(
+        self,
+        *,
+        base_revision: builtins.int = ...,
+        moved_slots: builtins.int = ...,
+        movements: collections.abc.Iterable[Global___SplitMovement] | None = ...,
+        moved_keys: collections.abc.Iterable[Global___KeyMovement] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_revision", b"base_revision", "moved_keys", b"moved_keys", "moved_slots", b"moved_slots", "movements", b"movements"]) -> None: ...
+
+Global___PreviewSplitResponse: typing_extensions.TypeAlias = PreviewSplitResponse
+
+@typing.final
+class SplitMovement(google.protobuf.message.Message):
+    """SplitMovement is a share of keys that goes from one version to another."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FROM_VERSION_FIELD_NUMBER: builtins.int
+    TO_VERSION_FIELD_NUMBER: builtins.int
+    BASIS_POINTS_FIELD_NUMBER: builtins.int
+    from_version: builtins.int
+    """The version that they have."""
+    to_version: builtins.int
+    """The version that they would get."""
+    basis_points: builtins.float
+    """Their share of all keys in basis points; a whole number for routes without a layer."""
+    def __init__(
+        self,
+        *,
+        from_version: builtins.int = ...,
+        to_version: builtins.int = ...,
+        basis_points: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["basis_points", b"basis_points", "from_version", b"from_version", "to_version", b"to_version"]) -> None: ...
+
+Global___SplitMovement: typing_extensions.TypeAlias = SplitMovement
+
+@typing.final
+class KeyMovement(google.protobuf.message.Message):
+    """KeyMovement is one key that goes from one version to another."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ASSIGNMENT_KEY_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    assignment_key: builtins.str
+    """The key."""
+    @property
+    def before(self) -> setpoint.router.v1.route_pb2.Assignment:
+        """What it has, and why."""
+
+    @property
+    def after(self) -> setpoint.router.v1.route_pb2.Assignment:
+        """What it would get, and why."""
+
+    def __init__(
+        self,
+        *,
+        assignment_key: builtins.str = ...,
+        before: setpoint.router.v1.route_pb2.Assignment | None = ...,
+        after: setpoint.router.v1.route_pb2.Assignment | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["after", b"after", "before", b"before"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "assignment_key", b"assignment_key", "before", b"before"]) -> None: ...
+
+Global___KeyMovement: typing_extensions.TypeAlias = KeyMovement
 
 @typing.final
 class CreateRouteRequest(google.protobuf.message.Message):

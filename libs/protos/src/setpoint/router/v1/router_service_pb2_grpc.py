@@ -54,6 +54,11 @@ class RouterServiceStub(object):
                 request_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.ExplainAssignmentRequest.SerializeToString,
                 response_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.ExplainAssignmentResponse.FromString,
                 _registered_method=True)
+        self.PreviewSplit = channel.unary_unary(
+                '/setpoint.router.v1.RouterService/PreviewSplit',
+                request_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PreviewSplitRequest.SerializeToString,
+                response_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PreviewSplitResponse.FromString,
+                _registered_method=True)
         self.CreateRoute = channel.unary_unary(
                 '/setpoint.router.v1.RouterService/CreateRoute',
                 request_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.CreateRouteRequest.SerializeToString,
@@ -119,10 +124,20 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewSplit(self, request, context):
+        """Says which keys UpdateRoute with the same route would move from which version to which; it changes nothing and asks nobody
+        else, so versions need not exist. Exact as long as no other revision comes between. INVALID_ARGUMENT as UpdateRoute;
+        TOO_LARGE with more than 10,000 keys; NOT_FOUND (ROUTE_NOT_FOUND). Callers: anyone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateRoute(self, request, context):
         """Creates a route. Its versions must exist and be approved (FAILED_PRECONDITION, NOT_APPROVED), and inference must be able
         to load them (MODEL_NOT_READY), those of shadows too. ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS,
-        INVALID_FIELD); members of an ensemble must have equal signatures (FAILED_PRECONDITION, SIGNATURE_MISMATCH). Callers: people, retraining.
+        INVALID_FIELD); members of an ensemble must have equal signatures (FAILED_PRECONDITION, SIGNATURE_MISMATCH);
+        FAILED_PRECONDITION (IN_USE) when another route has some of its slots of a layer. Callers: people, retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +189,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.ExplainAssignment,
                     request_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.ExplainAssignmentRequest.FromString,
                     response_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.ExplainAssignmentResponse.SerializeToString,
+            ),
+            'PreviewSplit': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewSplit,
+                    request_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PreviewSplitRequest.FromString,
+                    response_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PreviewSplitResponse.SerializeToString,
             ),
             'CreateRoute': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateRoute,
@@ -287,6 +307,33 @@ class RouterService(object):
             '/setpoint.router.v1.RouterService/ExplainAssignment',
             setpoint_dot_router_dot_v1_dot_router__service__pb2.ExplainAssignmentRequest.SerializeToString,
             setpoint_dot_router_dot_v1_dot_router__service__pb2.ExplainAssignmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewSplit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/setpoint.router.v1.RouterService/PreviewSplit',
+            setpoint_dot_router_dot_v1_dot_router__service__pb2.PreviewSplitRequest.SerializeToString,
+            setpoint_dot_router_dot_v1_dot_router__service__pb2.PreviewSplitResponse.FromString,
             options,
             channel_credentials,
             insecure,

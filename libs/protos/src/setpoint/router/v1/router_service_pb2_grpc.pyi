@@ -73,6 +73,22 @@ _RouterServiceExplainAssignmentType = typing_extensions.TypeVar(
     ],
 )
 
+_RouterServicePreviewSplitType = typing_extensions.TypeVar(
+    '_RouterServicePreviewSplitType',
+    grpc.UnaryUnaryMultiCallable[
+        setpoint.router.v1.router_service_pb2.PreviewSplitRequest,
+        setpoint.router.v1.router_service_pb2.PreviewSplitResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.router.v1.router_service_pb2.PreviewSplitRequest,
+        setpoint.router.v1.router_service_pb2.PreviewSplitResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        setpoint.router.v1.router_service_pb2.PreviewSplitRequest,
+        setpoint.router.v1.router_service_pb2.PreviewSplitResponse,
+    ],
+)
+
 _RouterServiceCreateRouteType = typing_extensions.TypeVar(
     '_RouterServiceCreateRouteType',
     grpc.UnaryUnaryMultiCallable[
@@ -153,7 +169,7 @@ _RouterServiceListRouteRevisionsType = typing_extensions.TypeVar(
     ],
 )
 
-class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterServicePredictBatchType, _RouterServiceExplainAssignmentType, _RouterServiceCreateRouteType, _RouterServiceUpdateRouteType, _RouterServiceGetRouteType, _RouterServiceListRoutesType, _RouterServiceListRouteRevisionsType]):
+class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterServicePredictBatchType, _RouterServiceExplainAssignmentType, _RouterServicePreviewSplitType, _RouterServiceCreateRouteType, _RouterServiceUpdateRouteType, _RouterServiceGetRouteType, _RouterServiceListRoutesType, _RouterServiceListRouteRevisionsType]):
     """RouterService is the front door of the data plane: it answers predictions, says which version answered and why, and
     records each of them on disk before the answer.
 
@@ -174,6 +190,10 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
         grpc.UnaryUnaryMultiCallable[
             setpoint.router.v1.router_service_pb2.ExplainAssignmentRequest,
             setpoint.router.v1.router_service_pb2.ExplainAssignmentResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            setpoint.router.v1.router_service_pb2.PreviewSplitRequest,
+            setpoint.router.v1.router_service_pb2.PreviewSplitResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             setpoint.router.v1.router_service_pb2.CreateRouteRequest,
@@ -210,6 +230,10 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.router.v1.router_service_pb2.ExplainAssignmentRequest,
             setpoint.router.v1.router_service_pb2.ExplainAssignmentResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            setpoint.router.v1.router_service_pb2.PreviewSplitRequest,
+            setpoint.router.v1.router_service_pb2.PreviewSplitResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.router.v1.router_service_pb2.CreateRouteRequest,
@@ -254,10 +278,17 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
     ROUTE_REVISION_NOT_FOUND). Callers: anyone.
     """
 
+    PreviewSplit: _RouterServicePreviewSplitType
+    """Says which keys UpdateRoute with the same route would move from which version to which; it changes nothing and asks nobody
+    else, so versions need not exist. Exact as long as no other revision comes between. INVALID_ARGUMENT as UpdateRoute;
+    TOO_LARGE with more than 10,000 keys; NOT_FOUND (ROUTE_NOT_FOUND). Callers: anyone.
+    """
+
     CreateRoute: _RouterServiceCreateRouteType
     """Creates a route. Its versions must exist and be approved (FAILED_PRECONDITION, NOT_APPROVED), and inference must be able
     to load them (MODEL_NOT_READY), those of shadows too. ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS,
-    INVALID_FIELD); members of an ensemble must have equal signatures (FAILED_PRECONDITION, SIGNATURE_MISMATCH). Callers: people, retraining.
+    INVALID_FIELD); members of an ensemble must have equal signatures (FAILED_PRECONDITION, SIGNATURE_MISMATCH);
+    FAILED_PRECONDITION (IN_USE) when another route has some of its slots of a layer. Callers: people, retraining.
     """
 
     UpdateRoute: _RouterServiceUpdateRouteType
@@ -286,6 +317,10 @@ RouterServiceAsyncStub: typing_extensions.TypeAlias = RouterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.router.v1.router_service_pb2.ExplainAssignmentRequest,
         setpoint.router.v1.router_service_pb2.ExplainAssignmentResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.router.v1.router_service_pb2.PreviewSplitRequest,
+        setpoint.router.v1.router_service_pb2.PreviewSplitResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.router.v1.router_service_pb2.CreateRouteRequest,
@@ -354,6 +389,17 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
+    def PreviewSplit(
+        self,
+        request: setpoint.router.v1.router_service_pb2.PreviewSplitRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[setpoint.router.v1.router_service_pb2.PreviewSplitResponse, collections.abc.Awaitable[setpoint.router.v1.router_service_pb2.PreviewSplitResponse]]:
+        """Says which keys UpdateRoute with the same route would move from which version to which; it changes nothing and asks nobody
+        else, so versions need not exist. Exact as long as no other revision comes between. INVALID_ARGUMENT as UpdateRoute;
+        TOO_LARGE with more than 10,000 keys; NOT_FOUND (ROUTE_NOT_FOUND). Callers: anyone.
+        """
+
+    @abc.abstractmethod
     def CreateRoute(
         self,
         request: setpoint.router.v1.router_service_pb2.CreateRouteRequest,
@@ -361,7 +407,8 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[setpoint.router.v1.router_service_pb2.CreateRouteResponse, collections.abc.Awaitable[setpoint.router.v1.router_service_pb2.CreateRouteResponse]]:
         """Creates a route. Its versions must exist and be approved (FAILED_PRECONDITION, NOT_APPROVED), and inference must be able
         to load them (MODEL_NOT_READY), those of shadows too. ALREADY_EXISTS (NAME_TAKEN); INVALID_ARGUMENT (INVALID_WEIGHTS,
-        INVALID_FIELD); members of an ensemble must have equal signatures (FAILED_PRECONDITION, SIGNATURE_MISMATCH). Callers: people, retraining.
+        INVALID_FIELD); members of an ensemble must have equal signatures (FAILED_PRECONDITION, SIGNATURE_MISMATCH);
+        FAILED_PRECONDITION (IN_USE) when another route has some of its slots of a layer. Callers: people, retraining.
         """
 
     @abc.abstractmethod
