@@ -249,7 +249,6 @@ def prediction_to_proto(stored: ports.StoredPrediction) -> prediction_pb2.Predic
     """Tells the whole story of one prediction, its shadows' among it."""
     message = prediction_pb2.PredictionRecords.FromString(stored.payload)
     row = proto.from_proto(message.predictions).row(stored.position)
-    chosen = row.get("chosen_version")
     story = prediction_pb2.Prediction(
         prediction_id=row["prediction_id"],
         event_time=row["event_time"],
