@@ -142,6 +142,18 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The server does not offer this method, or not this form of it."""
     REASON_PERMISSION_DENIED: _Reason.ValueType  # 126
     """The caller may not do this."""
+    REASON_BATCH_PREDICTION_NOT_FOUND: _Reason.ValueType  # 140
+    """The batch prediction does not exist."""
+    REASON_INPUT_NOT_FOUND: _Reason.ValueType  # 141
+    """There is no file where the input should be."""
+    REASON_INVALID_INPUT: _Reason.ValueType  # 142
+    """A file is not what it should be; the message names file, and column and row where there are any."""
+    REASON_INPUT_CHANGED: _Reason.ValueType  # 143
+    """A file changed while it was being read."""
+    REASON_OUTPUT_EXISTS: _Reason.ValueType  # 144
+    """Something else lies where the output should go."""
+    REASON_URL_REFUSED: _Reason.ValueType  # 145
+    """The service may not read or write there."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reason is the machine-readable cause of every error that a Setpoint service answers with. It travels in
@@ -268,4 +280,16 @@ REASON_UNIMPLEMENTED: Reason.ValueType  # 125
 """The server does not offer this method, or not this form of it."""
 REASON_PERMISSION_DENIED: Reason.ValueType  # 126
 """The caller may not do this."""
+REASON_BATCH_PREDICTION_NOT_FOUND: Reason.ValueType  # 140
+"""The batch prediction does not exist."""
+REASON_INPUT_NOT_FOUND: Reason.ValueType  # 141
+"""There is no file where the input should be."""
+REASON_INVALID_INPUT: Reason.ValueType  # 142
+"""A file is not what it should be; the message names file, and column and row where there are any."""
+REASON_INPUT_CHANGED: Reason.ValueType  # 143
+"""A file changed while it was being read."""
+REASON_OUTPUT_EXISTS: Reason.ValueType  # 144
+"""Something else lies where the output should go."""
+REASON_URL_REFUSED: Reason.ValueType  # 145
+"""The service may not read or write there."""
 Global___Reason: typing_extensions.TypeAlias = Reason

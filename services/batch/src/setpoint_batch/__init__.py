@@ -1,0 +1,1 @@
+"""Predictions for whole tables: the batch half beside the router."""

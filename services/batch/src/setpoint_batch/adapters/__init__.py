@@ -1,0 +1,1 @@
+"""The other services, and where partitions are worked on."""

@@ -1,0 +1,1 @@
+"""Starting, watching and cancelling jobs, and doing them."""
