@@ -1,4 +1,5 @@
-"""A feature service in this process, filled with the first days of the demo's real history."""
+"""Services in this process: one filled with the first days of the demo's real history, and a house of
+those that answer predictions."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +7,7 @@ import polars as pl
 import pytest
 import pytest_asyncio
 import redis
-from tests.support import departures
+from tests.support import departures, house
 from tests.support.departures import Past
 
 from setpoint.feature.v1 import feature_service_pb2
@@ -67,3 +68,21 @@ async def _register(client: AsyncClient) -> None:
 def questions(past: Past) -> pl.DataFrame:
     """A sample of the scheduled flights, in the order of their questions."""
     return past.frames["scheduled_flight"].sample(600, seed=13).sort("event_time", "flight_id")
+
+
+@pytest_asyncio.fixture(scope="package")
+async def home(
+    databases: database_pool.Databases,
+    valkey: valkey_server.ValkeyServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[house.House]:
+    """Everything between a question about a parcel and its answer, online and in batches."""
+    name = databases.create()
+    # Beside the feature service of `past`, which has the server's first database.
+    online = f"{valkey.url().rsplit('/', 1)[0]}/1"
+    with redis.Redis.from_url(online) as store:
+        store.flushdb()
+    folder = tmp_path_factory.mktemp("house")
+    async with house.opened(folder, databases.url(name), online) as opened:
+        yield opened
+    databases.drop(name)

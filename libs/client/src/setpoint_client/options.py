@@ -39,6 +39,7 @@ class ClientSettings(TypedDict, total=False):
     monitoring_address: str
     retraining_address: str
     registry_address: str
+    batch_address: str
     caller: str
     """Name of the calling program, by default `client`; predictions are recorded with it."""
     credentials: grpc.ChannelCredentials | None
@@ -60,6 +61,7 @@ class ClientOptions:
     monitoring_address: str = "127.0.0.1:7404"
     retraining_address: str = "127.0.0.1:7405"
     registry_address: str = "127.0.0.1:7406"
+    batch_address: str = "127.0.0.1:7407"
     caller: str = "client"
     credentials: grpc.ChannelCredentials | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)

@@ -9,6 +9,7 @@ from functools import cached_property
 import grpc
 import grpc.aio
 
+from setpoint.batch.v1 import batch_service_pb2_grpc
 from setpoint.feature.v1 import feature_service_pb2_grpc
 from setpoint.inference.v1 import inference_service_pb2_grpc
 from setpoint.monitoring.v1 import ingest_service_pb2_grpc, monitoring_service_pb2_grpc
@@ -65,6 +66,11 @@ class Stubs:
         return retraining_service_pb2_grpc.RetrainingServiceStub(self._channel("retraining"))
 
     @cached_property
+    def batch(self) -> batch_service_pb2_grpc.BatchServiceStub:
+        """Batch predictions."""
+        return batch_service_pb2_grpc.BatchServiceStub(self._channel("batch"))
+
+    @cached_property
     def registry(self) -> registry_service_pb2_grpc.RegistryServiceStub:
         """Models, versions, aliases and approvals."""
         return registry_service_pb2_grpc.RegistryServiceStub(self._channel("registry"))
@@ -115,6 +121,11 @@ class AsyncStubs:
     def retraining(self) -> retraining_service_pb2_grpc.RetrainingServiceAsyncStub:
         """Policies and runs."""
         return retraining_service_pb2_grpc.RetrainingServiceStub(self._channel("retraining"))
+
+    @cached_property
+    def batch(self) -> batch_service_pb2_grpc.BatchServiceAsyncStub:
+        """Batch predictions."""
+        return batch_service_pb2_grpc.BatchServiceStub(self._channel("batch"))
 
     @cached_property
     def registry(self) -> registry_service_pb2_grpc.RegistryServiceAsyncStub:

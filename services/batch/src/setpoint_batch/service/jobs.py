@@ -64,9 +64,7 @@ class Jobs:
 
     async def cancel(self, request_id: str, fingerprint: bytes, job_id: str) -> tuple[Job, bool]:
         """Cancel a job; say whether this was a replay. Raises FailedPreconditionError."""
-        cancelled = await self._store.cancel(
-            request_id, fingerprint, job_id, self._clock.now_us()
-        )
+        cancelled = await self._store.cancel(request_id, fingerprint, job_id, self._clock.now_us())
         self._wake(job_id)
         return cancelled
 
@@ -84,8 +82,10 @@ class Jobs:
 
     def _checked(self, spec: Spec, rows: bytes) -> Spec:
         _check(spec)
-        source = f"{INLINE}{hashlib.sha256(rows).hexdigest()}" if rows else self._url(
-            "spec.input.url", spec.input_url
+        source = (
+            f"{INLINE}{hashlib.sha256(rows).hexdigest()}"
+            if rows
+            else self._url("spec.input.url", spec.input_url)
         )
         target = self._url("spec.output.url", spec.output_url)
         if not rows and f"{source}/".startswith(f"{target}/"):

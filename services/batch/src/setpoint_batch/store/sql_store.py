@@ -200,9 +200,7 @@ def _row(job: Job) -> dict[str, Any]:
 async def _find(connection: AsyncConnection, job_id: str, *, is_changed: bool = False) -> Job:
     table = tables.JOBS
     query = sa.select(table.c.job_id, table.c.body, table.c.etag).where(table.c.job_id == job_id)
-    row = (
-        await connection.execute(query.with_for_update() if is_changed else query)
-    ).one_or_none()
+    row = (await connection.execute(query.with_for_update() if is_changed else query)).one_or_none()
     if row is None:
         raise errors.NotFoundError(
             errors.Reason.BATCH_PREDICTION_NOT_FOUND, f"there is no batch prediction {job_id}"

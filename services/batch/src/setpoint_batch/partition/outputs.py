@@ -1,0 +1,205 @@
+"""The output of a job: parts in a folder of their own until all are there, then moved at once.
+
+The manifest is written last. A local folder appears whole, by one rename; elsewhere parts are moved
+one by one, and whoever reads waits for `manifest.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet
+
+from setpoint_batch.domain.job import Format
+from setpoint_batch.partition import places
+from setpoint_runtime import errors
+
+MANIFEST = "manifest.json"
+FORM = 1
+"""Of the manifest."""
+
+_ENDINGS = {Format.PARQUET: "parquet", Format.CSV: "csv", Format.ARROW: "arrow"}
+
+
+class Output:
+    """Where the output of one attempt goes."""
+
+    def __init__(self, task: Mapping[str, Any]) -> None:
+        """Read it from a task."""
+        self._task = task
+        self._format = Format(task["output_format"] or Format.PARQUET)
+        self.url = str(task["output_url"])
+        above, name = posixpath.split(self.url)
+        mark = f"{above}/.{name}.{task['job_id']}-{task['attempt']}"
+        self._scratch = f"{mark}.new"
+        self._replaced = f"{mark}.old"
+        self.manifest_url = f"{self.url}/{MANIFEST}"
+
+    def prepare(self) -> None:
+        """Make room for parts.
+
+        Raises:
+            FailedPreconditionError: OUTPUT_EXISTS, if something else lies there.
+        """
+        found = [name for name in places.names(self.url) if not name.startswith(".")]
+        if found and not self._is_of_this_job(self._manifest()):
+            raise errors.FailedPreconditionError(
+                errors.Reason.OUTPUT_EXISTS,
+                f"{self.url}: holds {', '.join(found[:3])}, which is no output of job"
+                f" {self._task['name']!r} for this time",
+                metadata={"url": self.url},
+            )
+        places.make_folder(self._scratch)
+
+    def part_name(self, number: int) -> str:
+        """Return the name of a part's file."""
+        return f"part-{number:05d}.{_ENDINGS[self._format]}"
+
+    @contextlib.contextmanager
+    def writing(self, number: int) -> Iterator[PartWriter]:
+        """Write a part that is whole, and on disk, or not there."""
+        with places.written(f"{self._scratch}/{self.part_name(number)}") as file:
+            writer = PartWriter(file, self._format)
+            try:
+                yield writer
+            finally:
+                writer.close()
+
+    def good(self, parts: list[Mapping[str, str]]) -> list[str]:
+        """Return the names of the parts whose files are as they were written."""
+        found = []
+        for part in parts:
+            url = f"{self._scratch}/{part['name']}"
+            if places.exists(url) and places.sha256(url) == part["sha256"]:
+                found.append(part["name"])
+        return found
+
+    def is_committed(self) -> bool:
+        """Say whether the output of this very attempt is there, and finish tidying up behind it."""
+        told = self._manifest().get("batch_prediction", {})
+        task = self._task
+        if (told.get("id"), told.get("attempt")) != (task["job_id"], task["attempt"]):
+            return False
+        places.remove(self._replaced)
+        return True
+
+    def commit(self) -> None:
+        """Let the output appear, with its manifest; what an earlier attempt left is replaced."""
+        content = json.dumps(self._story(), indent=2, sort_keys=False).encode()
+        if not places.is_local(self.url):
+            self._commit_one_by_one(content)
+            return
+        with places.written(f"{self._scratch}/{MANIFEST}") as file:
+            file.write(content)
+        if places.exists(self.url):
+            places.move(self.url, self._replaced)
+        places.move(self._scratch, self.url)
+        places.remove(self._replaced)
+
+    def discard(self) -> None:
+        """Take away what this attempt has written; an output that it was about to replace stays."""
+        if places.exists(self._replaced):
+            if places.exists(self.url):
+                places.remove(self._replaced)
+            else:
+                places.move(self._replaced, self.url)
+        places.remove(self._scratch)
+
+    def _commit_one_by_one(self, content: bytes) -> None:
+        # Without its manifest an older output is no output.
+        places.remove(self.manifest_url)
+        names = {part["name"] for part in self._task["parts"]}
+        places.make_folder(self.url)
+        for name in places.names(self.url):
+            if name not in names:
+                places.remove(f"{self.url}/{name}")
+        for name in sorted(names):
+            places.move(f"{self._scratch}/{name}", f"{self.url}/{name}")
+        with places.written(self.manifest_url) as file:
+            file.write(content)
+        places.remove(self._scratch)
+
+    def _manifest(self) -> dict[str, Any]:
+        content = places.read(self.manifest_url)
+        try:
+            told = json.loads(content) if content else {}
+        except ValueError:
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def _is_of_this_job(self, manifest: Mapping[str, Any]) -> bool:
+        told = manifest.get("batch_prediction", {})
+        return (told.get("name"), told.get("asked_time")) == (
+            self._task["name"],
+            self._task["asked_time"],
+        )
+
+    def _story(self) -> dict[str, Any]:
+        task = self._task
+        model, feature_set, rules = task["model"], task["feature_set"], task["rules"]
+        parts = [{**part, "format": _ENDINGS[self._format]} for part in task["parts"]]
+        return {
+            "form": FORM,
+            "batch_prediction": {
+                "id": task["job_id"],
+                "attempt": task["attempt"],
+                "name": task["name"],
+                "asked_time": task["asked_time"],
+                "event_time": task["event_time"],
+                "date": datetime.fromtimestamp(task["event_time"] / 1e6, UTC).isoformat(),
+            },
+            "model": {
+                "name": model["model"],
+                "version": model["version"],
+                "manifest_digest": model["manifest_digest"],
+                "artifact_digest": model["artifact_digest"],
+            },
+            "feature_set": feature_set
+            and {"name": feature_set["name"], "version": feature_set["version"]},
+            "features": "fetched" if task["form"]["by_entities"] else "given",
+            "rules": rules and {"revision": rules["revision"], "suites": rules["names"]},
+            "inputs": [
+                {name: file[name] for name in ("url", "size", "sha256", "rows")}
+                for file in task["files"]
+            ]
+            or [{"url": task["input_url"]}],
+            "counts": task["counts"],
+            "parts": parts,
+        }
+
+
+class PartWriter:
+    """Appends tables to a part; the first one decides about columns and types."""
+
+    def __init__(self, file: places.Hashing, form: Format) -> None:
+        """Write to a file, which somebody else opens and closes."""
+        self.file = file
+        self._form = form
+        self._writer: Any = None
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows."""
+        if self._writer is None:
+            self._writer = self._opened(table.schema)
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        """Write what belongs to the end."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _opened(self, schema: pa.Schema) -> Any:
+        sink = pa.PythonFile(self.file, mode="w")
+        if self._form is Format.CSV:
+            return arrow_csv.CSVWriter(sink, schema)
+        if self._form is Format.ARROW:
+            return pa.ipc.new_file(sink, schema)
+        return parquet.ParquetWriter(sink, schema)
