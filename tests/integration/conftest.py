@@ -1,5 +1,6 @@
 """Services in this process: one filled with the first days of the demo's real history, and a house of
-those that answer predictions."""
+those that answer predictions.
+"""
 
 from collections.abc import AsyncIterator
 

@@ -50,6 +50,7 @@ SECONDS = 50.0
 NOBODY = "127.0.0.1:1"
 """Records stay in the router's spool."""
 
+SERVICES = ("registry", "feature", "validation", "inference", "router", "batch")
 STATES = batch_prediction_pb2.BatchPredictionState
 
 
@@ -110,7 +111,7 @@ async def opened(
             server = await stack.enter_async_context(serving.serve(build, settings))
             addresses[f"{name}_address"] = server.address
 
-        def known(*peers: str) -> dict[str, str]:
+        def known(*peers: str) -> dict[str, Any]:
             return {f"{peer}_address": addresses[f"{peer}_address"] for peer in peers}
 
         artifacts = str(folder / "artifacts")
@@ -151,7 +152,12 @@ async def opened(
             ),
         )
         peers = known("registry", "feature", "validation")
-        settings = {"partition_rows": 100, "chunk_rows": 64, "processes": 2, "niceness": 0}
+        settings: dict[str, Any] = {
+            "partition_rows": 100,
+            "chunk_rows": 64,
+            "processes": 2,
+            "niceness": 0,
+        }
         await run(
             "batch",
             batch_wiring.build,
@@ -161,9 +167,7 @@ async def opened(
                 **{**settings, **peers, **batch},
             ),
         )
-        client = await stack.enter_async_context(
-            AsyncClient(caller="test", **addresses)  # type: ignore[arg-type]  # keys are known at run time
-        )
+        client = await stack.enter_async_context(AsyncClient(caller="test", **known(*SERVICES)))
         days = [parcels.Day(number) for number in range(DAYS)]
         house = House(client, days, folder, addresses, database_url, 0)
         await _settle(house)
@@ -261,9 +265,7 @@ async def _register(client: AsyncClient, feature_set: reference_pb2.FeatureSetRe
     return int(version.version)
 
 
-def _manifest(
-    digest: str, feature_set: reference_pb2.FeatureSetReference
-) -> model_pb2.Manifest:
+def _manifest(digest: str, feature_set: reference_pb2.FeatureSetReference) -> model_pb2.Manifest:
     def tensor(name: str, dtype: Any, columns: Any) -> model_pb2.TensorSpec:
         return model_pb2.TensorSpec(name=name, dtype=dtype, columns=columns)
 
@@ -274,9 +276,7 @@ def _manifest(
             tensor(encoding.NUMBERS, column_pb2.DATA_TYPE_FLOAT32, NUMBERS),
             tensor(encoding.TEXTS, column_pb2.DATA_TYPE_STRING, TEXTS),
         ],
-        outputs=[
-            tensor(encoding.PROBABILITIES, column_pb2.DATA_TYPE_FLOAT32, ["on_time", "late"])
-        ],
+        outputs=[tensor(encoding.PROBABILITIES, column_pb2.DATA_TYPE_FLOAT32, ["on_time", "late"])],
         feature_set=feature_set,
         code_version="test",
         score_column="late",

@@ -19,6 +19,7 @@ def test_documents_the_ports_of_the_design() -> None:
         "monitoring": 7404,
         "retraining": 7405,
         "registry": 7406,
+        "batch": 7407,
     }
 
 

@@ -83,6 +83,12 @@ ALL: tuple[Service, ...] = (
         peers=("feature", "inference", "registry", "router", "monitoring", "validation"),
         folders={"WORK_DIRECTORY": "work/retraining"},
     ),
+    Service(
+        "batch",
+        7407,
+        peers=("feature", "registry", "validation"),
+        folders={"WORK_DIRECTORY": "work/batch"},
+    ),
 )
 """Every service, in dependency order."""
 

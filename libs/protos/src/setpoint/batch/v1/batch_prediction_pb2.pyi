@@ -246,7 +246,7 @@ class BatchInput(google.protobuf.message.Message):
     """TIMESTAMP column that says when each question is asked; empty: the event time of the job stands for all."""
     @property
     def rows(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """The rows themselves, in the request: at most 4 MiB."""
+        """The rows themselves, as many as fit a message. Not returned: replies hold their digest as url "rows:<sha256>"."""
 
     @property
     def kept_columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:

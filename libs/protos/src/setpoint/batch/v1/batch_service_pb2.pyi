@@ -154,7 +154,7 @@ class ListBatchPredictionsResponse(google.protobuf.message.Message):
     """Empty on the last page."""
     @property
     def batch_predictions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.batch.v1.batch_prediction_pb2.BatchPrediction]:
-        """Newest first; without the rows of inputs that were given inline."""
+        """Newest first."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class WatchBatchPredictionResponse(google.protobuf.message.Message):
     BATCH_PREDICTION_FIELD_NUMBER: builtins.int
     @property
     def batch_prediction(self) -> setpoint.batch.v1.batch_prediction_pb2.BatchPrediction:
-        """As stored, without the rows of an input that was given inline."""
+        """As stored."""
 
     def __init__(
         self,

@@ -1,0 +1,299 @@
+"""Tasks as a worker process does them, in this process, on real files and a real model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from setpoint_batch import testing
+from setpoint_batch.domain.job import Format
+from setpoint_batch.partition import inputs, results, tasks
+from setpoint_columns import Columns, DataType
+from setpoint_columns import proto as column_messages
+from setpoint_runtime import errors
+
+ROWS = 250
+ENDINGS = ("parquet", "csv", "arrow")
+
+
+def frame(rows: int = ROWS) -> pl.DataFrame:
+    """Rows whose score is a + 2 b + 0.5."""
+    numbers = np.arange(rows, dtype=np.float64)
+    return pl.DataFrame({"key": [f"k{row}" for row in range(rows)], "a": numbers, "b": numbers / 2})
+
+
+def written(folder: Path, table: pl.DataFrame, ending: str = "parquet") -> Path:
+    path = folder / f"in.{ending}"
+    if ending == "parquet":
+        table.write_parquet(path, row_group_size=60)
+    elif ending == "csv":
+        table.write_csv(path)
+    else:
+        table.write_ipc(path)
+    return path
+
+
+def done(task: dict[str, Any], kind: str, **more: Any) -> dict[str, Any]:
+    """Do a task and return its result."""
+    return results.result_of(tasks.run({**task, "kind": kind, **more}))
+
+
+def planned(task: dict[str, Any]) -> dict[str, Any]:
+    return done(task, "plan")
+
+
+def scored(task: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Work on every partition."""
+    made = []
+    for partition in plan["partitions"]:
+        file = plan["files"][partition["file"]] if "file" in partition else None
+        more = {"partition": partition, "file": file, "form": plan["form"]}
+        made.append(done(task, "score", **more))
+    return made
+
+
+def committed(task: dict[str, Any]) -> dict[str, Any]:
+    """Go all the way; return the manifest."""
+    plan = planned(task)
+    parts = scored(task, plan)
+    counts = {"rows": sum(part["rows"] for part in parts)}
+    listed = [{name: part[name] for name in ("name", "rows", "sha256")} for part in parts]
+    answer = done(
+        task, "commit", files=plan["files"], parts=listed, counts=counts, form=plan["form"]
+    )
+    manifest: dict[str, Any] = json.loads(Path(answer["manifest_url"][7:]).read_text())
+    return manifest
+
+
+def output(folder: Path, ending: str = "parquet") -> pl.DataFrame:
+    files = sorted((folder / "out").glob(f"part-*.{ending}"))
+    read: Any = {"parquet": pl.read_parquet, "csv": pl.read_csv, "arrow": pl.read_ipc}[ending]
+    return pl.concat([read(path) for path in files])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("kept", [[], ["key"]])
+def test_files_to_files(tmp_path: Path, ending: str, kept: list[str]) -> None:
+    """Each format goes in and comes out; rows keep their order, and what is kept its values."""
+    source = written(tmp_path, frame(), ending)
+    form = Format[ending.upper()]
+    task = testing.task(tmp_path, source, output_format=int(form), kept_columns=kept)
+    manifest = committed(task)
+    found = output(tmp_path, ending)
+    assert found["row"].to_list() == list(range(ROWS))
+    assert found["score"].to_list() == (frame()["a"] * 2 + 0.5).to_list()
+    assert set(found["status"]) == {0}
+    assert found["version"].unique().to_list() == [testing.VERSION.version]
+    assert ("key" in found.columns) == bool(kept)
+    if kept:
+        assert found["key"].equals(frame()["key"])
+    assert manifest["counts"] == {"rows": ROWS}
+    [file] = manifest["inputs"]
+    assert (file["url"], file["rows"]) == (f"file://{source}", ROWS)
+    assert manifest["model"]["version"] == testing.VERSION.version
+    assert len(manifest["parts"]) == (1 if ending == "arrow" else 3)
+    assert found["prediction_id"].n_unique() == ROWS
+
+
+def test_partitions_do_not_matter(tmp_path: Path) -> None:
+    """However rows are divided, the same attempt writes the same ids and scores."""
+    source = written(tmp_path, frame(), "csv")
+    made = []
+    for number, (partition_rows, chunk_rows) in enumerate([(1_000, 1_000), (100, 40), (7, 3)]):
+        folder = tmp_path / str(number)
+        sizes = {"partition_rows": partition_rows, "chunk_rows": chunk_rows}
+        committed(testing.task(folder, source, **sizes))
+        made.append(output(folder))
+    assert made[0].equals(made[1])
+    assert made[0].equals(made[2])
+    again = tmp_path / "again"
+    committed(testing.task(again, source, attempt=2))
+    assert output(again)["score"].equals(made[0]["score"])
+    assert not set(output(again)["prediction_id"]) & set(made[0]["prediction_id"])
+
+
+def test_folder_and_pattern(tmp_path: Path) -> None:
+    """A folder stands for its files of known formats by name, a pattern for what fits it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    frame(10).write_parquet(folder / "b.parquet")
+    frame(5).write_csv(folder / "a.csv")
+    (folder / "notes.txt").write_text("no table")
+    (folder / "_work.parquet").write_text("somebody's")
+    plan = planned(testing.task(tmp_path, folder))
+    assert [Path(each["url"]).name for each in plan["files"]] == ["a.csv", "b.parquet"]
+    assert [each["first_row"] for each in plan["partitions"]] == [0, 5]
+    plan = planned(testing.task(tmp_path, folder / "*.csv"))
+    assert [Path(each["url"]).name for each in plan["files"]] == ["a.csv"]
+
+
+def test_rows_inline(tmp_path: Path) -> None:
+    """Rows that came with the request are one partition."""
+    columns = Columns.from_dict(
+        {"a": (DataType.INT64, [1, 2]), "b": (DataType.FLOAT32, [0.5, None])}
+    )
+    rows = column_messages.to_proto(columns).SerializeToString().hex()
+    committed(testing.task(tmp_path, "rows:x", rows=rows))
+    assert output(tmp_path)["score"].to_list()[0] == 2.5
+
+
+def test_bad_rows_fail_alone(tmp_path: Path) -> None:
+    """A number that the model's type cannot hold makes its row bad, with row and column named."""
+    table = frame().with_columns(
+        pl.when(pl.col("key") == "k77").then(1e300).otherwise(pl.col("a")).alias("a")
+    )
+    task = testing.task(tmp_path, written(tmp_path, table), with_inputs=True)
+    plan = planned(task)
+    parts = scored(task, plan)
+    assert sum(part["failed"] for part in parts) == 1
+    done(task, "commit", files=plan["files"], parts=[], counts={}, form=plan["form"])
+    found = output(tmp_path)
+    [bad] = found.filter(pl.col("status") != 0).to_dicts()
+    assert (bad["row"], bad["status"], bad["score"], bad["input_a"]) == (77, 3, None, None)
+    assert bad["error"].startswith('WRONG_TYPE: rows["a"][77]')
+    good = found.filter(pl.col("status") == 0)
+    assert good["score"].to_list() == [2 * row + 0.5 for row in range(ROWS) if row != 77]
+    assert good["input_a"].to_list() == [float(row) for row in range(ROWS) if row != 77]
+
+
+def test_text_that_is_no_number(tmp_path: Path) -> None:
+    """A cell of a CSV that is no number refuses the file, with file, column and row."""
+    source = tmp_path / "in.csv"
+    lines = ["a,b", *(f"{row},1" for row in range(150)), "x7,1", *["1,1"] * 20]
+    source.write_text("\n".join(lines))
+    task = testing.task(tmp_path, source)
+    plan = planned(task)
+    with pytest.raises(
+        errors.InvalidArgumentError, match="column 'a', row 150: 'x7' is no FLOAT32"
+    ):
+        scored(task, plan)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (frame().drop("b"), "column 'b': is not in the file"),
+        (frame().with_columns(b=pl.lit("text")), "column 'b': holds STRING, not FLOAT32"),
+        (frame().with_columns(b=pl.lit([1])), "column 'b'"),
+    ],
+)
+def test_columns_refused(tmp_path: Path, table: pl.DataFrame, told: str) -> None:
+    """A column that is not there, or of a type that cannot be meant, is told before anything runs."""
+    with pytest.raises(errors.InvalidArgumentError, match=told) as caught:
+        planned(testing.task(tmp_path, written(tmp_path, table)))
+    assert caught.value.reason is errors.Reason.INVALID_INPUT
+    assert "in.parquet" in caught.value.message
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_damaged_file(tmp_path: Path, ending: str) -> None:
+    """A file that is not what its ending says is refused by name."""
+    source = tmp_path / f"in.{ending}"
+    source.write_bytes(b"no table at all" * 10)
+    with pytest.raises(errors.InvalidArgumentError, match=rf"in\.{ending}") as caught:
+        planned(testing.task(tmp_path, source))
+    assert caught.value.reason is errors.Reason.INVALID_INPUT
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    """An input that does not exist is not found."""
+    with pytest.raises(errors.NotFoundError, match=r"none\.csv"):
+        planned(testing.task(tmp_path, tmp_path / "none.csv"))
+
+
+def test_changed_file(tmp_path: Path) -> None:
+    """A file that is another one by now is not mixed with what was read of the first."""
+    source = written(tmp_path, frame())
+    task = testing.task(tmp_path, source)
+    plan = planned(task)
+    frame(ROWS + 1).write_parquet(source)
+    with pytest.raises(errors.FailedPreconditionError) as caught:
+        scored(task, plan)
+    assert caught.value.reason is errors.Reason.INPUT_CHANGED
+
+
+def test_output_taken(tmp_path: Path) -> None:
+    """A folder with something else in it is not touched."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("mine")
+    with pytest.raises(errors.FailedPreconditionError, match=r"precious\.txt") as caught:
+        planned(testing.task(tmp_path, written(tmp_path, frame())))
+    assert caught.value.reason is errors.Reason.OUTPUT_EXISTS
+    assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
+
+
+def test_output_replaced(tmp_path: Path) -> None:
+    """A further attempt of the same job replaces the output, another job may not."""
+    source = written(tmp_path, frame())
+    committed(testing.task(tmp_path, source))
+    frame(30).write_parquet(source)
+    committed(testing.task(tmp_path, source, attempt=2))
+    assert len(output(tmp_path)) == 30
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+    with pytest.raises(errors.FailedPreconditionError):
+        planned(testing.task(tmp_path, source, name="other"))
+
+
+def test_nothing_before_commit(tmp_path: Path) -> None:
+    """Until the commit nothing is at the output's place; a discard leaves nothing at all."""
+    source = written(tmp_path, frame())
+    task = testing.task(tmp_path, source)
+    scored(task, planned(task))
+    assert not (tmp_path / "out").exists()
+    done(task, "discard")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["in.parquet", "work"]
+
+
+def test_verify_and_committed(tmp_path: Path) -> None:
+    """A part that was changed or is gone is told; a commit is known again by its attempt."""
+    source = written(tmp_path, frame())
+    task = testing.task(tmp_path, source)
+    plan = planned(task)
+    parts = scored(task, plan)
+    [scratch] = tmp_path.glob(".out*.new")
+    (scratch / parts[0]["name"]).write_bytes(b"damaged")
+    (scratch / parts[1]["name"]).unlink()
+    good = done(task, "verify", parts=parts)["good"]
+    assert good == [part["name"] for part in parts[2:]]
+    assert done(task, "committed")["manifest_url"] == ""
+    done(task, "commit", files=plan["files"], parts=[], counts={}, form=plan["form"])
+    assert done(task, "committed")["manifest_url"].endswith("/out/manifest.json")
+    assert done({**task, "attempt": 2}, "committed")["manifest_url"] == ""
+
+
+def test_commit_one_by_one(tmp_path: Path) -> None:
+    """Where nothing can be renamed at once the manifest comes last, and an old part goes away."""
+    source = written(tmp_path, frame())
+    url = f"memory://{tmp_path.name}/out"
+    task = testing.task(tmp_path, source, output_url=url)
+    plan = planned(task)
+    parts = scored(task, plan)
+    done(task, "commit", files=plan["files"], parts=parts, counts={}, form=plan["form"])
+    from setpoint_batch.partition import places
+
+    names = [part["name"] for part in parts]
+    assert places.names(url) == sorted(["manifest.json", *names])
+    assert places.sha256(f"{url}/{names[0]}") == parts[0]["sha256"]
+    fewer = {**task, "attempt": 2}
+    done(fewer, "plan")
+    first = scored(fewer, {**plan, "partitions": plan["partitions"][:1]})
+    done(fewer, "commit", files=plan["files"], parts=first, counts={}, form=plan["form"])
+    assert places.names(url) == sorted(["manifest.json", names[0]])
+
+
+def test_bounded_chunks(tmp_path: Path) -> None:
+    """However large a row group is, no more rows than a chunk are read at once."""
+    source = tmp_path / "in.parquet"
+    frame(1_000).write_parquet(source)
+    task = testing.task(tmp_path, source)
+    plan = planned(task)
+    [partition] = plan["partitions"]
+    asked = {**task, "partition": partition, "file": plan["files"][0], "form": plan["form"]}
+    from setpoint_batch.partition import forms
+
+    sizes = [each.num_rows for each in inputs.read(asked, forms.form_of(asked))]
+    assert sum(sizes) == 1_000
+    assert max(sizes) <= 40
