@@ -71,7 +71,8 @@ def committed(task: dict[str, Any]) -> dict[str, Any]:
 def output(folder: Path, ending: str = "parquet") -> pl.DataFrame:
     files = sorted((folder / "out").glob(f"part-*.{ending}"))
     read: Any = {"parquet": pl.read_parquet, "csv": pl.read_csv, "arrow": pl.read_ipc}[ending]
-    return pl.concat([read(path) for path in files])
+    tables: list[pl.DataFrame] = [read(path) for path in files]
+    return pl.concat(tables)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 import setpoint_columns.proto as column_messages
 from setpoint.batch.v1 import batch_prediction_pb2
 from setpoint.common.v1 import reference_pb2
@@ -100,36 +98,6 @@ def _format(field: str, number: int) -> Format:
         return Format(number)
     except ValueError:
         raise errors.invalid(field, number, "must be a known format") from None
-
-
-def page_token(last: str) -> str:
-    """Writes where a list goes on."""
-    return base64.urlsafe_b64encode(last.encode()).decode()
-
-
-def page_start(token: str) -> str:
-    """Reads where a list goes on; empty at its start. Raises InvalidArgumentError."""
-    if not token:
-        return ""
-    try:
-        last = base64.urlsafe_b64decode(token.encode("ascii")).decode()
-    except ValueError:
-        last = ""
-    if not ids.is_uuid(last):
-        raise errors.invalid(
-            "page_token",
-            token,
-            "must be the next_page_token of an earlier answer",
-            errors.Reason.INVALID_PAGE_TOKEN,
-        )
-    return last
-
-
-def page_size(size: int) -> int:
-    """Applies the contract's bounds. Raises InvalidArgumentError."""
-    if size < 0:
-        raise errors.invalid("page_size", size, "must not be negative")
-    return min(size or 100, 1000)
 
 
 def job_id(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,9 @@ from setpoint.batch.v1 import batch_service_pb2_grpc
 from setpoint_batch import convert, ports
 from setpoint_batch.service.jobs import Jobs
 from setpoint_db import idempotency
-from setpoint_runtime import names
+from setpoint_runtime import names, paging
+
+_LIST = "ListBatchPredictions"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -53,13 +56,15 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         self, request: pb.ListBatchPredictionsRequest, context: Context
     ) -> pb.ListBatchPredictionsResponse:
         """List jobs."""
-        size = convert.page_size(request.page_size)
-        before = convert.page_start(request.page_token)
+        size, asked = paging.size(request.page_size), (request.name,)
         name = names.check_name("name", request.name) if request.name else None
-        jobs = await self._store.jobs(name, before or None, size)
+        token = paging.decode(_LIST, asked, request.page_token, (uuid.UUID,))
+        # One more than asked for tells whether there is a further page.
+        found = await self._store.jobs(name, str(token[0]) if token else None, size + 1)
+        jobs, more = found[:size], len(found) > size
         return pb.ListBatchPredictionsResponse(
             batch_predictions=[convert.job_to_proto(each) for each in jobs],
-            next_page_token=convert.page_token(jobs[-1].job_id) if len(jobs) == size else "",
+            next_page_token=paging.encode(_LIST, asked, (jobs[-1].job_id,)) if more else "",
         )
 
     async def WatchBatchPrediction(
