@@ -18,13 +18,11 @@ from setpoint_testkit.serving import Serve
 
 AWAY = "127.0.0.1:1"
 
-Stub = "batch_service_pb2_grpc.BatchServiceAsyncStub"
-
 
 @pytest.fixture
 async def stub(
     serve: Serve, migrated_url: Callable[[str], str], tmp_path: Path
-) -> AsyncIterator[Stub]:
+) -> AsyncIterator[Any]:
     settings = config.BatchSettings(
         database_url=migrated_url("batch"),
         work_directory=tmp_path,

@@ -95,7 +95,7 @@ def test_files_to_files(tmp_path: Path, ending: str, kept: list[str]) -> None:
     [file] = manifest["inputs"]
     assert (file["url"], file["rows"]) == (f"file://{source}", ROWS)
     assert manifest["model"]["version"] == testing.VERSION.version
-    assert len(manifest["parts"]) == (1 if ending == "arrow" else 3)
+    assert len(manifest["parts"]) == {"parquet": 4, "csv": 3, "arrow": 1}[ending]
     assert found["prediction_id"].n_unique() == ROWS
 
 

@@ -51,7 +51,7 @@ class BatchSettings(settings.ServiceSettings):
     chunk_rows: int = Field(default=10_000, ge=1, le=100_000)
     """Rows that are in memory at once in each process."""
 
-    ray_address: str = ""
+    ray_cluster: str = ""
     """Address of a Ray cluster that works on the partitions instead, such as `ray://head:10001` or
     `auto`. Its machines must reach files and services by the same names. Needs setpoint-batch[ray]."""
 

@@ -67,8 +67,8 @@ async def build(settings: BatchSettings, server: Server, clock: Clock) -> AsyncI
 
 def _executor(settings: BatchSettings) -> ProcessPool | RayExecutor:
     around = _around(settings)
-    if settings.ray_address:
-        return RayExecutor(settings.ray_address, settings.ray_tasks, around)
+    if settings.ray_cluster:
+        return RayExecutor(settings.ray_cluster, settings.ray_tasks, around)
     return ProcessPool(settings.processes, settings.niceness, settings.idle_seconds, around)
 
 

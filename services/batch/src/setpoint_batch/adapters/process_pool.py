@@ -63,7 +63,7 @@ class ProcessPool:
             except BaseException:
                 # In the middle of a task it is good for nothing else.
                 self._all.discard(process)
-                await process.end()
+                await asyncio.shield(process.end())
                 raise
             self._idle.append(process)
             timer = asyncio.create_task(self._end_idle(process, process.tasks))
@@ -72,7 +72,13 @@ class ProcessPool:
         return results.result_of(answer)
 
     async def _start(self) -> _Process:
-        process = await _Process.start(self._niceness)
+        starting = asyncio.ensure_future(_Process.start(self._niceness))
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Half a start cannot be stopped, and nobody else would know of the process.
+            await (await starting).end()
+            raise
         self._all.add(process)
         return process
 
