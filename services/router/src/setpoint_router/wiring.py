@@ -46,7 +46,6 @@ async def build(
         # What is opened first is closed last: calls in flight end, background tasks end, what they
         # left is shipped, and only then do channels and spool go.
         counted = metrics.Metrics(server.metrics_registry)
-        aside = metrics.ShadowMetrics(server.metrics_registry)
         spool_folder = folder.Folder(Path(settings.spool_directory))
         spool = await _open_spool(settings, spool_folder, counted, stack)
         to = _Channels(settings, stack)
@@ -61,7 +60,7 @@ async def build(
         _ = owner.start("spans", spans.run())
         rule_book = _watch_rules(settings, spool_folder, owner, to)
         book = RouteBook()
-        inference = await _open_inference(settings, book, server, clock, stack)
+        inference, for_shadows = await _open_inference(settings, book, server, clock, stack)
         store = sql_store.SqlStore(engine)
         handlers, oip_handlers = _servicers(
             settings,
@@ -70,10 +69,10 @@ async def build(
             store,
             to,
             inference,
+            for_shadows,
             rule_book,
             spool,
             counted,
-            aside,
             spans,
             clock,
             stack,
@@ -98,10 +97,10 @@ def _servicers(
     store: ports.RouteStore,
     to: "_Channels",
     inference: ports.Inference,
+    for_shadows: ports.Inference,
     rule_book: rules.RuleBook,
     spool: writer.Writer,
     counted: metrics.Metrics,
-    aside: metrics.ShadowMetrics,
     spans: traces.SpanBuilder,
     clock: clocks.Clock,
     stack: contextlib.AsyncExitStack,
@@ -112,7 +111,6 @@ def _servicers(
     make = functools.partial(
         stages.Stages,
         features=features,
-        inference=inference,
         checks=rule_book,
         codec=codec,
         recorder=recorder,
@@ -120,18 +118,26 @@ def _servicers(
         clock=clock,
         limits=stages.Limits(settings.features_seconds, settings.inference_seconds),
     )
-    way = make(observer=metrics.Both(counted, spans))
+    way = make(inference=inference, observer=metrics.Both(counted, spans))
+    aside = metrics.ShadowMetrics(server.metrics_registry)
     copies = shadows.Shadows(
-        stages=make(observer=aside),
+        stages=make(inference=for_shadows, observer=aside),
         codec=codec,
         observer=aside,
         clock=clock,
         bounds=Bounds(1, settings.batch_rows, settings.shadow_queued_rows),
         is_loaded=lambda: (
-            predictions.waiting > settings.shadow_yields_to_predictions
+            predictions.waiting > min(settings.shadow_yields_to_predictions, bound.current // 2)
+            or batches.is_full
             # The other half is for those whom callers wait for.
             or spool.bytes_used > settings.spool_cap_bytes // 2
         ),
+    )
+    bound = limit.AdaptiveLimit(
+        clock,
+        least=settings.waiting_predictions_least,
+        most=settings.waiting_predictions,
+        tolerance=settings.latency_tolerance,
     )
     predictions = predictor.Predictor(
         routes=book.serving,
@@ -141,12 +147,7 @@ def _servicers(
         observer=counted,
         clock=clock,
         bounds=Bounds(settings.calls_at_once, settings.batch_rows, settings.queued_rows),
-        limit=limit.AdaptiveLimit(
-            clock,
-            least=settings.waiting_predictions_least,
-            most=settings.waiting_predictions,
-            tolerance=settings.latency_tolerance,
-        ),
+        limit=bound,
     )
     stack.push_async_callback(predictions.drain)
     stack.push_async_callback(copies.close)
@@ -204,8 +205,11 @@ async def _open_inference(
     server: servers.Server,
     clock: clocks.Clock,
     stack: contextlib.AsyncExitStack,
-) -> ports.Inference:
-    """Find the replicas of inference, and keep them loaded with what the routes serve."""
+) -> tuple[ports.Inference, ports.Inference]:
+    """Find the replicas of inference, and keep them loaded with what the routes serve.
+
+    Returns what callers' predictions use, and what shadows use.
+    """
     options = replicas.FleetOptions(
         copies=settings.inference_copies,
         load_factor=settings.inference_load_factor,
@@ -233,7 +237,7 @@ async def _open_inference(
         ),
     )
     server.metrics_registry.register(replicas.ReplicaMetrics(fleet, calls))
-    return calls
+    return calls, replicas.InferenceAside(fleet)
 
 
 async def _open_spool(

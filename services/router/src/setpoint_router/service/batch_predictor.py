@@ -207,6 +207,11 @@ class BatchPredictor:
         self._observer = observer
         self._running = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a further batch would be refused."""
+        return self._running >= self._batches_at_once
+
     async def predict(self, ask: BatchAsk, origin: Origin) -> BatchAnswer:
         """Answer many predictions.
 
