@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -65,6 +66,29 @@ async def test_perform_asks_a_grpc_server(tmp_path: Path) -> None:
     assert window.rate == window.answered / 0.25
     assert seen == set(contents)
     assert headers["traceparent"] == "00-a-b-00"
+
+
+async def test_perform_asks_at_a_rate(tmp_path: Path) -> None:
+    """In an open loop questions come when they are due, also while a server has not answered."""
+    seen = 0
+    gate = asyncio.Event()
+
+    async def wait(request: bytes, context: Any) -> bytes:
+        nonlocal seen
+        del context
+        seen += 1
+        if seen == 50:
+            gate.set()
+        # Nobody is answered before fifty have asked, which no closed loop of six would get to.
+        await gate.wait()
+        return request
+
+    async with grpc_server(wait) as port:
+        wanted = dataclasses.replace(job("grpc", port, tmp_path, b"one"), rate=400.0)
+        window = await generator.perform(wanted)
+    assert window.failed == 0
+    assert seen >= 50
+    assert window.p999_ms >= window.p99_ms >= window.p50_ms > 0
 
 
 async def test_perform_counts_errors_apart(tmp_path: Path) -> None:
@@ -157,4 +181,4 @@ def test_tally_counts_the_window_alone() -> None:
     for moment in (tally.begin - 1, tally.begin, tally.end - 1, tally.end):
         tally.take(moment - 2_000_000, moment, is_answer=True)
     tally.take(tally.begin, tally.begin, is_answer=False)
-    assert tally.window() == generator.Window(2, 1, 1.0, 2.0, 2.0)
+    assert tally.window() == generator.Window(2, 1, 1.0, 2.0, 2.0, 2.0, 0.0)

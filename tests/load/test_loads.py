@@ -18,7 +18,7 @@ LOG = "1795413586027579\t200\t1000\n" * 3 + "1795413586034417\t200\t5000\n"
 def test_read_h2load_takes_rate_and_latencies() -> None:
     """Answers come from the summary, percentiles from the log of all answers."""
     found = loads.read_h2load(PRINTED.format(data=400), LOG, 2.0)
-    assert found == generator.Window(4, 0, 2.0, 1.0, 5.0)
+    assert found == generator.Window(4, 0, 2.0, 1.0, 5.0, 5.0)
     assert found.rate == 2.0
 
 

@@ -12,7 +12,7 @@ setpoint_router_predictions_created{route="a",version="1",code="0"} 1.7e+09
 
 
 def window(rate: float, p50_ms: float = 1.0) -> Window:
-    return Window(int(rate * 2), 0, 2.0, p50_ms, 2 * p50_ms)
+    return Window(int(rate * 2), 0, 2.0, p50_ms, 2 * p50_ms, 3 * p50_ms)
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""A generator of load in a process of its own: callers that ask again as soon as they are answered.
+"""A generator of load in a process of its own.
+
+In a closed loop callers ask again as soon as they are answered. In an open loop questions come at a
+constant rate, whatever becomes of those before, and their times count from when they were due, so
+that a server which stalls is not spared the questions of that time (coordinated omission).
 
 ``python -m tests.load.support.generator JOB`` reads a job from a JSON file and prints what it found
 as JSON. Messages are written ahead and connections stay open, over HTTP/2 for gRPC and over
@@ -22,6 +26,8 @@ Protocol = Literal["grpc", "json"]
 
 LAST_ANSWERS_SECONDS = 5.0
 DEADLINE_SECONDS = 10
+PACE_SECONDS = 0.001
+"""Between looks at what is due in an open loop."""
 NANOSECONDS = 1_000_000_000
 _STATUS = slice(9, 12)
 """Where `HTTP/1.1 200 OK` has its code."""
@@ -46,6 +52,8 @@ class Job:
     seconds: float
     headers: dict[str, str] = field(default_factory=dict)
     """Beside those that the protocol wants."""
+    rate: float = 0.0
+    """Questions a second of an open loop, over gRPC; 0 for a closed one."""
 
     @classmethod
     def read(cls, path: Path) -> "Job":
@@ -66,6 +74,9 @@ class Window:
     seconds: float
     p50_ms: float
     p99_ms: float
+    p999_ms: float
+    failed_p99_ms: float = 0.0
+    """Of the questions that failed."""
 
     @property
     def rate(self) -> float:
@@ -80,26 +91,26 @@ class Tally:
         self.begin = time.perf_counter_ns() + int(warm_up_seconds * NANOSECONDS)
         self.end = self.begin + int(seconds * NANOSECONDS)
         self._latencies: list[int] = []
-        self._failed = 0
+        self._failed: list[int] = []
 
     def take(self, asked: int, now: int, *, is_answer: bool) -> None:
         """Counts an answer by the time at which it arrived, in nanoseconds."""
         if not self.begin <= now < self.end:
             return
-        if is_answer:
-            self._latencies.append(now - asked)
-        else:
-            self._failed += 1
+        (self._latencies if is_answer else self._failed).append(now - asked)
 
     def window(self) -> Window:
         """Sums up."""
         milliseconds = [latency / 1e6 for latency in self._latencies] or [0.0]
+        failed = [latency / 1e6 for latency in self._failed] or [0.0]
         return Window(
             answered=len(self._latencies),
-            failed=self._failed,
+            failed=len(self._failed),
             seconds=(self.end - self.begin) / NANOSECONDS,
             p50_ms=figures.percentile(milliseconds, 0.5),
             p99_ms=figures.percentile(milliseconds, 0.99),
+            p999_ms=figures.percentile(milliseconds, 0.999),
+            failed_p99_ms=figures.percentile(failed, 0.99),
         )
 
 
@@ -160,6 +171,7 @@ class GrpcCaller(Caller):
         fields: Sequence[tuple[str, str]],
     ) -> None:
         super().__init__(tally, messages, in_flight)
+        self._is_open = in_flight == 0
         self._first = http2.first_headers(fields)
         self._further = http2.further_headers(len(fields))
         self._stream = -1
@@ -192,6 +204,16 @@ class GrpcCaller(Caller):
             ):
                 out.append(self._answered(stream, now))
         self._write(b"".join(out))
+        if not self._asked and not self._is_open:
+            self.close()
+
+    def put(self, due: Sequence[int]) -> None:
+        """Asks questions of an open loop, given when each was due."""
+        self._write(b"".join([self._ask(each) for each in due]))
+
+    def end(self) -> None:
+        """Ends an open loop; what is in flight is still answered."""
+        self._is_open = False
         if not self._asked:
             self.close()
 
@@ -229,7 +251,8 @@ class GrpcCaller(Caller):
             return b""
         size = self._received.pop(stream, 0)
         self._tally.take(asked, now, is_answer=size >= http2.MESSAGE_HEADER)
-        return self._ask(now) if now < self._tally.end else b""
+        is_closed = self._wanted > 0
+        return self._ask(now) if is_closed and now < self._tally.end else b""
 
 
 class JsonCaller(Caller):
@@ -297,7 +320,26 @@ def _callers(job: Job, tally: Tally) -> Callable[[], Caller]:
     named = fields(job)
     if job.protocol == "json":
         return lambda: JsonCaller(tally, turns, named, job.path)
-    return lambda: GrpcCaller(tally, turns, job.streams, named)
+    return lambda: GrpcCaller(tally, turns, 0 if job.rate else job.streams, named)
+
+
+async def _pace(callers: Sequence[GrpcCaller], tally: Tally, rate: float) -> None:
+    """Asks at a constant rate, each connection in turn, until the time is over."""
+    begin = time.perf_counter_ns()
+    gap = NANOSECONDS / rate
+    turns = itertools.cycle(callers)
+    put = 0
+    while (now := time.perf_counter_ns()) < tally.end:
+        wanted = int((now - begin) / gap)
+        due: dict[GrpcCaller, list[int]] = {}
+        for number in range(put, wanted):
+            due.setdefault(next(turns), []).append(begin + int(number * gap))
+        for caller, times in due.items():
+            caller.put(times)
+        put = max(put, wanted)
+        await asyncio.sleep(PACE_SECONDS)
+    for caller in callers:
+        caller.end()
 
 
 async def perform(job: Job) -> Window:
@@ -316,6 +358,10 @@ async def perform(job: Job) -> Window:
             callers.append(caller)
         limit = job.warm_up_seconds + job.seconds + LAST_ANSWERS_SECONDS
         async with asyncio.timeout(limit):
+            if job.rate:
+                await _pace(
+                    [each for each in callers if isinstance(each, GrpcCaller)], tally, job.rate
+                )
             await asyncio.gather(*(caller.over for caller in callers))
     except TimeoutError:
         raise ConnectionError(f"no answer for {LAST_ANSWERS_SECONDS:g} s") from None
