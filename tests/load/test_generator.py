@@ -151,6 +151,27 @@ async def test_perform_asks_an_http_server(tmp_path: Path) -> None:
     assert abs(window.answered - window.failed) <= 2
 
 
+async def _answer_in_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while head := await _read_head(reader):
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+    writer.close()
+
+
+async def test_perform_reads_chunks(tmp_path: Path) -> None:
+    """An answer without a length ends with its last chunk."""
+    server = await asyncio.start_server(_answer_in_chunks, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        window = await generator.perform(job("json", port, tmp_path, b"{}"))
+    assert window.answered > 0
+    assert window.failed == 0
+
+
 async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read(1)
     writer.close()

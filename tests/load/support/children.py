@@ -28,22 +28,25 @@ async def running(
     port: int,
     folder: Path,
     environment: Mapping[str, str] | None = None,
+    *,
+    python: Path | None = None,
 ) -> AsyncIterator[process.GuardedProcess]:
-    """Runs `python -m …` until the end of the block; it listens when the block begins.
+    """Runs a Python program until the end of the block; it listens when the block begins.
 
     Args:
         name: What messages call it.
-        arguments: What follows `python -m`.
+        arguments: What follows `python`.
         port: Where it is going to listen.
         folder: Where its log goes.
         environment: Variables beside this process's own.
+        python: The interpreter, when it is not this one.
 
     Raises:
         RuntimeError: It ended or did not listen in time; with its last lines.
     """
     child = process.GuardedProcess(
         name,
-        [sys.executable, "-m", *arguments],
+        [str(python or sys.executable), *arguments],
         folder / f"{name}.log",
         environment={**os.environ, **(environment or {})},
         folder=ROOT,

@@ -33,6 +33,8 @@ _STATUS = slice(9, 12)
 """Where `HTTP/1.1 200 OK` has its code."""
 _END_OF_HEADERS = b"\r\n\r\n"
 _LENGTH = b"content-length:"
+_CHUNKED = b"transfer-encoding: chunked"
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +273,7 @@ class JsonCaller(Caller):
         now = time.perf_counter_ns()
         self._rest += data
         head, end, body = self._rest.partition(_END_OF_HEADERS)
-        if not end or len(body) < _content_length(head):
+        if not end or not _is_whole(head, body):
             return
         self._rest = b""
         self._tally.take(self._began, now, is_answer=head[_STATUS] == b"200")
@@ -286,10 +288,13 @@ class JsonCaller(Caller):
         return b"%b\r\ncontent-length: %d\r\n\r\n%b" % (self._head, len(body), body)
 
 
-def _content_length(head: bytes) -> int:
-    for line in head.split(b"\r\n"):
-        if line.lower().startswith(_LENGTH):
-            return int(line[len(_LENGTH) :])
+def _is_whole(head: bytes, body: bytes) -> bool:
+    """Says whether all of an answer's body is there: its length, or its last chunk."""
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(_LENGTH):
+            return len(body) >= int(line[len(_LENGTH) :])
+        if line == _CHUNKED:
+            return body.endswith(_LAST_CHUNK)
     raise ConnectionError(f"an answer without its length: {head!r}")
 
 

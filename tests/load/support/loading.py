@@ -124,7 +124,9 @@ async def _inference(registry: testing.FakeRegistry, folder: Path) -> AsyncItera
         "SETPOINT_INFERENCE_CACHE_DIRECTORY": str(folder / "cache"),
     }
     try:
-        async with children.running("inference", ["setpoint_inference"], port, folder, environment):
+        async with children.running(
+            "inference", ["-m", "setpoint_inference"], port, folder, environment
+        ):
             yield port
     finally:
         await server.stop(0)

@@ -3,7 +3,8 @@
 import datetime as dt
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from setpoint.registry.v1 import model_pb2, registry_service_pb2
 from setpoint.router.v1 import route_pb2, router_service_pb2
 from setpoint.validation.v1 import suite_pb2, validation_service_pb2
 from setpoint_client import AsyncClient
+from setpoint_columns import Columns, DataType
+from setpoint_columns import proto as columns_proto
+from setpoint_oip.protocol import open_inference_pb2
 from setpoint_retraining.training import encoding
 from setpoint_runtime import ids
 
@@ -38,6 +42,11 @@ FIELDS_OF_A_VIEW = 10
 FEATURES = tuple(f"number_{place:02}" for place in range(FIELDS_OF_A_VIEW * len(VIEWS)))
 ASKED = 2_000
 """Different accounts that are asked about in turn."""
+
+MODEL_VARIABLE = "PLAIN_MODEL"
+"""Names the estimator's file to the servers beside."""
+
+CROWD_ROUTES, CROWD_VERSIONS = 200, 5
 
 TOLERANCE = 1e-4
 """Between the estimator and the converted model."""
@@ -82,8 +91,34 @@ async def publish(question: Question, client: AsyncClient) -> None:
     feature_set = await _define(client)
     await _write(question, client)
     await _put_suite(client)
-    await _serve(await _register(question, client, feature_set), client)
+    await client.stubs.registry.UploadArtifact(
+        iter(_upload(question.artifact)), timeout=CALL_SECONDS
+    )
+    await _create(NAME, client)
+    await _serve(NAME, [await _register(NAME, question, client, feature_set)], client)
     await _ready(question, client)
+
+
+async def publish_crowd(question: Question, client: AsyncClient) -> None:
+    """Adds routes with several versions each to what `publish` made; all say the same."""
+    known = await client.stubs.registry.GetModelVersion(
+        registry_service_pb2.GetModelVersionRequest(
+            model_version=reference_pb2.ModelVersionReference(model=NAME, version=1)
+        ),
+        timeout=CALL_SECONDS,
+    )
+    feature_set = known.model_version.manifest.feature_set
+    for name in crowd():
+        await _create(name, client)
+        versions = [
+            await _register(name, question, client, feature_set) for _ in range(CROWD_VERSIONS)
+        ]
+        await _serve(name, versions, client)
+
+
+def crowd() -> list[str]:
+    """Names the routes of `publish_crowd`."""
+    return [f"{NAME}_{place:03}" for place in range(CROWD_ROUTES)]
 
 
 async def _define(client: AsyncClient) -> reference_pb2.FeatureSetReference:
@@ -155,23 +190,40 @@ async def _put_suite(client: AsyncClient) -> None:
     )
 
 
-async def _register(
-    question: Question, client: AsyncClient, feature_set: reference_pb2.FeatureSetReference
-) -> model_pb2.ModelVersion:
-    registry = client.stubs.registry
-    model = model_pb2.Model(name=NAME, task=model_pb2.TASK_BINARY_CLASSIFICATION, owner="bench")
-    await registry.CreateModel(
+async def _create(name: str, client: AsyncClient) -> None:
+    model = model_pb2.Model(name=name, task=model_pb2.TASK_BINARY_CLASSIFICATION, owner="bench")
+    await client.stubs.registry.CreateModel(
         registry_service_pb2.CreateModelRequest(request_id=ids.uuid7(), model=model),
         timeout=CALL_SECONDS,
     )
-    await registry.UploadArtifact(iter(_upload(question.artifact)), timeout=CALL_SECONDS)
+
+
+async def _register(
+    name: str,
+    question: Question,
+    client: AsyncClient,
+    feature_set: reference_pb2.FeatureSetReference,
+) -> model_pb2.ModelVersion:
+    """Registers a version and approves it."""
+    registry = client.stubs.registry
     created = await registry.CreateModelVersion(
         registry_service_pb2.CreateModelVersionRequest(
-            request_id=ids.uuid7(), model=NAME, manifest=_manifest(question, feature_set)
+            request_id=ids.uuid7(), model=name, manifest=_manifest(question, feature_set)
         ),
         timeout=CALL_SECONDS,
     )
-    return created.model_version
+    version = created.model_version
+    await registry.DecideApproval(
+        registry_service_pb2.DecideApprovalRequest(
+            request_id=ids.uuid7(),
+            model_version=reference_pb2.ModelVersionReference(model=name, version=version.version),
+            manifest_digest=version.manifest_digest,
+            decision=model_pb2.APPROVAL_STATE_APPROVED,
+            approver="bench",
+        ),
+        timeout=CALL_SECONDS,
+    )
+    return version
 
 
 def _upload(artifact: bytes) -> Iterator[registry_service_pb2.UploadArtifactRequest]:
@@ -210,22 +262,17 @@ def _manifest(
     )
 
 
-async def _serve(version: model_pb2.ModelVersion, client: AsyncClient) -> None:
-    reference = reference_pb2.ModelVersionReference(model=NAME, version=version.version)
-    await client.stubs.registry.DecideApproval(
-        registry_service_pb2.DecideApprovalRequest(
-            request_id=ids.uuid7(),
-            model_version=reference,
-            manifest_digest=version.manifest_digest,
-            decision=model_pb2.APPROVAL_STATE_APPROVED,
-            approver="bench",
-        ),
-        timeout=CALL_SECONDS,
-    )
+async def _serve(
+    name: str, versions: Sequence[model_pb2.ModelVersion], client: AsyncClient
+) -> None:
+    """Makes a route on which versions have equal shares."""
+    share = 10_000 // len(versions)
     route = route_pb2.Route(
-        name=NAME,
-        model=NAME,
-        weights=[route_pb2.VersionWeight(version=version.version, basis_points=10_000)],
+        name=name,
+        model=name,
+        weights=[
+            route_pb2.VersionWeight(version=each.version, basis_points=share) for each in versions
+        ],
         actor="bench",
     )
     await client.stubs.router.CreateRoute(
@@ -251,12 +298,25 @@ def full_path(account: int) -> router_service_pb2.PredictRequest:
     return request
 
 
-def features_given(question: Question, account: int) -> router_service_pb2.PredictRequest:
+def features_given(
+    question: Question, account: int, route: str = NAME
+) -> router_service_pb2.PredictRequest:
     """Asks about an account by its numbers; it is assigned by the same key."""
-    request = router_service_pb2.PredictRequest(route=NAME, assignment_key=str(account))
+    request = router_service_pb2.PredictRequest(route=route, assignment_key=str(account))
     for name, number in zip(FEATURES, question.numbers[account].tolist(), strict=True):
         request.inputs[name].double_value = number
     return request
+
+
+def given_rows(question: Question, rows: int) -> router_service_pb2.PredictBatchRequest:
+    """Asks about the first accounts by their numbers, in one batch."""
+    columns = Columns.from_dict(
+        {
+            name: (DataType.FLOAT32, question.numbers[:rows, place].tolist())
+            for place, name in enumerate(FEATURES)
+        }
+    )
+    return router_service_pb2.PredictBatchRequest(route=NAME, rows=columns_proto.to_proto(columns))
 
 
 def accounts() -> list[int]:
@@ -282,10 +342,45 @@ def write_files(question: Question, folder: Path) -> Files:
     _write_messages(files.full_path, (full_path(each).SerializeToString() for each in asked))
     given = (features_given(question, each).SerializeToString() for each in asked)
     _write_messages(files.features_given, given)
-    _write_messages(files.plain, (_json_row(question.numbers[each].tolist()) for each in asked))
+    write_json(question, files.plain)
     _write_messages(files.empty, [b""])
     joblib.dump(question.estimator, files.model)
     return files
+
+
+def write_json(question: Question, path: Path) -> None:
+    """Writes a row a message, as FastAPI and others take it."""
+    rows = (_json_row(question.numbers[each].tolist()) for each in accounts())
+    _write_messages(path, rows)
+
+
+def write_json_rows(question: Question, path: Path) -> None:
+    """Writes a list of one row a message, as BentoML batches it."""
+    rows = (question.numbers[each].tolist() for each in accounts())
+    _write_messages(
+        path, (_json_row(each).replace(b"[", b"[[").replace(b"]", b"]]") for each in rows)
+    )
+
+
+def write_open_inference(question: Question, path: Path) -> None:
+    """Writes a row a message, in the Open Inference Protocol, asking for probabilities."""
+    made = []
+    for account in accounts():
+        request = open_inference_pb2.ModelInferRequest(model_name=NAME)
+        tensor = request.inputs.add(name="values", datatype="FP32", shape=[1, len(FEATURES)])
+        tensor.contents.fp32_contents.extend(question.numbers[account].tolist())
+        request.outputs.add(name="predict_proba")
+        made.append(request.SerializeToString())
+    _write_messages(path, made)
+
+
+def write_crowd(question: Question, path: Path) -> None:
+    """Writes messages that give the features, to the routes of `publish_crowd` in turn."""
+    turns = zip(accounts(), itertools.cycle(crowd()), strict=False)
+    _write_messages(
+        path,
+        (features_given(question, each, route).SerializeToString() for each, route in turns),
+    )
 
 
 def _write_messages(path: Path, contents: Iterable[bytes]) -> None:
