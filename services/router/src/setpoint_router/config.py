@@ -120,6 +120,18 @@ class RouterSettings(settings.ServiceSettings):
     """Shadows are asked while no more predictions than this are on their way; else their copies are
     dropped and counted. At a few milliseconds each, more mean that somebody waits in a queue."""
 
+    stream_questions: int = Field(default=64, ge=1)
+    """Most questions of one PredictStream that are worked on at once."""
+
+    replay_seconds: float = Field(default=600.0, gt=0)
+    """How long the answer to a request with a request_id is remembered."""
+
+    replay_entries: int = Field(default=20_000, ge=1)
+    """Most answers remembered; the oldest go first, and are counted."""
+
+    replay_bytes: int = Field(default=64 * _MEBIBYTE, ge=1)
+    """Most bytes of answers remembered."""
+
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often routes changed by other replicas are looked for."""
 

@@ -1,19 +1,24 @@
 """The contract's methods: convert, call, convert."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from random import getrandbits
 from typing import Any
 
 import grpc.aio
+from google.protobuf.message import Message
 from opentelemetry import trace as telemetry_trace
 
 import setpoint_telemetry
 from setpoint.router.v1 import router_service_pb2, router_service_pb2_grpc
 from setpoint_columns import proto as columns_proto
 from setpoint_db import idempotency
+from setpoint_router import streams
 from setpoint_router.convert import routes
 from setpoint_router.domain.work import Trace
-from setpoint_router.service import batch_predictor, predictor, route_service
+from setpoint_router.service import batch_predictor, predictor, replays, route_service
 from setpoint_rpc import context
 from setpoint_runtime import paging
 
@@ -29,8 +34,16 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         predictions: predictor.Predictor,
         batches: batch_predictor.BatchPredictor,
         kept_routes: route_service.RouteService,
+        replayed: replays.Replays,
+        *,
+        questions_at_once: int,
+        stopping: asyncio.Event,
     ) -> None:
         self._predictor = predictions
+        self._replays = replayed
+        self._streams = streams.Streams(
+            self._predict, batches, questions_at_once=questions_at_once, stopping=stopping
+        )
         self._batches = batches
         self._routes = kept_routes
         self.turned_away = predictions.turned_away
@@ -39,15 +52,71 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self, request: router_service_pb2.PredictRequest, context: Context
     ) -> router_service_pb2.PredictResponse:
         """Answer one prediction."""
-        answer: router_service_pb2.PredictResponse = await self._predictor.predict(
-            request, origin(context)
+        return await self._predict(request, origin(context))
+
+    async def _predict(
+        self, request: router_service_pb2.PredictRequest, asked_by: predictor.Origin
+    ) -> router_service_pb2.PredictResponse:
+        answer: router_service_pb2.PredictResponse
+        if not request.request_id:
+            answer = await self._predictor.predict(request, asked_by)
+            return answer
+
+        async def work() -> bytes:
+            found = await self._predictor.predict(request, asked_by)
+            serialised: bytes = found.SerializeToString()
+            return serialised
+
+        raw, is_replay = await self._replays.once(
+            asked_by.caller, request.request_id, _fingerprint(request), work
         )
+        answer = router_service_pb2.PredictResponse.FromString(raw)
+        answer.replayed = is_replay
         return answer
+
+    async def PredictStream(
+        self,
+        request_iterator: AsyncIterator[router_service_pb2.PredictStreamRequest],
+        context: Context,
+    ) -> AsyncIterator[router_service_pb2.PredictStreamResponse]:
+        """Answer predictions as they come."""
+        answers = self._streams.answers(request_iterator, lambda: origin(context))
+        async with aclosing(answers):
+            async for each in answers:
+                yield each
+
+    async def PredictBatchStream(
+        self,
+        request_iterator: AsyncIterator[router_service_pb2.PredictBatchStreamRequest],
+        context: Context,
+    ) -> AsyncIterator[router_service_pb2.PredictBatchStreamResponse]:
+        """Answer chunks of predictions, in order."""
+        answers = self._streams.chunks(request_iterator, lambda: origin(context, is_batch=True))
+        async with aclosing(answers):
+            async for each in answers:
+                yield each
 
     async def PredictBatch(
         self, request: router_service_pb2.PredictBatchRequest, context: Context
     ) -> router_service_pb2.PredictBatchResponse:
         """Answer many predictions."""
+        asked_by = origin(context, is_batch=True)
+        if not request.request_id:
+            return await self._predict_batch(request, asked_by)
+
+        async def work() -> bytes:
+            return (await self._predict_batch(request, asked_by)).SerializeToString()
+
+        raw, is_replay = await self._replays.once(
+            asked_by.caller, request.request_id, _fingerprint(request), work
+        )
+        answer = router_service_pb2.PredictBatchResponse.FromString(raw)
+        answer.replayed = is_replay
+        return answer
+
+    async def _predict_batch(
+        self, request: router_service_pb2.PredictBatchRequest, asked_by: predictor.Origin
+    ) -> router_service_pb2.PredictBatchResponse:
         answer = await self._batches.predict(
             batch_predictor.BatchAsk(
                 route=request.route,
@@ -56,7 +125,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
                 event_time_column=request.event_time_column,
                 event_time=request.event_time,
             ),
-            origin(context, is_batch=True),
+            asked_by,
         )
         return router_service_pb2.PredictBatchResponse(
             results=columns_proto.to_proto(answer.results),
@@ -157,6 +226,11 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         return router_service_pb2.ListRouteRevisionsResponse(
             routes=[routes.route_to_proto(each) for each in found[:size]], next_page_token=token
         )
+
+
+def _fingerprint(request: Message) -> bytes:
+    content = request.SerializeToString(deterministic=True)
+    return idempotency.fingerprint(request.DESCRIPTOR.full_name, content)
 
 
 def origin(servicer_context: Context, *, is_batch: bool = False) -> predictor.Origin:

@@ -22,7 +22,14 @@ from setpoint_router.adapters.spool import folder, shipper, writer
 from setpoint_router.convert import records, requests
 from setpoint_router.domain import limit, outliers
 from setpoint_router.domain.route import SpoolFullPolicy
-from setpoint_router.service import batch_predictor, predictor, route_service, shadows, stages
+from setpoint_router.service import (
+    batch_predictor,
+    predictor,
+    replays,
+    route_service,
+    shadows,
+    stages,
+)
 from setpoint_router.service.book import RouteBook
 from setpoint_router.service.coalescer import Bounds
 from setpoint_router.store import route_file, sql_store, tables
@@ -171,7 +178,21 @@ def _servicers(
         book=book,
         clock=clock,
     )
-    return servicer.RouterServicer(predictions, batches, kept_routes), oip_servicer.OipServicer(
+    remembered = replays.Replays(
+        clock,
+        replays.Bounds(settings.replay_seconds, settings.replay_entries, settings.replay_bytes),
+        on_replay=counted.replayed,
+        on_forgotten=counted.forgotten,
+    )
+    handlers = servicer.RouterServicer(
+        predictions,
+        batches,
+        kept_routes,
+        remembered,
+        questions_at_once=settings.stream_questions,
+        stopping=server.draining,
+    )
+    return handlers, oip_servicer.OipServicer(
         book.serving, predictions, batches, lambda: server.health.is_ready
     )
 

@@ -86,9 +86,27 @@ class Metrics:
             ("kind",),
             registry=registry,
         )
+        self._replayed = Counter(
+            "setpoint_router_replayed",
+            "Requests answered with the outcome of an earlier one of the same id.",
+            registry=registry,
+        )
+        self._forgotten = Counter(
+            "setpoint_router_replays_forgotten",
+            "Answers forgotten before their time, for lack of room.",
+            registry=registry,
+        )
         self._spool_bytes = Gauge(
             "setpoint_router_spool_bytes", "Bytes of the spool.", registry=registry
         )
+
+    def replayed(self) -> None:
+        """Note a request that got the answer of an earlier one."""
+        self._replayed.inc()
+
+    def forgotten(self) -> None:
+        """Note an answer that had to be forgotten before its time."""
+        self._forgotten.inc()
 
     def watch_spool(self, size: Callable[[], float]) -> None:
         """Show the size of the spool whenever metrics are asked for."""

@@ -12,6 +12,7 @@ import google.protobuf.message
 import setpoint.common.v1.column_pb2
 import setpoint.common.v1.reference_pb2
 import setpoint.common.v1.value_pb2
+import setpoint.errordetails.v1.failure_pb2
 import setpoint.router.v1.route_pb2
 import sys
 import typing
@@ -122,6 +123,7 @@ class PredictRequest(google.protobuf.message.Message):
     ENTITIES_FIELD_NUMBER: builtins.int
     INPUTS_FIELD_NUMBER: builtins.int
     EVENT_TIME_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Name of the route."""
     assignment_key: builtins.str
@@ -130,6 +132,14 @@ class PredictRequest(google.protobuf.message.Message):
     """
     event_time: builtins.int
     """When the question is asked, microseconds UTC; 0 means the router's clock."""
+    request_id: builtins.str
+    """A UUID chosen by the caller, or empty. The same id with the same content, by the same caller (x-setpoint-caller) within
+    the router's window (10 minutes by default) is not predicted again: while the first is on its way the repetition waits
+    for it and shares its outcome; afterwards it gets the first answer, with replayed = true, or the first
+    INVALID_ARGUMENT, which is a fact of the request, with replayed in its metadata. Every other failure is forgotten: a
+    repetition is a new prediction. Kept in the memory of one router alone: after a restart, at another router, or when
+    the memory is needed for newer answers, a repetition is a new prediction too.
+    """
     @property
     def entities(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, setpoint.common.v1.value_pb2.Value]:
         """Entity key values by column name."""
@@ -146,8 +156,9 @@ class PredictRequest(google.protobuf.message.Message):
         entities: collections.abc.Mapping[builtins.str, setpoint.common.v1.value_pb2.Value] | None = ...,
         inputs: collections.abc.Mapping[builtins.str, setpoint.common.v1.value_pb2.Value] | None = ...,
         event_time: builtins.int = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["assignment_key", b"assignment_key", "entities", b"entities", "event_time", b"event_time", "inputs", b"inputs", "route", b"route"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assignment_key", b"assignment_key", "entities", b"entities", "event_time", b"event_time", "inputs", b"inputs", "request_id", b"request_id", "route", b"route"]) -> None: ...
 
 Global___PredictRequest: typing_extensions.TypeAlias = PredictRequest
 
@@ -180,8 +191,11 @@ class PredictResponse(google.protobuf.message.Message):
     FEATURE_SET_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
     DEGRADATIONS_FIELD_NUMBER: builtins.int
+    REPLAYED_FIELD_NUMBER: builtins.int
     prediction_id: builtins.str
     """UUIDv7; finds the record, the trace, the outcome."""
+    replayed: builtins.bool
+    """The request_id was seen before; this is the first answer, which has been recorded once."""
     @property
     def assignment(self) -> setpoint.router.v1.route_pb2.Assignment:
         """The version that answered and why."""
@@ -206,9 +220,10 @@ class PredictResponse(google.protobuf.message.Message):
         feature_set: setpoint.common.v1.reference_pb2.FeatureSetReference | None = ...,
         outputs: collections.abc.Mapping[builtins.str, setpoint.common.v1.value_pb2.Value] | None = ...,
         degradations: collections.abc.Iterable[Global___Degradation] | None = ...,
+        replayed: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["assignment", b"assignment", "feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["assignment", b"assignment", "degradations", b"degradations", "feature_set", b"feature_set", "outputs", b"outputs", "prediction_id", b"prediction_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assignment", b"assignment", "degradations", b"degradations", "feature_set", b"feature_set", "outputs", b"outputs", "prediction_id", b"prediction_id", "replayed", b"replayed"]) -> None: ...
 
 Global___PredictResponse: typing_extensions.TypeAlias = PredictResponse
 
@@ -245,6 +260,7 @@ class PredictBatchRequest(google.protobuf.message.Message):
     ASSIGNMENT_KEY_COLUMN_FIELD_NUMBER: builtins.int
     EVENT_TIME_COLUMN_FIELD_NUMBER: builtins.int
     EVENT_TIME_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Name of the route."""
     assignment_key_column: builtins.str
@@ -253,6 +269,8 @@ class PredictBatchRequest(google.protobuf.message.Message):
     """TIMESTAMP column of rows that says when each question is asked; empty: event_time stands for all."""
     event_time: builtins.int
     """When the questions are asked, microseconds UTC; 0 means the router's clock."""
+    request_id: builtins.str
+    """As in PredictRequest, for the batch as a whole."""
     @property
     def rows(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
         """Entity key columns and request fields, or every input of the model when there are no key columns."""
@@ -265,9 +283,10 @@ class PredictBatchRequest(google.protobuf.message.Message):
         assignment_key_column: builtins.str = ...,
         event_time_column: builtins.str = ...,
         event_time: builtins.int = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["rows", b"rows"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["assignment_key_column", b"assignment_key_column", "event_time", b"event_time", "event_time_column", b"event_time_column", "route", b"route", "rows", b"rows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assignment_key_column", b"assignment_key_column", "event_time", b"event_time", "event_time_column", b"event_time_column", "request_id", b"request_id", "route", b"route", "rows", b"rows"]) -> None: ...
 
 Global___PredictBatchRequest: typing_extensions.TypeAlias = PredictBatchRequest
 
@@ -280,8 +299,11 @@ class PredictBatchResponse(google.protobuf.message.Message):
     RESULTS_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
     ROUTE_REVISION_FIELD_NUMBER: builtins.int
+    REPLAYED_FIELD_NUMBER: builtins.int
     route_revision: builtins.int
     """Revision of the route."""
+    replayed: builtins.bool
+    """As in PredictResponse."""
     @property
     def results(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
         """Columns prediction_id (STRING), version (INT64, 0 for an ensemble), slot (INT32), reason (INT32: AssignmentReason), status (INT32: a
@@ -299,11 +321,145 @@ class PredictBatchResponse(google.protobuf.message.Message):
         results: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
         outputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
         route_revision: builtins.int = ...,
+        replayed: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["outputs", b"outputs", "results", b"results"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["outputs", b"outputs", "results", b"results", "route_revision", b"route_revision"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["outputs", b"outputs", "replayed", b"replayed", "results", b"results", "route_revision", b"route_revision"]) -> None: ...
 
 Global___PredictBatchResponse: typing_extensions.TypeAlias = PredictBatchResponse
+
+@typing.final
+class PredictStreamRequest(google.protobuf.message.Message):
+    """PredictStreamRequest is one question of PredictStream."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    TIMEOUT_MICROSECONDS_FIELD_NUMBER: builtins.int
+    correlation_id: builtins.str
+    """Chosen by the caller, at most 128 characters; comes back with the answer. Nothing else is done with it."""
+    timeout_microseconds: builtins.int
+    """Time for this question from when it is read, in microseconds; 0 means 2 seconds. Never more than the call has."""
+    @property
+    def request(self) -> Global___PredictRequest:
+        """The question."""
+
+    def __init__(
+        self,
+        *,
+        correlation_id: builtins.str = ...,
+        request: Global___PredictRequest | None = ...,
+        timeout_microseconds: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "request", b"request", "timeout_microseconds", b"timeout_microseconds"]) -> None: ...
+
+Global___PredictStreamRequest: typing_extensions.TypeAlias = PredictStreamRequest
+
+@typing.final
+class PredictStreamResponse(google.protobuf.message.Message):
+    """PredictStreamResponse is the answer to one question."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    ANSWER_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    correlation_id: builtins.str
+    """As in the question."""
+    @property
+    def answer(self) -> Global___PredictResponse:
+        """The answer."""
+
+    @property
+    def failure(self) -> setpoint.errordetails.v1.failure_pb2.Failure:
+        """Why there is none."""
+
+    def __init__(
+        self,
+        *,
+        correlation_id: builtins.str = ...,
+        answer: Global___PredictResponse | None = ...,
+        failure: setpoint.errordetails.v1.failure_pb2.Failure | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["answer", b"answer", "failure", b"failure", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answer", b"answer", "correlation_id", b"correlation_id", "failure", b"failure", "result", b"result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["answer", "failure"] | None: ...
+
+Global___PredictStreamResponse: typing_extensions.TypeAlias = PredictStreamResponse
+
+@typing.final
+class PredictBatchStreamRequest(google.protobuf.message.Message):
+    """PredictBatchStreamRequest is one chunk of PredictBatchStream."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: builtins.int
+    ASSIGNMENT_KEY_COLUMN_FIELD_NUMBER: builtins.int
+    EVENT_TIME_COLUMN_FIELD_NUMBER: builtins.int
+    EVENT_TIME_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    route: builtins.str
+    """Name of the route; in the first message, and ignored in the others, as are the next three fields."""
+    assignment_key_column: builtins.str
+    """As in PredictBatchRequest."""
+    event_time_column: builtins.str
+    """As in PredictBatchRequest."""
+    event_time: builtins.int
+    """As in PredictBatchRequest."""
+    @property
+    def rows(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """As in PredictBatchRequest: at most 10,000 rows, 4 MiB."""
+
+    def __init__(
+        self,
+        *,
+        route: builtins.str = ...,
+        assignment_key_column: builtins.str = ...,
+        event_time_column: builtins.str = ...,
+        event_time: builtins.int = ...,
+        rows: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["rows", b"rows"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["assignment_key_column", b"assignment_key_column", "event_time", b"event_time", "event_time_column", b"event_time_column", "route", b"route", "rows", b"rows"]) -> None: ...
+
+Global___PredictBatchStreamRequest: typing_extensions.TypeAlias = PredictBatchStreamRequest
+
+@typing.final
+class PredictBatchStreamResponse(google.protobuf.message.Message):
+    """PredictBatchStreamResponse is the answer to one chunk."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    ROUTE_REVISION_FIELD_NUMBER: builtins.int
+    chunk: builtins.int
+    """Number of the chunk from 0."""
+    route_revision: builtins.int
+    """Revision of the route."""
+    @property
+    def results(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """As in PredictBatchResponse."""
+
+    @property
+    def outputs(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """As in PredictBatchResponse."""
+
+    def __init__(
+        self,
+        *,
+        chunk: builtins.int = ...,
+        results: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        outputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        route_revision: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["outputs", b"outputs", "results", b"results"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "outputs", b"outputs", "results", b"results", "route_revision", b"route_revision"]) -> None: ...
+
+Global___PredictBatchStreamResponse: typing_extensions.TypeAlias = PredictBatchStreamResponse
 
 @typing.final
 class ExplainAssignmentRequest(google.protobuf.message.Message):

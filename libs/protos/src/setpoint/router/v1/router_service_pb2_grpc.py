@@ -49,6 +49,16 @@ class RouterServiceStub(object):
                 request_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchRequest.SerializeToString,
                 response_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/setpoint.router.v1.RouterService/PredictStream',
+                request_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictStreamRequest.SerializeToString,
+                response_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictStreamResponse.FromString,
+                _registered_method=True)
+        self.PredictBatchStream = channel.stream_stream(
+                '/setpoint.router.v1.RouterService/PredictBatchStream',
+                request_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchStreamRequest.SerializeToString,
+                response_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchStreamResponse.FromString,
+                _registered_method=True)
         self.ExplainAssignment = channel.unary_unary(
                 '/setpoint.router.v1.RouterService/ExplainAssignment',
                 request_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.ExplainAssignmentRequest.SerializeToString,
@@ -96,7 +106,9 @@ class RouterServiceServicer(object):
 
     def Predict(self, request, context):
         """Answers one prediction. Two forms: with entities, the features are fetched (inputs then holds the request fields of the
-        feature set); without entities, inputs holds every input of the model. Not idempotent: each call is one prediction.
+        feature set); without entities, inputs holds every input of the model. Each call is one prediction;
+        with a request_id a repetition gets the first answer (see PredictRequest), with other content ALREADY_EXISTS
+        (REQUEST_ID_REUSED).
         NOT_FOUND (ROUTE_NOT_FOUND); INVALID_ARGUMENT (MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, NULL_REFUSED, TOO_LARGE,
         ENTITY_KEY_MISSING, RULE_VIOLATED) names the field; UNAVAILABLE (FEATURES_UNAVAILABLE, INFERENCE_UNAVAILABLE,
         ENSEMBLE_BELOW_QUORUM);
@@ -111,6 +123,30 @@ class RouterServiceServicer(object):
     def PredictBatch(self, request, context):
         """Answers many predictions. Each row is one prediction with its own id, version, and status; a bad row does not harm the
         others. Errors of the whole batch as Predict. At most 10,000 rows and 4 MiB. Callers: anyone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictStream(self, request_iterator, context):
+        """Answers predictions one by one on one call, each as soon as it is ready and not in the order of the questions; the
+        correlation_id says which is which. A question that fails is answered with its failure and ends nothing. The router
+        takes some questions at once (64 by default) and reads on when one of them is answered, so a caller who does not read
+        is not read either. After the caller's half-close the rest is answered, then the call ends. A router that stops
+        answers what it has read and ends the call with UNAVAILABLE; what is not answered then may be asked elsewhere.
+        Streams end with their connection, some two minutes after it was made. Errors of questions as Predict. Callers: anyone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictBatchStream(self, request_iterator, context):
+        """PredictBatch for sets of any size: chunks of rows in, their answers out, in order. Two chunks are worked on at once and
+        the next ones read when their turn comes. A chunk that fails as a whole (malformed, an absent column, a deadline) ends
+        the call with its error, whose metadata has its number as "chunk", after all chunks before it have been answered; the
+        caller may go on with a new call from there. A chunk waits while the router has too much to do, until the call's
+        deadline. Bad rows as PredictBatch. Streams end with their connection, some two minutes after it was made. Callers:
+        anyone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +220,16 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.PredictBatch,
                     request_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchRequest.FromString,
                     response_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchResponse.SerializeToString,
+            ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictStreamRequest.FromString,
+                    response_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictStreamResponse.SerializeToString,
+            ),
+            'PredictBatchStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictBatchStream,
+                    request_deserializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchStreamRequest.FromString,
+                    response_serializer=setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchStreamResponse.SerializeToString,
             ),
             'ExplainAssignment': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainAssignment,
@@ -280,6 +326,60 @@ class RouterService(object):
             '/setpoint.router.v1.RouterService/PredictBatch',
             setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchRequest.SerializeToString,
             setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/setpoint.router.v1.RouterService/PredictStream',
+            setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictStreamRequest.SerializeToString,
+            setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictBatchStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/setpoint.router.v1.RouterService/PredictBatchStream',
+            setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchStreamRequest.SerializeToString,
+            setpoint_dot_router_dot_v1_dot_router__service__pb2.PredictBatchStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

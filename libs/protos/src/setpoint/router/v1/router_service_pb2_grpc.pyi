@@ -57,6 +57,38 @@ _RouterServicePredictBatchType = typing_extensions.TypeVar(
     ],
 )
 
+_RouterServicePredictStreamType = typing_extensions.TypeVar(
+    '_RouterServicePredictStreamType',
+    grpc.StreamStreamMultiCallable[
+        setpoint.router.v1.router_service_pb2.PredictStreamRequest,
+        setpoint.router.v1.router_service_pb2.PredictStreamResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        setpoint.router.v1.router_service_pb2.PredictStreamRequest,
+        setpoint.router.v1.router_service_pb2.PredictStreamResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        setpoint.router.v1.router_service_pb2.PredictStreamRequest,
+        setpoint.router.v1.router_service_pb2.PredictStreamResponse,
+    ],
+)
+
+_RouterServicePredictBatchStreamType = typing_extensions.TypeVar(
+    '_RouterServicePredictBatchStreamType',
+    grpc.StreamStreamMultiCallable[
+        setpoint.router.v1.router_service_pb2.PredictBatchStreamRequest,
+        setpoint.router.v1.router_service_pb2.PredictBatchStreamResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        setpoint.router.v1.router_service_pb2.PredictBatchStreamRequest,
+        setpoint.router.v1.router_service_pb2.PredictBatchStreamResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        setpoint.router.v1.router_service_pb2.PredictBatchStreamRequest,
+        setpoint.router.v1.router_service_pb2.PredictBatchStreamResponse,
+    ],
+)
+
 _RouterServiceExplainAssignmentType = typing_extensions.TypeVar(
     '_RouterServiceExplainAssignmentType',
     grpc.UnaryUnaryMultiCallable[
@@ -169,7 +201,7 @@ _RouterServiceListRouteRevisionsType = typing_extensions.TypeVar(
     ],
 )
 
-class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterServicePredictBatchType, _RouterServiceExplainAssignmentType, _RouterServicePreviewSplitType, _RouterServiceCreateRouteType, _RouterServiceUpdateRouteType, _RouterServiceGetRouteType, _RouterServiceListRoutesType, _RouterServiceListRouteRevisionsType]):
+class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterServicePredictBatchType, _RouterServicePredictStreamType, _RouterServicePredictBatchStreamType, _RouterServiceExplainAssignmentType, _RouterServicePreviewSplitType, _RouterServiceCreateRouteType, _RouterServiceUpdateRouteType, _RouterServiceGetRouteType, _RouterServiceListRoutesType, _RouterServiceListRouteRevisionsType]):
     """RouterService is the front door of the data plane: it answers predictions, says which version answered and why, and
     records each of them on disk before the answer.
 
@@ -186,6 +218,14 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
         grpc.UnaryUnaryMultiCallable[
             setpoint.router.v1.router_service_pb2.PredictBatchRequest,
             setpoint.router.v1.router_service_pb2.PredictBatchResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            setpoint.router.v1.router_service_pb2.PredictStreamRequest,
+            setpoint.router.v1.router_service_pb2.PredictStreamResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            setpoint.router.v1.router_service_pb2.PredictBatchStreamRequest,
+            setpoint.router.v1.router_service_pb2.PredictBatchStreamResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             setpoint.router.v1.router_service_pb2.ExplainAssignmentRequest,
@@ -227,6 +267,14 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
             setpoint.router.v1.router_service_pb2.PredictBatchRequest,
             setpoint.router.v1.router_service_pb2.PredictBatchResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            setpoint.router.v1.router_service_pb2.PredictStreamRequest,
+            setpoint.router.v1.router_service_pb2.PredictStreamResponse,
+        ],
+        grpc.aio.StreamStreamMultiCallable[
+            setpoint.router.v1.router_service_pb2.PredictBatchStreamRequest,
+            setpoint.router.v1.router_service_pb2.PredictBatchStreamResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.router.v1.router_service_pb2.ExplainAssignmentRequest,
             setpoint.router.v1.router_service_pb2.ExplainAssignmentResponse,
@@ -259,7 +307,9 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
 
     Predict: _RouterServicePredictType
     """Answers one prediction. Two forms: with entities, the features are fetched (inputs then holds the request fields of the
-    feature set); without entities, inputs holds every input of the model. Not idempotent: each call is one prediction.
+    feature set); without entities, inputs holds every input of the model. Each call is one prediction;
+    with a request_id a repetition gets the first answer (see PredictRequest), with other content ALREADY_EXISTS
+    (REQUEST_ID_REUSED).
     NOT_FOUND (ROUTE_NOT_FOUND); INVALID_ARGUMENT (MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, NULL_REFUSED, TOO_LARGE,
     ENTITY_KEY_MISSING, RULE_VIOLATED) names the field; UNAVAILABLE (FEATURES_UNAVAILABLE, INFERENCE_UNAVAILABLE,
     ENSEMBLE_BELOW_QUORUM);
@@ -271,6 +321,24 @@ class RouterServiceStub(typing.Generic[_RouterServicePredictType, _RouterService
     PredictBatch: _RouterServicePredictBatchType
     """Answers many predictions. Each row is one prediction with its own id, version, and status; a bad row does not harm the
     others. Errors of the whole batch as Predict. At most 10,000 rows and 4 MiB. Callers: anyone.
+    """
+
+    PredictStream: _RouterServicePredictStreamType
+    """Answers predictions one by one on one call, each as soon as it is ready and not in the order of the questions; the
+    correlation_id says which is which. A question that fails is answered with its failure and ends nothing. The router
+    takes some questions at once (64 by default) and reads on when one of them is answered, so a caller who does not read
+    is not read either. After the caller's half-close the rest is answered, then the call ends. A router that stops
+    answers what it has read and ends the call with UNAVAILABLE; what is not answered then may be asked elsewhere.
+    Streams end with their connection, some two minutes after it was made. Errors of questions as Predict. Callers: anyone.
+    """
+
+    PredictBatchStream: _RouterServicePredictBatchStreamType
+    """PredictBatch for sets of any size: chunks of rows in, their answers out, in order. Two chunks are worked on at once and
+    the next ones read when their turn comes. A chunk that fails as a whole (malformed, an absent column, a deadline) ends
+    the call with its error, whose metadata has its number as "chunk", after all chunks before it have been answered; the
+    caller may go on with a new call from there. A chunk waits while the router has too much to do, until the call's
+    deadline. Bad rows as PredictBatch. Streams end with their connection, some two minutes after it was made. Callers:
+    anyone.
     """
 
     ExplainAssignment: _RouterServiceExplainAssignmentType
@@ -313,6 +381,14 @@ RouterServiceAsyncStub: typing_extensions.TypeAlias = RouterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.router.v1.router_service_pb2.PredictBatchRequest,
         setpoint.router.v1.router_service_pb2.PredictBatchResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        setpoint.router.v1.router_service_pb2.PredictStreamRequest,
+        setpoint.router.v1.router_service_pb2.PredictStreamResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        setpoint.router.v1.router_service_pb2.PredictBatchStreamRequest,
+        setpoint.router.v1.router_service_pb2.PredictBatchStreamResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.router.v1.router_service_pb2.ExplainAssignmentRequest,
@@ -359,7 +435,9 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.router.v1.router_service_pb2.PredictResponse, collections.abc.Awaitable[setpoint.router.v1.router_service_pb2.PredictResponse]]:
         """Answers one prediction. Two forms: with entities, the features are fetched (inputs then holds the request fields of the
-        feature set); without entities, inputs holds every input of the model. Not idempotent: each call is one prediction.
+        feature set); without entities, inputs holds every input of the model. Each call is one prediction;
+        with a request_id a repetition gets the first answer (see PredictRequest), with other content ALREADY_EXISTS
+        (REQUEST_ID_REUSED).
         NOT_FOUND (ROUTE_NOT_FOUND); INVALID_ARGUMENT (MISSING_FIELD, UNKNOWN_FIELD, WRONG_TYPE, NULL_REFUSED, TOO_LARGE,
         ENTITY_KEY_MISSING, RULE_VIOLATED) names the field; UNAVAILABLE (FEATURES_UNAVAILABLE, INFERENCE_UNAVAILABLE,
         ENSEMBLE_BELOW_QUORUM);
@@ -376,6 +454,34 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[setpoint.router.v1.router_service_pb2.PredictBatchResponse, collections.abc.Awaitable[setpoint.router.v1.router_service_pb2.PredictBatchResponse]]:
         """Answers many predictions. Each row is one prediction with its own id, version, and status; a bad row does not harm the
         others. Errors of the whole batch as Predict. At most 10,000 rows and 4 MiB. Callers: anyone.
+        """
+
+    @abc.abstractmethod
+    def PredictStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[setpoint.router.v1.router_service_pb2.PredictStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[setpoint.router.v1.router_service_pb2.PredictStreamResponse], collections.abc.AsyncIterator[setpoint.router.v1.router_service_pb2.PredictStreamResponse]]:
+        """Answers predictions one by one on one call, each as soon as it is ready and not in the order of the questions; the
+        correlation_id says which is which. A question that fails is answered with its failure and ends nothing. The router
+        takes some questions at once (64 by default) and reads on when one of them is answered, so a caller who does not read
+        is not read either. After the caller's half-close the rest is answered, then the call ends. A router that stops
+        answers what it has read and ends the call with UNAVAILABLE; what is not answered then may be asked elsewhere.
+        Streams end with their connection, some two minutes after it was made. Errors of questions as Predict. Callers: anyone.
+        """
+
+    @abc.abstractmethod
+    def PredictBatchStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[setpoint.router.v1.router_service_pb2.PredictBatchStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[setpoint.router.v1.router_service_pb2.PredictBatchStreamResponse], collections.abc.AsyncIterator[setpoint.router.v1.router_service_pb2.PredictBatchStreamResponse]]:
+        """PredictBatch for sets of any size: chunks of rows in, their answers out, in order. Two chunks are worked on at once and
+        the next ones read when their turn comes. A chunk that fails as a whole (malformed, an absent column, a deadline) ends
+        the call with its error, whose metadata has its number as "chunk", after all chunks before it have been answered; the
+        caller may go on with a new call from there. A chunk waits while the router has too much to do, until the call's
+        deadline. Bad rows as PredictBatch. Streams end with their connection, some two minutes after it was made. Callers:
+        anyone.
         """
 
     @abc.abstractmethod
