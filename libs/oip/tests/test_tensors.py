@@ -128,7 +128,10 @@ def test_any_bytes_are_elements_or_an_error(raw: bytes, count: int) -> None:
         (request([1], "FP16", fp32_contents=[1.0]), r"must be empty: FP16 elements are raw"),
         (request([1], "INT8", int_contents=[200]), r"int_contents\[0\]: 200 must be from -128"),
         (request([1], "UINT8", uint_contents=[256]), r"256 must be from 0 to 255"),
-        (request([1], "FP32", b"1234", fp32_contents=[1.0]), r"contents: 'set' must be absent"),
+        (
+            request([1], "FP32", b"1234", fp32_contents=[1.0]),
+            r"contents: 'fp32_contents' must be empty",
+        ),
         (request([1], "FP32"), r"'0 elements' must be 1"),
     ],
 )
@@ -136,6 +139,14 @@ def test_broken_tensor_is_refused(message: pb.ModelInferRequest, said: str) -> N
     """Proves that shape, datatype, count and form are checked, and named in the error."""
     with pytest.raises(errors.InvalidArgumentError, match=said):
         tensors.of_request(message)
+
+
+def test_empty_contents_beside_raw_ones_are_no_contents() -> None:
+    """Proves that a client that always sets the message for typed contents is understood."""
+    message = request([1], "FP32", np.float32(1.5).tobytes())
+    message.inputs[0].contents.SetInParent()
+    assert message.inputs[0].HasField("contents")
+    assert tensors.of_request(message)[0].array.tolist() == [1.5]
 
 
 def test_number_of_raw_contents_must_fit() -> None:

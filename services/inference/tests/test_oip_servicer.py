@@ -215,7 +215,7 @@ REFUSED: list[tuple[pb.ModelInferRequest, str, str]] = [
     (
         spoiled(lambda request: request.inputs[0].contents.fp32_contents.append(1)),
         "MALFORMED_COLUMNS",
-        "contents: 'set' must be absent",
+        "contents: 'fp32_contents' must be empty",
     ),
     (
         question({"a": np.ones(2, "f4"), "b": np.ones(3, "f4")}),

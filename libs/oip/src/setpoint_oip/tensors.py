@@ -91,9 +91,11 @@ def _read(
             check(entry.name, shape)
         if not raws:
             array = _typed(path, entry, datatype, count)
-        elif entry.HasField("contents"):
-            rule = f"must be absent, since raw_{side}_contents hold the elements"
-            raise malformed(f"{path}.contents", "set", rule)
+        elif entry.contents.ListFields():
+            # MLServer's own stubs send empty contents beside raw ones; elements are what clashes.
+            held = entry.contents.ListFields()[0][0].name
+            rule = f"must be empty, since raw_{side}_contents hold the elements"
+            raise malformed(f"{path}.contents", held, rule)
         else:
             array = _raw(path, raws[index], datatype, shape, count)
         found.append(Tensor(entry.name, datatype, array.reshape(shape)))
