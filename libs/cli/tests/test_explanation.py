@@ -92,6 +92,15 @@ def test_versions_tells_shadows() -> None:
     assert explanation.versions(ROUTE) == "v1 90 %, v2 10 %, shadow v3 5 %"
 
 
+def test_versions_tells_layer() -> None:
+    """A route that is for some keys alone says which, and who serves the others."""
+    route = route_pb2.Route(
+        weights=[route_pb2.VersionWeight(version=2, basis_points=10_000)],
+        layer=route_pb2.Layer(name="prices", first_slot=0, end_slot=500, baseline_version=1),
+    )
+    assert explanation.versions(route) == "v2 100 %, in slots 0 to 499 of layer prices, else v1"
+
+
 def test_shadow_facts_leave_out_what_is_unknown() -> None:
     """Nothing is said of scores and losses while there are none."""
     found = monitoring_service_pb2.CompareShadowResponse(shadow_failures=2)

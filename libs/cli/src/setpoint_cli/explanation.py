@@ -44,6 +44,10 @@ def versions(route: route_pb2.Route) -> str:
     told = [f"v{each.version} {each.basis_points / 100:g} %" for each in route.weights]
     if route.HasField("ensemble"):
         told.append(_ensemble(route.ensemble))
+    if route.HasField("layer"):
+        layer = route.layer
+        part = f"slots {layer.first_slot} to {layer.end_slot - 1} of layer {layer.name}"
+        told.append(f"in {part}, else v{layer.baseline_version}")
     told += [f"shadow v{each.version} {each.basis_points / 100:g} %" for each in route.shadows]
     return ", ".join(told)
 

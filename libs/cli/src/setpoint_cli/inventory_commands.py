@@ -1,4 +1,4 @@
-"""Looking around: ``models``, ``routes``, ``features`` and ``drift``."""
+"""Looking around: ``models``, ``features`` and ``drift``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from setpoint.common.v1 import column_pb2, reference_pb2
 from setpoint.feature.v1 import feature_service_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2, report_pb2
 from setpoint.registry.v1 import model_pb2, registry_service_pb2
-from setpoint.router.v1 import router_service_pb2
-from setpoint_cli import explanation
 from setpoint_cli.session import (
     DEFAULT_STACK,
     TIMEOUT_SECONDS,
@@ -87,35 +85,6 @@ def _version_row(version: model_pb2.ModelVersion, champion: bool) -> list[str]:
         measured,
         version.manifest_digest[:12],
     ]
-
-
-def routes(
-    route: Annotated[str | None, typer.Argument(help="This route's revisions.")] = None,
-    stack: StackFolder = DEFAULT_STACK,
-) -> None:
-    """List routes with their weights and shadows, or one route's revisions with who, when and why.
-
-    Example: setpoint routes flight_late
-    """
-    table = _table("route", "revision", "from", "weights", "moved", "by", "why")
-    with session(stack) as client:
-        if route:
-            request = router_service_pb2.ListRouteRevisionsRequest(name=route, page_size=PAGE)
-            found = client.stubs.router.ListRouteRevisions(request, timeout=TIMEOUT_SECONDS).routes
-        else:
-            every = router_service_pb2.ListRoutesRequest(page_size=PAGE)
-            found = client.stubs.router.ListRoutes(every, timeout=TIMEOUT_SECONDS).routes
-    for each in found:
-        table.add_row(
-            each.name,
-            str(each.revision),
-            show_time(each.valid_from),
-            explanation.versions(each),
-            f"{each.moved_slots / 100:g} %",
-            each.actor,
-            each.reason,
-        )
-    console.print(table if table.row_count else "there are no routes")
 
 
 def features(

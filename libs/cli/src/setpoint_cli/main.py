@@ -8,6 +8,7 @@ from setpoint_cli import (
     inventory_commands,
     prediction_commands,
     retraining_commands,
+    route_commands,
     stack_commands,
 )
 
@@ -25,10 +26,11 @@ for command in (
     prediction_commands.explain,
     prediction_commands.shadow,
     inventory_commands.models,
-    inventory_commands.routes,
     inventory_commands.features,
     inventory_commands.drift,
     retraining_commands.retrain,
     retraining_commands.approve,
 ):
     app.command()(command)
+
+app.add_typer(route_commands.app, name="routes")
