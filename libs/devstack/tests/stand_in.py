@@ -31,7 +31,8 @@ def main(name: str) -> None:
     prefix = f"SETPOINT_{name.upper()}_"
     habits = os.environ.get(f"STAND_IN_{name.upper()}", "").split()
     settings = {key: value for key, value in os.environ.items() if key.startswith("SETPOINT_")}
-    log("starting", settings=sorted(settings))
+    resource = os.environ.get("OTEL_RESOURCE_ATTRIBUTES")
+    log("starting", settings=sorted(settings), resource=resource)
     if "die" in habits:
         sys.stderr.write("the disk is on fire\n")
         sys.exit(3)

@@ -354,6 +354,9 @@ async def test_runs_replicas(tmp_path: pathlib.Path, stand_in: MakeService) -> N
         found = [running.addresses[name] for name in ("inference", "inference-2")]
         assert running.environment["SETPOINT_ROUTER_INFERENCE_ADDRESS"] == ",".join(found)
         assert [await health.is_serving(each) for each in found] == [True, True]
+        for name in ("inference", "inference-2"):
+            log = running.logs[name].read_text()
+            assert f'"resource": "service.instance.id={name}"' in log
         await running.kill("inference-2")
         assert [await health.is_serving(each) for each in found] == [True, False]
         await running.restart("inference-2")

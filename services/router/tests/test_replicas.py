@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -171,6 +172,20 @@ async def test_parse_reads_lists_and_names() -> None:
     assert Target("127.0.0.1:7403", "localhost") in await both.resolve()
     with pytest.raises(errors.InvalidArgumentError):
         replicas.parse(" ,")
+
+
+async def test_resolve_counts_each_replica_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that has an address of each family is one replica."""
+
+    async def both(*_: Any, **__: Any) -> Any:
+        kind = socket.SOCK_STREAM
+        six = [(socket.AF_INET6, kind, 6, "", ("fd00::1", 7401, 0, 0))]
+        four = [(socket.AF_INET, kind, 6, "", (host, 7401)) for host in ("10.0.0.2", "10.0.0.1")]
+        return six + four
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
+    found = await replicas.parse("dns:///inference:7401").resolve()
+    assert found == (Target("10.0.0.1:7401", "inference"), Target("10.0.0.2:7401", "inference"))
 
 
 async def test_resolved_keeps_quiet_about_nothing() -> None:
@@ -380,6 +395,16 @@ async def test_stalled_replica_gives_its_calls_away(pair: Replicas) -> None:
     assert (first.begun, second.begun) == (1, 1)
     assert pair.replica(first).standing.is_out
     await until(lambda: first.cancelled == 1)
+
+
+async def test_stalled_replica_does_not_hold_up_routes(pair: Replicas) -> None:
+    """A version comes into force although a replica hangs, and that one loads it before calls."""
+    first, _ = pair.ranked
+    _ = says(pair.replica(first), is_alive=False)
+    first.may_load.clear()
+    await pair.calls.load("delays", 2)
+    assert pair.replica(first).standing.is_out
+    assert ("delays", 2) not in pair.replica(first).loaded
 
 
 async def test_cancelled_call_is_not_repeated(pair: Replicas) -> None:

@@ -4,13 +4,15 @@ import asyncio
 import logging
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from setpoint_runtime import errors
 
 RESOLVE_SECONDS = 5.0
 _DNS = re.compile(r"dns:(?:///)?(?P<host>\[[^\]]+\]|[^:/]+):(?P<port>\d+)")
+_Answer = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -41,7 +43,7 @@ class Addresses:
         for host, port in self.names:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found |= dict.fromkeys(sorted(Target(_joined(each[4]), host) for each in answers))
+            found |= dict.fromkeys(sorted(Target(_joined(each), host) for each in _once(answers)))
         return tuple(found)
 
 
@@ -72,6 +74,12 @@ async def resolved(addresses: Addresses) -> tuple[Target, ...] | None:
     except OSError as error:  # TimeoutError is one too.
         _LOGGER.warning("replicas of inference cannot be looked up: %s", error)
         return None
+
+
+def _once(answers: Sequence[_Answer]) -> list[tuple[object, ...]]:
+    """Return addresses of one family: with two of them every replica would be there twice."""
+    family = min((each[0] for each in answers), default=socket.AF_INET)
+    return [each[4] for each in answers if each[0] == family]
 
 
 def _joined(address: tuple[object, ...]) -> str:

@@ -89,10 +89,21 @@ class Replica:
         request = inference_service_pb2.LoadModelRequest(
             model_version=reference_pb2.ModelVersionReference(model=model, version=version)
         )
+        call = self._stub.LoadModel(request, timeout=LOAD_SECONDS)
+        # Among the calls in flight, so that a replica which stalls does not hold up routes.
+        self.calls.add(call)
         try:
-            answer = await self._stub.LoadModel(request, timeout=LOAD_SECONDS)
+            answer = await call
         except grpc.aio.AioRpcError as error:
             raise channel.from_rpc_error(error) from error
+        except asyncio.CancelledError:
+            if is_leaving():
+                raise
+            raise errors.UnavailableError(
+                errors.Reason.UNAVAILABLE, f"inference at {self.name} has stalled"
+            ) from None
+        finally:
+            self.calls.discard(call)
         if answer.model.state != inference_service_pb2.LOAD_STATE_READY:
             raise errors.UnavailableError(
                 errors.Reason.MODEL_NOT_READY,
@@ -159,6 +170,12 @@ class Replica:
     async def close(self) -> None:
         """Close the channel; calls in flight end."""
         await self._channel.close()
+
+
+def is_leaving() -> bool:
+    """Say whether the current task is being cancelled, rather than a call that it waits for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def is_answer(error: grpc.aio.AioRpcError) -> bool:
