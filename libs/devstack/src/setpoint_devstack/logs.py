@@ -14,6 +14,8 @@ import rich.text
 POLL_SECONDS = 0.1
 CHUNK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 64 * 1024
+NAME_WIDTH = 10
+"""Room for the longest name of a service."""
 COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_magenta")
 LEVEL_STYLES = {"warning": "yellow", "error": "red", "critical": "bold red", "debug": "dim"}
 HIDDEN_FIELDS = frozenset({"event", "level", "timestamp", "service", "version", "logger"})
@@ -92,7 +94,7 @@ class LogPrinter:
         width: room for the longest name.
     """
 
-    def __init__(self, console: rich.console.Console, width: int = 10) -> None:
+    def __init__(self, console: rich.console.Console, width: int = NAME_WIDTH) -> None:
         self._console = console
         self._width = width
         self._is_closed = False

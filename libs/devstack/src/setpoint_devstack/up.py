@@ -74,7 +74,8 @@ def run(
     Returns:
         0 after Ctrl-C or SIGTERM, 1 when a process died or could not be started.
     """
-    printer = logs.LogPrinter(logs.console_for(sys.stdout))
+    widest = max([logs.NAME_WIDTH, *(len(f"{name}-2") for name in replicas or ())])
+    printer = logs.LogPrinter(logs.console_for(sys.stdout), widest)
     try:
         made = stack.Stack(
             directory,
