@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -536,6 +537,39 @@ async def test_hedged_call_survives_both_failures() -> None:
         await until(lambda: first.at_once == 0)
         second.may_predict.set()
         assert await asked == EXPECTED
+
+
+@pytest.mark.parametrize("calls", [{}, {"hedge_seconds": 0.002}], ids=["plain", "hedged"])
+async def test_disorder_leaves_nothing_behind(calls: dict[str, Any]) -> None:
+    """Whatever is lost, held up and cancelled, who stays is answered, and every count returns to 0."""
+    chance = random.Random(7)
+    policy = outliers.Policy(failures=3, base_seconds=0.05)
+    async with running(3, calls=calls, ejection=policy) as found:
+        await found.ready()
+        lossy, *others = found.doubles
+        lossy.is_lossy = True
+        left, asked = [], []
+        for number in range(400):
+            task = asyncio.create_task(found.predict())
+            asked.append(task)
+            if chance.random() < 0.2:
+                left.append(task)
+                asyncio.get_running_loop().call_later(chance.random() / 50, task.cancel)
+            if number % 20 == 0:
+                held = chance.choice(others)
+                for each in others:
+                    (each.may_predict.clear if each is held else each.may_predict.set)()
+                await asyncio.sleep(0.005)
+        for each in others:
+            each.may_predict.set()
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        for task, result in zip(asked, results, strict=True):
+            assert result == EXPECTED or (
+                task in left and isinstance(result, asyncio.CancelledError)
+            )
+        await until(lambda: not any(each.at_once for each in found.doubles))
+        assert all(not each.rows and not each.calls for each in found.fleet.replicas.values())
+        assert (found.calls.budget.active, found.calls.budget.taken) == (0, 0)
 
 
 async def test_metrics_name_the_replicas(pair: Replicas) -> None:

@@ -68,7 +68,7 @@ class ReplicatedInference:
         self._patience = fleet.options.stall_seconds
         self._options = options
         self._is_hedging = options.hedge_seconds > 0 or options.hedge_quantile > 0
-        self._budget = RetryBudget(options.retry_share, options.retry_minimum)
+        self.budget = RetryBudget(options.retry_share, options.retry_minimum)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.retries = self.hedges = 0
 
@@ -99,7 +99,7 @@ class ReplicatedInference:
             None if traceparent is None else ((context.TRACEPARENT_KEY, traceparent),),
             [replica],
         )
-        budget = self._budget
+        budget = self.budget
         budget.active += 1
         try:
             if self._is_hedging:
@@ -221,7 +221,7 @@ class ReplicatedInference:
 
     async def _turn(self, deadline: float) -> bool:
         """Wait until the budget allows a repetition; say whether it did in time."""
-        if self._budget.take():
+        if self.budget.take():
             return True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -238,12 +238,12 @@ class ReplicatedInference:
         return True
 
     def _give_back(self) -> None:
-        self._budget.give_back()
+        self.budget.give_back()
         while self._waiting:
             if self._waiting[0].done():
                 # Whoever waited has left.
                 del self._waiting[0]
-            elif self._budget.take():
+            elif self.budget.take():
                 self._waiting.popleft().set_result(None)
             else:
                 return
@@ -269,18 +269,19 @@ class ReplicatedInference:
         try:
             done, _ = await asyncio.wait(racing, timeout=delay)
             other = question.placement.another(question.tried, question.rows, self._factor)
-            if not done and other is not None and self._budget.take():
+            if not done and other is not None and self.budget.take():
                 is_hedged = True
                 self.hedges += 1
                 question.tried.append(other)
                 racing.append(asyncio.ensure_future(self._ask(other, question)))
             return await _first_good(racing)
         finally:
-            for each in racing:
-                each.cancel()
-            await asyncio.gather(*racing, return_exceptions=True)
             if is_hedged:
                 self._give_back()
+            # Nobody waits for the end of the loser: the caller may be leaving at this very moment.
+            for each in racing:
+                each.add_done_callback(_forget)
+                each.cancel()
 
     def _delay(self, placement: Placement) -> float | None:
         """Return when a call counts as slow, None when that is not known."""
@@ -312,6 +313,11 @@ async def _first_good(racing: Sequence["asyncio.Future[Any]"]) -> Any:
                 return each.result()
         if not pending:
             return done.pop().result()
+
+
+def _forget(loser: "asyncio.Future[Any]") -> None:
+    """Look at how a loser ended, so that its error counts as seen."""
+    _ = loser.cancelled() or loser.exception()
 
 
 def _may_go_well_elsewhere(failure: _Failure) -> bool:
