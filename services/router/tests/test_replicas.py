@@ -261,7 +261,8 @@ async def test_killed_replica_loses_no_call(pair: Replicas) -> None:
     first, second = pair.ranked
     first.may_predict.clear()
     asked = [asyncio.create_task(pair.predict()) for _ in range(30)]
-    await until(lambda: first.at_once > 10)
+    await until(lambda: sum(each.done() for each in asked) + first.at_once == 30)
+    assert first.at_once > 10
     await first.server.stop(0)
     assert await asyncio.gather(*asked) == [EXPECTED] * 30
     assert pair.calls.retries == first.begun
