@@ -91,6 +91,19 @@ async def test_node_predicts_and_reads_errors(installed: Path, world: worlds.Wor
     assert story.assignment_key == "Zoë-1"
 
 
+def test_node_assigns_as_published(installed: Path) -> None:
+    """Proves that an implementation in another language finds every published vector to hold."""
+    assert installed == ENVIRONMENT
+    told = json.loads(_run(RUN_SECONDS, "node", "vectors.js", str(ROOT / "proto")))
+    vectors = json.loads((ROOT / "proto" / "vectors" / "assignment.json").read_text())
+    assert told == {
+        "slots": len(vectors["slots"]),
+        "tables": sum(len(each["revisions"]) for each in vectors["tables"]),
+        "layers": len(vectors["layers"]),
+        "choices": len(vectors["route"]["choices"]),
+    }
+
+
 def _check_batch(batch: dict[str, list[Any]], probability: float) -> None:
     assert batch["status"] == [0, 0, 0]
     assert len(set(batch["prediction_id"])) == 3

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies
 
 from setpoint_columns import Column, DataType
-from setpoint_router.domain import assignment, route
+from setpoint_router.domain import assignment, layer, route
 from setpoint_runtime import errors
 
 VECTORS = json.loads(
@@ -77,6 +77,38 @@ def test_tables_of_published(evolution: dict[str, Any]) -> None:
         assert {slot: int(revision.slots[slot]) for slot in held} == held
         table = revision.slots.astype("<i4").tobytes()
         assert hashlib.sha256(table).hexdigest() == wanted["digest"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["layers"], ids=range(len(VECTORS["layers"])))
+def test_layer_slot_of_published(vector: dict[str, Any]) -> None:
+    """Shows that keys keep their published slots in layers."""
+    assert layer.Layer(vector["layer"], 0, 1, 1).slot_of(vector["key"]) == vector["slot"]
+
+
+def test_choices_of_published() -> None:
+    """Shows that overrides, layer and slots choose together what was published."""
+    told = VECTORS["route"]
+    weights = [{int(key): share for key, share in each.items()} for each in told["revisions"]]
+    contents = [
+        route.Content(
+            name="r",
+            model="m",
+            weights=each,
+            salt=told["salt"],
+            overrides=told["overrides"],
+            layer=layer.Layer(**told["layer"]),
+        )
+        for each in weights
+    ]
+    first = route.first_revision(contents[0], (), 1)
+    second = route.next_revision(first, contents[1], (), 1)
+    for wanted in told["choices"]:
+        version, slot, reason = second.assign(wanted["key"])
+        assert (version, slot, reason.name) == (
+            wanted["version"],
+            wanted["slot"],
+            wanted["reason"],
+        )
 
 
 @hypothesis.given(strategies.text(), strategies.lists(strategies.text(), max_size=20))
