@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from setpoint.monitoring.v1 import prediction_pb2
 from setpoint_router import testing
 from setpoint_router.adapters import peers as peers_module
-from setpoint_router.adapters.spool import folder, shipper, writer
+from setpoint_router.adapters.spool import folder, frame, shipper, writer
 from setpoint_rpc import channel
 from setpoint_runtime import errors
 
@@ -31,6 +32,9 @@ class Counts:
 
     def damaged(self, size: int) -> None:
         self.seen["damaged"] = self.seen.get("damaged", 0) + size
+
+    def missing(self, records: int) -> None:
+        self.seen["missing"] = self.seen.get("missing", 0) + records
 
     def delayed(self) -> None:
         self.seen["delayed"] = self.seen.get("delayed", 0) + 1
@@ -118,8 +122,111 @@ async def test_ship_buries_refused(tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert sink.taken == [bytes([number]) for number in range(9) if number != 4]
         assert spool.counts.seen["buried"] == 1
     letters = list((tmp_path / "dead-letters").iterdir())
-    assert [each.read_bytes() for each in letters] == [b"poison"]
+    assert [each.read_bytes() for each in letters if each.suffix == ".record"] == [b"poison"]
+    reasons = [json.loads(each.read_text()) for each in letters if each.suffix == ".json"]
+    assert [(each["sequence"], each["reason"]) for each in reasons] == [(5, "INVALID_FIELD")]
     assert "dead letter" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InternalError(errors.Reason.INTERNAL, "it crashed"),
+        errors.FailedPreconditionError(errors.Reason.SIGNATURE_MISMATCH, "odd"),
+        errors.ResourceExhaustedError(errors.Reason.MESSAGE_TOO_LARGE, "large"),
+    ],
+    ids=lambda error: error.reason.value,
+)
+async def test_ship_buries_what_breaks_receiver(
+    tmp_path: Path, error: errors.SetpointError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shows that records on which the receiver breaks end as dead letters and hold up no other."""
+    monkeypatch.setattr(shipper, "FIRST_PAUSE_SECONDS", 0.0001)
+    taken: list[bytes] = []
+
+    async def send(records: Sequence[bytes]) -> None:
+        if any(record.startswith(b"poison") for record in records):
+            raise error
+        taken.extend(records)
+
+    async with shipping(tmp_path, send) as spool:
+        wanted = [b"poison" if number in (4, 30) else b"%d" % number for number in range(50)]
+        for each in wanted:
+            await spool.writer.append(each)
+        assert await spool.shipper.flush(20)
+        assert taken == [each for each in wanted if each != b"poison"]
+        assert spool.counts.seen["buried"] == 2
+        kept = [(int(each.stem), each.read_bytes()) for each in spool.folder.letters()]
+        assert kept == [(5, b"poison"), (31, b"poison")]
+        reasons = [spool.folder.reason_of(each) for each in spool.folder.letters()]
+        assert {each["reason"] for each in reasons} == {error.reason.value}
+
+
+async def test_ship_keeps_all_while_receiver_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shows that a receiver that breaks on everything costs no record: nothing is given up."""
+    monkeypatch.setattr(shipper, "FIRST_PAUSE_SECONDS", 0.0001)
+    sink, calls = Sink(), 0
+
+    async def send(records: Sequence[bytes]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 200:
+            raise errors.InternalError(errors.Reason.INTERNAL, "broken")
+        await sink.send(records)
+
+    async with shipping(tmp_path, send) as spool:
+        for number in range(40):
+            await spool.writer.append(bytes([number]))
+        assert await spool.shipper.flush(20)
+        assert sink.taken == [bytes([number]) for number in range(40)]
+        assert "buried" not in spool.counts.seen
+        assert not spool.folder.letters()
+
+
+async def test_ship_waits_with_a_lone_suspect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shows that a lone record is not given up before another one has been taken."""
+    monkeypatch.setattr(shipper, "FIRST_PAUSE_SECONDS", 0.0001)
+    sink, broken = Sink(), errors.InternalError(errors.Reason.INTERNAL, "it crashed")
+
+    async def send(records: Sequence[bytes]) -> None:
+        if b"poison" in records:
+            raise broken
+        await sink.send(records)
+
+    async with shipping(tmp_path, send) as spool:
+        await spool.writer.append(b"poison")
+        for _ in range(3):
+            assert await spool.shipper.ship_some()
+        assert not spool.folder.letters()
+        assert spool.shipper.position.offset == 0
+        await spool.writer.append(b"sound")
+        assert await spool.shipper.flush(20)
+        assert sink.taken == [b"sound"]
+        assert [each.read_bytes() for each in spool.folder.letters()] == [b"poison"]
+
+
+async def test_ship_notices_missing_records(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Shows that records which vanish from the spool, a whole segment even, are told and counted."""
+    sink = Sink()
+    async with shipping(tmp_path, sink.send, cap_bytes=80_000) as spool:
+        await spool.writer.append(b"first")
+        assert await spool.shipper.flush(5)
+        for number in range(12):
+            await spool.writer.append(bytes([number]) * 5_000)
+        lost = spool.folder.segments()[1]
+        path = spool.folder.segment(lost)
+        inside = path.read_bytes().count(frame.MARK)
+        path.unlink()
+        assert await spool.shipper.flush(5)
+        assert spool.counts.seen["missing"] == inside > 0
+        assert len(sink.taken) == 13 - inside
+    assert "are missing from the spool" in caplog.text
 
 
 async def test_ship_sets_damage_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

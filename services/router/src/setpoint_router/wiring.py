@@ -275,7 +275,7 @@ async def _open_spool(
     )
     await asyncio.to_thread(spool.open)
     stack.push_async_callback(spool.close)
-    counted.watch_spool(lambda: spool.bytes_used)
+    counted.watch_spool(lambda: spool.bytes_used, lambda: len(spool_folder.letters()))
     return spool
 
 

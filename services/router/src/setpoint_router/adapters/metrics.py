@@ -80,6 +80,11 @@ class Metrics:
             "Bytes of the spool that held no readable record.",
             registry=registry,
         )
+        self._missing = Counter(
+            "setpoint_router_spool_missing_records",
+            "Record messages that have been in the spool and were not found in it any more.",
+            registry=registry,
+        )
         self._write_failures = Counter(
             "setpoint_router_spool_write_failures",
             "Writes to the spool that failed.",
@@ -96,6 +101,11 @@ class Metrics:
             "Answers forgotten before their time, for lack of room.",
             registry=registry,
         )
+        self._letters = Gauge(
+            "setpoint_router_dead_letters_kept",
+            "Dead letters in the spool's folder, of whatever process.",
+            registry=registry,
+        )
         self._spool_bytes = Gauge(
             "setpoint_router_spool_bytes", "Bytes of the spool.", registry=registry
         )
@@ -108,9 +118,10 @@ class Metrics:
         """Note an answer that had to be forgotten before its time."""
         self._forgotten.inc()
 
-    def watch_spool(self, size: Callable[[], float]) -> None:
-        """Show the size of the spool whenever metrics are asked for."""
+    def watch_spool(self, size: Callable[[], float], letters: Callable[[], float]) -> None:
+        """Show the size of the spool and its dead letters whenever metrics are asked for."""
         self._spool_bytes.set_function(size)
+        self._letters.set_function(letters)
 
     def answered(self, work: Work) -> None:
         """Note a work whose rows have all been answered."""
@@ -156,6 +167,10 @@ class Metrics:
     def damaged(self, size: int) -> None:
         """Note bytes that hold no readable record."""
         self._damaged.inc(size)
+
+    def missing(self, records: int) -> None:
+        """Note records that have been in the spool and are there no more."""
+        self._missing.inc(records)
 
     def delayed(self) -> None:
         """Note an attempt that failed."""

@@ -4,10 +4,12 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+_LETTER = ".record"
 _PREFIX, _SUFFIX = "segment-", ".spool"
 _DIGITS = 20
 
@@ -106,11 +108,29 @@ class Folder:
         replace(path, data)
         return path
 
-    def bury(self, sequence: int, payload: bytes) -> Path:
-        """Keep a record that the receiver refuses."""
-        path = self.dead_letters / f"{sequence:0{_DIGITS}}.record"
+    def bury(self, sequence: int, payload: bytes, reason: Mapping[str, Any]) -> Path:
+        """Keep a record that the receiver refuses, and why it does."""
+        path = self.dead_letters / f"{sequence:0{_DIGITS}}{_LETTER}"
         replace(path, payload)
+        replace(path.with_suffix(".json"), json.dumps({"sequence": sequence, **reason}).encode())
         return path
+
+    def letters(self) -> list[Path]:
+        """Returns the files of all dead letters, oldest first."""
+        return sorted(self.dead_letters.glob(f"*{_LETTER}"))
+
+    def reason_of(self, letter: Path) -> dict[str, Any]:
+        """Returns why a record was refused; empty when that is not known."""
+        try:
+            found = json.loads(letter.with_suffix(".json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def unbury(self, letter: Path) -> None:
+        """Delete a dead letter that has been taken after all."""
+        letter.unlink()
+        letter.with_suffix(".json").unlink(missing_ok=True)
 
     def delete_before(self, number: int) -> Iterator[int]:
         """Delete the segments before one; yields the bytes of each."""

@@ -26,6 +26,14 @@ LONGEST_PAUSE_SECONDS = 5.0
 PATIENCE_SECONDS = 10.0
 """How long the receiver may be away before the log says so."""
 
+SUSPECT_TRIES = 5
+"""Of records that the receiver answers with a failure of its own, before they are looked at apart."""
+
+SUSPECT_TRIES_OF_HALVES = 2
+
+MAX_SUSPECTS = 8
+"""So many single records have failed and none was taken: it is the receiver that is broken."""
+
 Send = Callable[[Sequence[bytes]], Awaitable[None]]
 
 
@@ -42,6 +50,10 @@ class ShipperObserver(Protocol):
 
     def damaged(self, size: int) -> None:
         """Note bytes that hold no readable record."""
+        ...
+
+    def missing(self, records: int) -> None:
+        """Note records that have been in the spool and are there no more."""
         ...
 
     def delayed(self) -> None:
@@ -79,6 +91,7 @@ class Shipper:
         self._interval_seconds = interval_seconds
         self._longest_pause_seconds = longest_pause_seconds
         self._position = folder.read_position() or Position(0, 0)
+        self._next_sequence: int | None = None
 
     @property
     def position(self) -> Position:
@@ -119,7 +132,10 @@ class Shipper:
         for damage in piece.damages:
             await asyncio.to_thread(self._set_aside, damage)
         if piece.frames:
-            await self._deliver(piece.frames)
+            if not await self._deliver(piece.frames):
+                # Read anew: by then others may have come whose fate says more.
+                return True
+            self._note_gap(piece.frames)
         is_moved = piece.next != self._position
         self._position = piece.next
         if is_moved:
@@ -155,28 +171,45 @@ class Shipper:
             name,
         )
 
-    async def _deliver(self, frames: Sequence[Frame]) -> None:
-        """Send frames until they are confirmed; what is refused is found and buried."""
-        try:
-            await self._send_patiently(frames)
-        except errors.InvalidArgumentError as error:
-            if len(frames) > 1:
-                middle = len(frames) // 2
-                await self._deliver(frames[:middle])
-                await self._deliver(frames[middle:])
-                return
-            await self._bury(frames[0], error)
+    async def _deliver(self, frames: Sequence[Frame]) -> bool:
+        """Send frames until each is confirmed or buried; say whether that has come about.
 
-    async def _send_patiently(self, frames: Sequence[Frame]) -> None:
-        """Send, and try again for as long as it takes.
+        What is wrong with a record in the eyes of the receiver is found by halving. A refusal of its
+        content is final. Any other answer may as well be the receiver's own trouble: such a record
+        is only given up once others have been taken beside it. Else all of them are tried again.
+        """
+        search = _Search(self._send_patiently)
+        try:
+            await search.run(frames, SUSPECT_TRIES)
+        except _NothingTakenError as nothing:
+            self._observer.delayed()
+            _LOGGER.error("monitoring takes no records at all, going on to try: %s", nothing.error)
+            await asyncio.sleep(self._longest_pause_seconds)
+            return False
+        for frame, error in search.refused:
+            await self._bury(frame, error)
+        return True
+
+    async def _send_patiently(self, frames: Sequence[Frame], tries: int) -> None:
+        """Send, and try again for as long as it takes while the receiver is away.
 
         Raises:
-            InvalidArgumentError: A record is malformed; sending it again would change nothing.
+            SetpointError: The receiver has looked at the records and does not take them; after so
+                many tries where a repetition might help.
         """
         payloads = [each.payload for each in frames]
         size = sum(map(len, payloads))
+        answered = 0
+
+        def is_worth_repeating(error: BaseException) -> bool:
+            nonlocal answered
+            if not isinstance(error, errors.SetpointError) or _is_refusal(error):
+                return False
+            answered += not _is_absence(error)
+            return answered < tries
+
         async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_is_worth_repeating),
+            retry=tenacity.retry_if_exception(is_worth_repeating),
             wait=tenacity.wait_random_exponential(
                 multiplier=FIRST_PAUSE_SECONDS, max=self._longest_pause_seconds
             ),
@@ -204,18 +237,89 @@ class Shipper:
     async def _bury(self, frame: Frame, error: errors.SetpointError) -> None:
         self._observer.buried()
         _LOGGER.error("record %d was refused and becomes a dead letter: %s", frame.sequence, error)
+        reason = {"kind": type(error).__name__, "reason": error.reason.value, "text": error.message}
         while True:
             try:
-                await asyncio.to_thread(self._folder.bury, frame.sequence, frame.payload)
+                await asyncio.to_thread(self._folder.bury, frame.sequence, frame.payload, reason)
             except OSError:
                 _LOGGER.exception("dead letter %d cannot be kept yet", frame.sequence)
                 await asyncio.sleep(self._longest_pause_seconds)
             else:
                 return
 
+    def _note_gap(self, frames: Sequence[Frame]) -> None:
+        """Report records that have been in the spool and are there no more."""
+        missing = 0
+        for each in frames:
+            if self._next_sequence is not None:
+                missing += max(0, each.sequence - self._next_sequence)
+            self._next_sequence = each.sequence + 1
+        if missing:
+            self._observer.missing(missing)
+            _LOGGER.error(
+                "%d record messages before number %d are missing from the spool",
+                missing,
+                frames[-1].sequence,
+            )
 
-def _is_worth_repeating(error: BaseException) -> bool:
-    """Say whether the same records may be taken later: everything but a refusal of their content."""
-    return isinstance(error, errors.SetpointError) and not isinstance(
-        error, errors.InvalidArgumentError
+
+class _NothingTakenError(Exception):
+    """The receiver answers, but takes none of many records."""
+
+    def __init__(self, error: errors.SetpointError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Search:
+    """Finds the records that the receiver does not take."""
+
+    def __init__(self, send: Callable[[Sequence[Frame], int], Awaitable[None]]) -> None:
+        self._send = send
+        self._taken = 0
+        self._suspected = 0
+        self.refused: list[tuple[Frame, errors.SetpointError]] = []
+
+    async def run(self, frames: Sequence[Frame], tries: int) -> None:
+        """Send frames, by halves where that fails.
+
+        Raises:
+            _NothingTakenError: There is no telling whether it is the records or the receiver.
+        """
+        await self._halve(frames, tries)
+        if self._suspected and not self._taken:
+            raise _NothingTakenError(self.refused[-1][1])
+
+    async def _halve(self, frames: Sequence[Frame], tries: int) -> None:
+        try:
+            await self._send(frames, tries)
+        except errors.SetpointError as error:
+            if len(frames) > 1:
+                middle = len(frames) // 2
+                for half in (frames[:middle], frames[middle:]):
+                    # The last word on a single record is well considered.
+                    tries = SUSPECT_TRIES if len(half) == 1 else SUSPECT_TRIES_OF_HALVES
+                    await self._halve(half, tries)
+                return
+            self.refused.append((frames[0], error))
+            self._suspected += not _is_refusal(error)
+            if self._suspected >= MAX_SUSPECTS and not self._taken:
+                raise _NothingTakenError(error) from error
+        else:
+            self._taken += len(frames)
+
+
+def _is_absence(error: errors.SetpointError) -> bool:
+    """Say whether the receiver has not looked at the records at all."""
+    if isinstance(error, errors.ResourceExhaustedError):
+        return True
+    return isinstance(
+        error, (errors.UnavailableError, errors.DeadlineExceededError, errors.AbortedError)
     )
+
+
+def _is_refusal(error: errors.SetpointError) -> bool:
+    """Say whether the records themselves are refused; sending them again would change nothing."""
+    if error.reason in (errors.Reason.MESSAGE_TOO_LARGE, errors.Reason.TOO_LARGE):
+        return True
+    return isinstance(error, errors.InvalidArgumentError)
