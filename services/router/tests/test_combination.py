@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies
 
 from setpoint_columns import Column, Columns, DataType
-from setpoint_router.domain import combination, ensemble, route
+from setpoint_router.domain import combination, ensemble, layer, plan, route
 from setpoint_router.domain.ensemble import Combination, Ensemble, Member
 from setpoint_runtime import errors
 
@@ -229,6 +229,31 @@ def test_check_refuses_weights_beside_members() -> None:
     content = route.Content(name="r", model="m", weights={1: 10_000}, ensemble=found)
     with pytest.raises(errors.InvalidArgumentError, match=r"route\.weights"):
         route.check_content(content)
+
+
+def test_ensemble_serves_within_a_layer() -> None:
+    """Keys outside the route's part of its layer get the baseline version, all others the ensemble."""
+    content = route.Content(
+        name="r",
+        model="m",
+        weights={},
+        ensemble=made(Combination.MEAN, [1, 1]),
+        layer=layer.Layer("shared", 0, 4_000, 3),
+    )
+    found = route.first_revision(content, (version(1), version(2), version(3)), 1)
+    serving = plan.serving_route(found)
+    assert content.layer is not None
+    for number in range(200):
+        key = f"key {number}"
+        wanted = (
+            (ensemble.VERSION, route.AssignmentReason.ENSEMBLE)
+            if content.layer.takes(key)
+            else (3, route.AssignmentReason.LAYER)
+        )
+        assert found.assign(key)[::2] == wanted
+        chosen, _, reason = serving.assign(key)
+        assert (chosen.version.version, reason) == wanted
+        assert len(chosen.members) == (2 if not chosen.version.version else 0)
 
 
 def test_slots_of_ensemble_routes() -> None:

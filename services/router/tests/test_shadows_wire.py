@@ -242,6 +242,13 @@ async def test_serving_shadow_copies_others_alone(running: Any) -> None:
     )
     wanted = {each.prediction_id for each in answers if each.assignment.model_version.version == 1}
     assert 0 < len(wanted) < 20
+    for number, answer in enumerate(answers):
+        explained = await running.stub.ExplainAssignment(
+            router_service_pb2.ExplainAssignmentRequest(
+                route="flights", assignment_key=f"k{number}"
+            )
+        )
+        assert explained.shadows[0].is_copied == (answer.prediction_id in wanted)
     await until(lambda: len(copies(running)) >= len(wanted))
     assert set(copies(running)) == wanted
 

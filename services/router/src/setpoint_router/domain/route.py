@@ -159,8 +159,10 @@ class Route:
 
     def shadows_of(self, key: str) -> tuple[shadows_module.Choice, ...]:
         """Returns for each shadow whether it gets copies of a key's predictions."""
-        salt = self.content.salt
-        return tuple(shadows_module.choose(each, salt, key) for each in self.content.shadows)
+        salt, answering = self.content.salt, self.assign(key)[0]
+        return tuple(
+            shadows_module.choose(each, salt, key, answering) for each in self.content.shadows
+        )
 
 
 def check_content(content: Content) -> None:

@@ -23,11 +23,8 @@ class Choice:
 
     shadow: Shadow
     slot: int
-
-    @property
-    def is_copied(self) -> bool:
-        """Whether they are."""
-        return self.slot < self.shadow.basis_points
+    is_copied: bool
+    """The slot lies below the share, and another version answers."""
 
 
 def salt_of(route_salt: str, version: int) -> str:
@@ -39,9 +36,17 @@ def salt_of(route_salt: str, version: int) -> str:
     return f"{route_salt}/shadow/{version}"
 
 
-def choose(shadow: Shadow, route_salt: str, key: str) -> Choice:
-    """Says whether the predictions of a key are copied to a shadow."""
-    return Choice(shadow, assignment.slot_of(salt_of(route_salt, shadow.version), key))
+def choose(shadow: Shadow, route_salt: str, key: str, answering: int) -> Choice:
+    """Says whether the predictions of a key are copied to a shadow.
+
+    Args:
+        shadow: The shadow.
+        route_salt: The route's salt.
+        key: The assignment key.
+        answering: The version that answers the key; it gets no copies of its own answers.
+    """
+    slot = assignment.slot_of(salt_of(route_salt, shadow.version), key)
+    return Choice(shadow, slot, slot < shadow.basis_points and shadow.version != answering)
 
 
 def check(shadows: Collection[Shadow]) -> None:

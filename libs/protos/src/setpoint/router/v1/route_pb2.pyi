@@ -405,7 +405,7 @@ class ShadowChoice(google.protobuf.message.Message):
     basis_points: builtins.int
     """The shadow's share."""
     is_copied: builtins.bool
-    """The slot lies below the share."""
+    """The slot lies below the share, and another version answers the key."""
     def __init__(
         self,
         *,
