@@ -180,6 +180,20 @@ async def test_work_approves_by_policy(world: World) -> None:
     )
 
 
+async def test_work_approves_against_todays_champion(world: World) -> None:
+    """A policy approves nothing that was judged against a version that is not the champion any more."""
+
+    class Changing(FakeRegistry):
+        async def register(self, *arguments: Any) -> tuple[int, str]:
+            self.serving = testing.champion()
+            return await super().register(*arguments)
+
+    world.registry = Changing()
+    run = await world.result(automatic_approval=True)
+    assert (run.state, run.error_reason) == (RunState.FAILED, "CHAMPION_CHANGED")
+    assert world.registry.decisions == []
+
+
 async def test_work_waits_for_peers(world: World) -> None:
     """A service that is away for a moment costs time, not the run."""
     world.features.away = 2

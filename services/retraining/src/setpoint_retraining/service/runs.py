@@ -9,6 +9,7 @@ from dataclasses import replace
 from setpoint_retraining import ports
 from setpoint_retraining.domain.policy import Policy, check
 from setpoint_retraining.domain.run import Run, RunState, Step
+from setpoint_retraining.service import approval
 from setpoint_retraining.service.rollout import Rollout
 from setpoint_runtime import errors, ids
 from setpoint_runtime.clock import Clock
@@ -104,8 +105,9 @@ class Runs:
                 f"manifest_digest: {digest!r} must be the run's {run.manifest_digest!r}",
             )
         if approve:
-            await self._check_champion(run)
-        await self._registry.decide(run, approve, digest, approver, comment)
+            await approval.approve(self._registry, run, digest, approver, comment)
+        else:
+            await self._registry.decide(run, False, digest, approver, comment)
         now = self._clock.now_us()
         word = "approved" if approve else "rejected"
         summary = f"{word} by {approver}: {comment}".rstrip(": ")
@@ -118,17 +120,6 @@ class Runs:
         rolling = replace(decided, state=RunState.ROLLING_OUT, steps=(*decided.steps, begun))
         await self._store.save(rolling)
         return (await self._rollout.advance(run_id, as_of or now)).run, False
-
-    async def _check_champion(self, run: Run) -> None:
-        """Refuse a version that was found better than one that nobody serves any more."""
-        champion = await self._registry.champion(run.plan.model)
-        version = None if champion is None else champion.version
-        if version != run.champion_version:
-            raise errors.FailedPreconditionError(
-                errors.Reason.CHAMPION_CHANGED,
-                f"run {run.run_id} was judged against {_named(run.champion_version)}, now the "
-                f"champion is {_named(version)}; start a new run",
-            )
 
     async def cancel(self, request_id: str, fingerprint: bytes, run_id: str) -> tuple[Run, bool]:
         """Cancel a run; a running rollout goes back. Raises FailedPreconditionError."""
@@ -165,10 +156,6 @@ def check_request_id(request_id: str) -> None:
     """Checks that a call can be told from others. Raises InvalidArgumentError."""
     if not ids.is_uuid(request_id):
         raise errors.invalid("request_id", request_id, "must be a UUID chosen by the caller")
-
-
-def _named(version: int | None) -> str:
-    return "none" if version is None else f"version {version}"
 
 
 def _request(request_id: str, fingerprint: bytes) -> dict[str, str]:

@@ -16,7 +16,7 @@ from setpoint_columns import Columns
 from setpoint_retraining import ports
 from setpoint_retraining.domain import gate
 from setpoint_retraining.domain.run import Run, RunState, Step
-from setpoint_retraining.service import snapshot
+from setpoint_retraining.service import approval, snapshot
 from setpoint_retraining.training import table as tables
 from setpoint_runtime import errors, ids
 from setpoint_runtime.clock import Clock
@@ -156,8 +156,8 @@ class Worker:
         who = f"policy {run.plan.name}"
         await _again(
             f"run {run.run_id}: approval",
-            lambda: self._peers.registry.decide(
-                run, True, run.manifest_digest, who, "automatic approval"
+            lambda: approval.approve(
+                self._peers.registry, run, run.manifest_digest, who, "automatic approval"
             ),
         )
         now = self._clock.now_us()
