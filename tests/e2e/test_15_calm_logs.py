@@ -1,4 +1,4 @@
-"""Story 14: what happened before was no surprise to any service.
+"""Story 15: what happened before was no surprise to any service.
 
 Kills and bad input are part of life. A service warns of the first and answers the second; an error
 in its log means that something happened which nobody has thought of.
