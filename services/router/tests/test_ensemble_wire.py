@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -13,6 +14,9 @@ from setpoint.monitoring.v1 import prediction_pb2
 from setpoint.router.v1 import route_pb2, router_service_pb2
 from setpoint_columns import Columns, DataType
 from setpoint_columns import proto as columns_proto
+from setpoint_oip import datatypes, parameters, tensors
+from setpoint_oip.protocol import open_inference_pb2 as oip_pb
+from setpoint_oip.protocol import open_inference_pb2_grpc
 from setpoint_router import testing
 from setpoint_rpc import channel
 from setpoint_runtime import errors
@@ -351,3 +355,26 @@ async def test_ensemble_survives_a_restart(start_router: Any) -> None:
         # It starts from the file, and looks into the database then.
         answer = await patient(lambda: router.predict(inputs=GIVEN))
         assert answer.outputs["score"].double_value == pytest.approx(1.6e6 + OF_GIVEN)
+
+
+async def test_ensemble_speaks_the_open_inference_protocol(running: Any) -> None:
+    """A route with an ensemble is a model as any other, its only version 0."""
+    await create(running, together(1, 2, quorum=1))
+    running.peers.inference.version_errors[2] = BROKEN
+    stub: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(running.to_router)
+    described = await stub.ModelMetadata(oip_pb.ModelMetadataRequest(name="flights"))
+    assert list(described.versions) == ["0"]
+    assert described.outputs[0].name == "score"
+    request = oip_pb.ModelInferRequest(model_name="flights")
+    for name, datatype, array in (
+        ("numbers", "FP32", np.array([[0.5, 2, 8]], "f4")),
+        ("origin", "BYTES", np.array(["JFK"], object)),
+    ):
+        made = tensors.Tensor(name, datatypes.DATATYPES[datatype], array)
+        tensors.fill_request(request, [made], is_raw=False)
+    response = await stub.ModelInfer(request, timeout=20)
+    assert response.model_version == "0"
+    outputs = {each.name: each.array.tolist() for each in tensors.of_response(response)}
+    assert outputs["score"] == [[1e6 + OF_GIVEN]]
+    found = response.parameters[f"{parameters.PREFIX}degradations"]
+    assert found.string_param == "ENSEMBLE_PARTIAL:2"

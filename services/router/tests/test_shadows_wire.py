@@ -187,6 +187,32 @@ async def test_copies_are_dropped_first_under_load(start_router: Any) -> None:
         assert router.peers.inference.asked[2] == 1
 
 
+async def test_spool_is_kept_for_callers(start_router: Any) -> None:
+    """While monitoring is away and the spool is half full, no copies are added to it."""
+    cap = 1024 * 1024
+    async with start_router(spool_cap_bytes=cap) as router:
+        router.peers.ingest.behaviour.error = errors.UnavailableError(
+            errors.Reason.DATABASE_UNAVAILABLE, "away"
+        )
+        await router.create("filling")
+        await router.create(shadows=shadows(v2=10_000))
+
+        def spooled() -> float:
+            size = router.server.metrics_registry.get_sample_value("setpoint_router_spool_bytes")
+            return float(size)
+
+        async with asyncio.timeout(20):
+            while spooled() <= cap // 2:
+                await router.stub.PredictBatch(
+                    router_service_pb2.PredictBatchRequest(
+                        route="filling", rows=columns_proto.to_proto(table(300))
+                    )
+                )
+        await router.predict(inputs=GIVEN)
+        await until(lambda: dropped(router, "LOADED") == 1)
+        assert router.peers.inference.asked[2] == 0
+
+
 async def test_stopping_does_not_wait_for_a_shadow(start_router: Any) -> None:
     """A router that stops leaves copies behind and keeps every served prediction."""
     async with start_router() as router:
