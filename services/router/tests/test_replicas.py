@@ -457,6 +457,32 @@ async def test_returning_replica_loads_before_it_gets_calls(pair: Replicas) -> N
     assert again.begun == 1
 
 
+async def test_replica_that_cannot_load_gets_no_calls(caplog: pytest.LogCaptureFixture) -> None:
+    """A version that one replica cannot load is answered by the other, tried again, and told once."""
+    async with running(load_again_seconds=0.01) as pair:
+        await pair.ready()
+        first, second = pair.ranked
+        tries = 0
+
+        async def load(key: tuple[str, int]) -> None:
+            nonlocal tries
+            tries += 1
+            if tries < 4:
+                raise errors.UnavailableError(errors.Reason.MODEL_NOT_READY, "no registry")
+
+        pair.replica(first).load = load  # type: ignore[method-assign]  # instead of a broken disk.
+        pair.replica(first).loaded.clear()
+        pair.fleet.follow_routes()
+        pair.fleet.placement(KEY).epoch = -1
+        assert await pair.predict() == EXPECTED
+        assert (first.begun, second.begun) == (0, 1)
+        await until(lambda: KEY in pair.replica(first).loaded)
+        assert tries == 4
+        assert await pair.predict() == EXPECTED
+        assert first.begun == 1
+    assert sum("no registry" in each.message for each in caplog.records) == 1
+
+
 async def test_named_replicas_come_and_go() -> None:
     """A replica that DNS names no more serves until another one has loaded what it held."""
     named = Named()

@@ -1,6 +1,7 @@
 """All replicas together: who is there, which versions they hold, and who takes a call."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ RETIRE_SECONDS = 30.0
 FIRST_LOOK_SECONDS = 2.0
 """The start waits so long for the first answer of DNS, and not at all for replicas."""
 
-LOAD_AGAIN_SECONDS = 2.0
-"""After a version could not be loaded ahead of its calls."""
+LOAD_AGAIN_MOST = 32
+"""A version that cannot be loaded ahead of its calls is tried again after the first pause, after
+twice of it, and so on, up to so many times of it."""
 
 _RANKS = {State.SERVING: 0, State.UNKNOWN: 1, State.NOT_SERVING: 2}
 _LOGGER = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class FleetOptions:
     """A replica that does not say in this time that it lives has stalled."""
     resolve_seconds: float = 5.0
     """Between two looks at DNS."""
+    load_again_seconds: float = 2.0
+    """First pause before a version that could not be loaded ahead of its calls is tried again."""
     ejection: outliers.Policy = field(default_factory=outliers.Policy)
 
 
@@ -266,20 +270,26 @@ class Fleet:
 
     async def _load_ahead(self, replica: Replica) -> None:
         """Keep a replica loaded with the versions that it should hold, one after the other."""
+        failed: set[VersionKey] = set()
+        first = pause = self.options.load_again_seconds
         while True:
             wanted = self._wanted
-            missing = self._missing(replica)
-            has_failed = False
-            for key in missing:
+            failing = set()
+            for key in self._missing(replica):
                 if not replica.is_good:
                     break
-                has_failed |= not await self._has_loaded(replica, key)
-            with_limit = LOAD_AGAIN_SECONDS if has_failed else None
-            try:
-                async with asyncio.timeout(with_limit):
+                if (error := await self._load(replica, key)) is not None:
+                    failing.add(key)
+                    if key not in failed:
+                        _LOGGER.warning(
+                            "version %d of %s is not loaded at %s: %s",
+                            *(key[1], key[0], replica.name, error),
+                        )
+            pause = min(pause * 2, first * LOAD_AGAIN_MOST) if failed & failing else first
+            failed = failing
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause if failing else None):
                     await wanted.wait()
-            except TimeoutError:
-                continue
 
     def _missing(self, replica: Replica) -> list[VersionKey]:
         if not replica.is_good:
@@ -291,16 +301,14 @@ class Fleet:
             if key not in replica.loaded and (is_few or replica in self.holders(key))
         ]
 
-    async def _has_loaded(self, replica: Replica, key: VersionKey) -> bool:
+    async def _load(self, replica: Replica, key: VersionKey) -> errors.SetpointError | None:
+        """Load a version, and return why that could not be."""
         try:
             await replica.load(key)
         except errors.SetpointError as error:
-            _LOGGER.warning(
-                "version %d of %s is not loaded at %s: %s", key[1], key[0], replica.name, error
-            )
-            return False
+            return error
         self.note_loaded(key, replica)
-        return True
+        return None
 
     # Replicas that fail.
 
