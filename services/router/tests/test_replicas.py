@@ -510,6 +510,28 @@ async def test_named_replicas_come_and_go() -> None:
         await until(lambda: old.server.address not in found.fleet.replicas)
 
 
+async def test_name_that_flickers_loses_no_call(pair: Replicas) -> None:
+    """A replica that DNS forgets and names again, and forgets for good, ends its calls first."""
+    first, second = pair.ranked
+    targets = [each.target for each in pair.fleet.replicas.values()]
+    others = [each for each in targets if each.address == second.server.address]
+    first.may_predict.clear()
+    held = asyncio.create_task(pair.predict())
+    await until(lambda: first.at_once == 1)
+    for named in (others, targets, others):
+        pair.fleet.follow(named)
+        assert pair.replica(first).is_leaving is (named is others)
+    assert await pair.predict() == EXPECTED
+    assert second.begun == 1
+    first.may_predict.set()
+    assert await held == EXPECTED
+    await until(lambda: first.server.address not in pair.fleet.replicas)
+    pair.fleet.follow(targets)
+    await pair.ready()
+    assert await pair.predict() == EXPECTED
+    assert first.begun == 2
+
+
 async def test_nobody_known() -> None:
     """Without a single replica calls fail at once, by name."""
     async with running(0, addresses=Named()) as found:
@@ -634,3 +656,18 @@ async def test_route_is_ready_on_all_replicas(start_router: Any) -> None:
     finally:
         for each in doubles:
             await each.server.stop(0)
+
+
+async def test_replicas_are_found_by_name(start_router: Any) -> None:
+    """A router that is told a DNS name alone calls the addresses behind it."""
+    double = MAKE()
+    double.server = await testing.start_inference(double)
+    try:
+        async with start_router(
+            inference_address=f"dns:///localhost:{double.server.port}"
+        ) as router:
+            await router.create()
+            await router.predict()
+            assert double.run.calls == 1
+    finally:
+        await double.server.stop(0)

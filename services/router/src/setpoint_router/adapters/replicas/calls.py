@@ -15,7 +15,7 @@ from setpoint.inference.v1 import inference_service_pb2
 from setpoint_columns import Columns
 from setpoint_columns import proto as columns_proto
 from setpoint_router.adapters.replicas.fleet import Fleet, Placement
-from setpoint_router.adapters.replicas.replica import Replica, is_answer, is_leaving
+from setpoint_router.adapters.replicas.replica import Replica, is_answer, is_cancelled
 from setpoint_router.domain.budget import RetryBudget
 from setpoint_router.domain.plan import Plan
 from setpoint_rpc import channel, context
@@ -160,7 +160,7 @@ class ReplicatedInference:
             self._note_error(replica, error, seconds)
             raise
         except asyncio.CancelledError:
-            if is_leaving():
+            if is_cancelled():
                 raise
             replica.failed += 1
             raise AbandonedError from None

@@ -111,6 +111,7 @@ class Fleet:
         self._epoch = 0
         self._tasks: dict[Replica, list[asyncio.Task[None]]] = {}
         self._wanted = asyncio.Event()
+        self._retiring: set[Replica] = set()
         self._asked: dict[Replica, asyncio.Task[None]] = {}
 
     # Membership.
@@ -125,7 +126,7 @@ class Fleet:
             except TimeoutError:
                 found = self._addresses.fixed
             _ = self._owner.start("replicas", self._look())
-        self._follow(found or ())
+        self.follow(found or ())
         _ = self._owner.start("pulse of replicas", self._pulse())
         return self
 
@@ -144,9 +145,9 @@ class Fleet:
             await asyncio.sleep(self.options.resolve_seconds)
             found = await discovery.resolved(self._addresses)
             if found is not None:
-                self._follow(found)
+                self.follow(found)
 
-    def _follow(self, targets: Iterable[Target]) -> None:
+    def follow(self, targets: Iterable[Target]) -> None:
         """Make the fleet what discovery says."""
         named = {each.address: each for each in targets}
         for address, target in named.items():
@@ -173,7 +174,9 @@ class Fleet:
         _LOGGER.info("inference at %s is named no more", replica.name)
         replica.is_leaving = True
         self._change(replica)
-        _ = self._owner.start(f"retire inference at {replica.name}", self._retire(replica))
+        if replica not in self._retiring:
+            self._retiring.add(replica)
+            _ = self._owner.start(f"retire inference at {replica.name}", self._retire(replica))
 
     async def _retire(self, replica: Replica) -> None:
         """Let a replica go when its calls have ended and others hold what it held."""
@@ -181,7 +184,11 @@ class Fleet:
         while self._is_needed(replica) and self._clock.monotonic() < deadline:
             await asyncio.sleep(PULSE_SECONDS)
             if not replica.is_leaving:
-                return
+                break
+        self._retiring.discard(replica)
+        if not replica.is_leaving:
+            # It was named again.
+            return
         del self.replicas[replica.name]
         self._outliers.leave(replica.standing)
         self._change(replica)

@@ -97,7 +97,7 @@ class Replica:
         except grpc.aio.AioRpcError as error:
             raise channel.from_rpc_error(error) from error
         except asyncio.CancelledError:
-            if is_leaving():
+            if is_cancelled():
                 raise
             raise errors.UnavailableError(
                 errors.Reason.UNAVAILABLE, f"inference at {self.name} has stalled"
@@ -172,7 +172,7 @@ class Replica:
         await self._channel.close()
 
 
-def is_leaving() -> bool:
+def is_cancelled() -> bool:
     """Say whether the current task is being cancelled, rather than a call that it waits for."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
