@@ -8,6 +8,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from setpoint.router.v1 import route_pb2
 from setpoint.validation.v1 import suite_pb2
 from setpoint_columns import DataType
 from setpoint_oip import parameters, tensors
@@ -284,6 +285,42 @@ async def test_infer_names_no_version_where_the_route_decides(router: Any) -> No
     code, error = await refused(router, GIVEN, model_name="split", model_version="1")
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "the route decides among versions 1, 2" in error.message
+
+
+async def test_infer_by_request_id_is_one_prediction(router: Any) -> None:
+    """Proves that a repetition gets the first answer, alone and in a batch, and other content none."""
+    many = {name: np.repeat(each, 20, axis=0) for name, each in GIVEN.items()}
+    for inputs in (GIVEN, many):
+        given: dict[str, parameters.Value] = {"setpoint_request_id": ids.uuid7()}
+        first, response = await infer(router, inputs, given=given)
+        again, replay = await infer(router, inputs, given=given)
+        assert first == again
+        told, repeated = parameters.read(response.parameters), parameters.read(replay.parameters)
+        assert told.pop("setpoint_replayed") is False
+        assert repeated.pop("setpoint_replayed") is True
+        assert told == repeated
+        code, error = await refused(router, KEYED, given=given)
+        assert code is grpc.StatusCode.ALREADY_EXISTS
+        assert error.reason is errors.Reason.REQUEST_ID_REUSED
+    assert len(await recorded(router, 21)) == 21
+
+
+async def test_infer_asks_ensembles(router: Any) -> None:
+    """Proves that the members of an ensemble are the versions of its answers."""
+    members = [route_pb2.EnsembleMember(version=version) for version in (1, 2)]
+    ensemble = route_pb2.Ensemble(members=members, combination=route_pb2.COMBINATION_MEAN)
+    await router.create("both", weights={}, ensemble=ensemble)
+    many = {name: np.repeat(each, 20, axis=0) for name, each in GIVEN.items()}
+    for inputs, rows in ((GIVEN, 1), (many, 20)):
+        found, response = await infer(router, inputs, model_name="both")
+        assert found == {"score": [[1.5e6 + 10.5]] * rows}
+        assert response.model_version == "1,2"
+    stub: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(router.to_router)
+    described = await stub.ModelMetadata(pb.ModelMetadataRequest(name="both", version="2"))
+    assert list(described.versions) == ["1", "2"]
+    code, error = await refused(router, GIVEN, model_name="both", model_version="2")
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "the route decides" in error.message
 
 
 async def test_infer_fails_with_codes_of_triton(router: Any) -> None:

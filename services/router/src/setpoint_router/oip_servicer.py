@@ -12,8 +12,8 @@ from setpoint_oip.servicer import Context
 from setpoint_router.convert import oip
 from setpoint_router.domain.plan import ServingRoute
 from setpoint_router.domain.work import Trace
-from setpoint_router.service import batch_predictor, predictor
-from setpoint_router.servicer import origin
+from setpoint_router.service import batch_predictor, predictor, replays
+from setpoint_router.servicer import fingerprint, origin
 from setpoint_runtime import errors
 
 FEW_ROWS = 16
@@ -29,6 +29,7 @@ class OipServicer(servicer.Servicer):
         routes: Callable[[str], ServingRoute],
         predictions: predictor.Predictor,
         batches: batch_predictor.BatchPredictor,
+        replayed: replays.Replays,
         is_ready: Callable[[], bool],
     ) -> None:
         """Serve routes.
@@ -37,12 +38,19 @@ class OipServicer(servicer.Servicer):
             routes: Returns the current revision of a route by name.
             predictions: Answers single rows.
             batches: Answers several.
+            replayed: Remembers requests with an id.
             is_ready: Says whether work may be given to the server.
         """
         super().__init__("setpoint-router", is_ready)
         self._routes = routes
         self._predictor = predictions
         self._batches = batches
+        self._replays = replayed
+
+    def turned_away(self) -> errors.SetpointError | None:
+        """Return why no request can be taken now, None when one can."""
+        error = self._predictor.turned_away()
+        return None if error is None else status.of_triton(error)
 
     @status.with_codes_of_triton
     async def ModelReady(
@@ -71,6 +79,22 @@ class OipServicer(servicer.Servicer):
         """Answer one prediction, or as many as there are rows."""
         question = oip.Question(request, self._routes(request.model_name))
         call = origin(context, is_batch=True)
+        if not question.request_id:
+            return await self._answer(question, call)
+
+        async def work() -> bytes:
+            return (await self._answer(question, call)).SerializeToString()
+
+        raw, is_replay = await self._replays.once(
+            call.caller, question.request_id, fingerprint(request), work
+        )
+        response = pb.ModelInferResponse.FromString(raw)
+        response.parameters[oip.REPLAYED].bool_param = is_replay
+        return response
+
+    async def _answer(
+        self, question: oip.Question, call: predictor.Origin
+    ) -> pb.ModelInferResponse:
         if not 0 < question.rows <= FEW_ROWS:
             return question.reply_of_batch(await self._batches.predict(question.batch(), call))
         answers = [self._predictor.predict(each, _below(call)) for each in question.each()]

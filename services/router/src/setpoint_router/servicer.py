@@ -68,7 +68,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             return serialised
 
         raw, is_replay = await self._replays.once(
-            asked_by.caller, request.request_id, _fingerprint(request), work
+            asked_by.caller, request.request_id, fingerprint(request), work
         )
         answer = router_service_pb2.PredictResponse.FromString(raw)
         answer.replayed = is_replay
@@ -108,7 +108,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             return (await self._predict_batch(request, asked_by)).SerializeToString()
 
         raw, is_replay = await self._replays.once(
-            asked_by.caller, request.request_id, _fingerprint(request), work
+            asked_by.caller, request.request_id, fingerprint(request), work
         )
         answer = router_service_pb2.PredictBatchResponse.FromString(raw)
         answer.replayed = is_replay
@@ -228,7 +228,8 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         )
 
 
-def _fingerprint(request: Message) -> bytes:
+def fingerprint(request: Message) -> bytes:
+    """Returns what tells a request from every other one."""
     content = request.SerializeToString(deterministic=True)
     return idempotency.fingerprint(request.DESCRIPTOR.full_name, content)
 

@@ -92,7 +92,12 @@ async def build(
             untraced_methods=frozenset({"Predict"}),
             doors={"Predict": handlers.turned_away},
         )
-        server.add(oip.add_to_server, oip_handlers, oip.SERVICE)
+        server.add(
+            oip.add_to_server,
+            oip_handlers,
+            oip.SERVICE,
+            doors={"ModelInfer": oip_handlers.turned_away},
+        )
         _ = owner.start("readiness", _follow_spool(server, spool, book))
         yield
 
@@ -193,7 +198,7 @@ def _servicers(
         stopping=server.draining,
     )
     return handlers, oip_servicer.OipServicer(
-        book.serving, predictions, batches, lambda: server.health.is_ready
+        book.serving, predictions, batches, remembered, lambda: server.health.is_ready
     )
 
 

@@ -1,6 +1,6 @@
 """Requests of the Open Inference Protocol into tensors of a version, and answers into replies."""
 
-from setpoint_inference.domain.version import Manifest, VersionKey
+from setpoint_inference.domain.version import Format, Manifest, VersionKey
 from setpoint_inference.service.models import Attempt, ReadyModel
 from setpoint_inference.service.predictions import Prediction
 from setpoint_oip import datatypes, layout, parameters, tensors
@@ -10,7 +10,11 @@ from setpoint_runtime import errors, names
 from setpoint_scoring import packing
 from setpoint_scoring.packing import Feeds
 
-PLATFORM = "onnxruntime_onnx"
+PLATFORMS = {
+    Format.ONNX: "onnxruntime_onnx",
+    Format.SKOPS: "sklearn_skops",
+    Format.EXTERNAL_OIP: "open_inference_protocol",
+}
 VERSION_PARAMETER = f"{parameters.PREFIX}version"
 
 _SENT_MODELS = ("config", "file:")
@@ -138,7 +142,7 @@ def metadata(name: str, versions: list[int], manifest: Manifest) -> pb.ModelMeta
     return pb.ModelMetadataResponse(
         name=name,
         versions=[str(each) for each in versions],
-        platform=PLATFORM,
+        platform=PLATFORMS[manifest.format],
         inputs=Layout(manifest.inputs).metadata(),
         outputs=Layout(manifest.outputs).metadata(),
     )

@@ -30,11 +30,13 @@ PLATFORM: Final = "setpoint_router"
 
 ASSIGNMENT_KEY: Final = f"{parameters.PREFIX}assignment_key"
 EVENT_TIME: Final = f"{parameters.PREFIX}event_time"
+REPLAYED: Final = f"{parameters.PREFIX}replayed"
 
 _ENTITY = "entity_"
 _KINDS: Final = {
     "assignment_key": parameters.TEXT,
     "event_time": parameters.WHOLE,
+    "request_id": parameters.TEXT,
     _ENTITY: parameters.ANY,
 }
 """Parameters of a request. Key and time may be tensors as well, with a value for each row."""
@@ -143,6 +145,7 @@ class Question:
         self._request = request
         self._route = route
         given = parameters.ours(request.parameters, _KINDS)
+        self.request_id = str(given.pop("request_id", ""))
         known = sides_of(route)
         self._specs = known.outputs.wanted(request.outputs)
         columns = known.inputs.columns(tensors.of_request(request, known.inputs.check))
@@ -219,6 +222,13 @@ class Question:
         values = {each.name: each.to_list() for each in answer.outputs.columns}
         return self._reply(values, results, {"route_revision": answer.route_revision})
 
+    def _versions(self, answered: Sequence[int]) -> str:
+        """Return the versions that answered; an ensemble is its members."""
+        found, ensemble = set(answered), self._route.route.content.ensemble
+        if ensemble is not None and 0 in found:
+            found = (found - {0}) | {each.version for each in ensemble.members}
+        return ",".join(map(str, sorted(found)))
+
     def _columns(self) -> list[tuple[str, DataType]]:
         return [(name, spec.dtype) for spec in self._specs for name in spec.columns]
 
@@ -234,7 +244,7 @@ class Question:
         arrays = {name: _array(known.get(name, ()), dtype) for name, dtype in self._columns()}
         response = pb.ModelInferResponse(
             model_name=request.model_name,
-            model_version=",".join(map(str, sorted(set(facts["version"])))),
+            model_version=self._versions(facts["version"]),
             id=request.id,
         )
         made = layout.gathered(self._specs, arrays, self.rows)
@@ -266,11 +276,10 @@ def metadata(route: ServingRoute, version: str) -> pb.ModelMetadataResponse:
     Raises:
         NotFoundError: The route does not have the version.
     """
-    versions = [plan.version for plan in route.plans]
     found = sides([version_of(route, version)]) if version else sides_of(route)
     return pb.ModelMetadataResponse(
         name=route.route.name,
-        versions=[str(each.version) for each in versions],
+        versions=list(_serving(route)),
         platform=PLATFORM,
         inputs=found.inputs.metadata(),
         outputs=found.outputs.metadata(),
@@ -283,9 +292,9 @@ def version_of(route: ServingRoute, version: str) -> ServedVersion:
     Raises:
         NotFoundError: The route does not have it.
     """
-    for plan in route.plans:
-        if str(plan.version.version) == version:
-            return plan.version
+    found = _serving(route).get(version)
+    if found is not None:
+        return found
     name = route.route.name
     raise errors.NotFoundError(
         errors.Reason.MODEL_VERSION_NOT_FOUND,
@@ -294,14 +303,21 @@ def version_of(route: ServingRoute, version: str) -> ServedVersion:
     )
 
 
+def _serving(route: ServingRoute) -> dict[str, ServedVersion]:
+    """Return the versions that may answer callers, by their numbers as text."""
+    plans = [each for plan in route.plans for each in plan.members or (plan,)]
+    found = {plan.version.version: plan.version for plan in plans}
+    return {str(number): found[number] for number in sorted(found)}
+
+
 def _check_version(version: str, route: ServingRoute) -> None:
     """Refuse a wish for a version where the route has a choice."""
     if not version:
         return
     version_of(route, version)
-    if len(route.plans) > 1:
-        there = ", ".join(str(plan.version.version) for plan in route.plans)
-        rule = f"must be empty: the route decides among versions {there}"
+    there = _serving(route)
+    if len(there) > 1:
+        rule = f"must be empty: the route decides among versions {', '.join(there)}"
         raise errors.invalid("model_version", version, rule)
 
 
