@@ -14,6 +14,7 @@ import pytest
 from google.protobuf import descriptor
 
 import setpoint
+from setpoint_oip.protocol import open_inference_pb2, open_inference_pb2_grpc
 
 
 def published() -> dict[str, descriptor.ServiceDescriptor]:
@@ -47,6 +48,18 @@ def classes(package: str) -> Iterator[type[Any]]:
             for _, found in inspect.getmembers(loaded, inspect.isclass):
                 if found.__module__ == loaded.__name__:
                     yield found
+
+
+def test_open_inference_protocol_is_implemented_by_coroutines() -> None:
+    """Proves that router and inference answer every method of the published protocol."""
+    base = open_inference_pb2_grpc.GRPCInferenceServiceServicer
+    service = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    for member in ("router", "inference"):
+        [found] = [each for each in classes(f"setpoint_{member}") if base in each.__mro__[1:]]
+        for method in service.methods:
+            handler = getattr(found, method.name)
+            assert handler is not getattr(base, method.name), f"{method.name} is missing"
+            assert is_asynchronous(handler, method.server_streaming)
 
 
 def is_asynchronous(method: Callable[..., Any], streams_answers: bool) -> bool:

@@ -363,6 +363,10 @@ async def test_metadata_and_readiness(router: Any) -> None:
     ):
         answer = await stub.ModelReady(pb.ModelReadyRequest(name=name, version=version))
         assert answer.ready is is_ready
+    await router.peers.server.stop(0)
+    async with asyncio.timeout(20):
+        while (await stub.ModelReady(pb.ModelReadyRequest(name="flights"))).ready:
+            await asyncio.sleep(0.01)
     server = await stub.ServerMetadata(pb.ServerMetadataRequest())
     assert (server.name, list(server.extensions)) == ("setpoint-router", [])
     assert (await stub.ServerReady(pb.ServerReadyRequest())).ready

@@ -5,12 +5,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc.aio
+import numpy as np
 import pytest
 import pytest_asyncio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 import setpoint_telemetry
 from setpoint.common.v1 import value_pb2
+from setpoint_oip import tensors
+from setpoint_oip.datatypes import DATATYPES
+from setpoint_oip.protocol import open_inference_pb2, open_inference_pb2_grpc
+from setpoint_oip.tensors import Tensor
 from setpoint_telemetry import traces as telemetry_traces
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -126,6 +131,24 @@ async def test_trace_links_shared_call(collector: Collector, router: Any) -> Non
         inside = [call for call in calls.values() if call.trace_id == each.trace_id]
         linked = [calls[link.span_id] for link in each.links]
         assert len(inside) + len(linked) == 1
+
+
+async def test_trace_of_tensors_has_a_span_for_each_row(collector: Collector, router: Any) -> None:
+    """Shows that rows of the Open Inference Protocol hang below their call, in its caller's trace."""
+    request = open_inference_pb2.ModelInferRequest(model_name="flights")
+    numbers = Tensor("numbers", DATATYPES["FP32"], np.ones((2, 3), "f4"))
+    origins = Tensor("origin", DATATYPES["BYTES"], np.array(["JFK", "EWR"], object))
+    tensors.fill_request(request, [numbers, origins])
+    stub: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(router.to_router)
+    header = f"00-{TRACE}-{PARENT}-01"
+    answer = await stub.ModelInfer(request, metadata=(("traceparent", header),), timeout=10)
+    spans = await collector.of_trace(TRACE, lambda found: len(found) >= 4)
+    (call,) = named(spans, "inference.GRPCInferenceService/ModelInfer")
+    assert call.parent_span_id.hex() == PARENT
+    rows = named(spans, "setpoint.predict")
+    assert [each.parent_span_id for each in rows] == [call.span_id] * 2
+    told = answer.parameters["setpoint_prediction_id"].string_param.split(",")
+    assert {attributes(each)["setpoint.prediction_id"] for each in rows} == set(told)
 
 
 async def test_trace_honours_not_sampled(collector: Collector, router: Any) -> None:

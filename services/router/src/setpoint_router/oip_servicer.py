@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Sequence
 from random import getrandbits
-from typing import Any
+from typing import Any, NamedTuple
 
 from setpoint_oip import servicer, status
 from setpoint_oip.protocol import open_inference_pb2 as pb
@@ -21,6 +21,15 @@ FEW_ROWS = 16
 batch is quicker for more of them, and only a few run at once."""
 
 
+class Readiness(NamedTuple):
+    """What is known of it without asking anybody."""
+
+    server: Callable[[], bool]
+    """Whether work may be given to this router."""
+    version: Callable[[str, int], bool]
+    """Whether a replica of inference holds a version of a model and answers."""
+
+
 class OipServicer(servicer.Servicer):
     """Serves `inference.GRPCInferenceService`; a model is a route."""
 
@@ -30,7 +39,7 @@ class OipServicer(servicer.Servicer):
         predictions: predictor.Predictor,
         batches: batch_predictor.BatchPredictor,
         replayed: replays.Replays,
-        is_ready: Callable[[], bool],
+        ready: Readiness,
     ) -> None:
         """Serve routes.
 
@@ -39,9 +48,10 @@ class OipServicer(servicer.Servicer):
             predictions: Answers single rows.
             batches: Answers several.
             replayed: Remembers requests with an id.
-            is_ready: Says whether work may be given to the server.
+            ready: Says who is ready.
         """
-        super().__init__("setpoint-router", is_ready)
+        super().__init__("setpoint-router", ready.server)
+        self._ready = ready
         self._routes = routes
         self._predictor = predictions
         self._batches = batches
@@ -56,14 +66,17 @@ class OipServicer(servicer.Servicer):
     async def ModelReady(
         self, request: pb.ModelReadyRequest, context: Context
     ) -> pb.ModelReadyResponse:
-        """Say whether a route, or one of its versions, is in force."""
+        """Say whether a version of a route, or every one of them, answers now."""
         try:
             route = self._routes(request.name)
-            if request.version:
-                oip.version_of(route, request.version)
+            asked = [oip.version_of(route, request.version)] if request.version else None
         except errors.NotFoundError:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self._is_ready())
+        model, is_ready = route.route.content.model, self._ready.version
+        versions = asked or oip.serving(route).values()
+        return pb.ModelReadyResponse(
+            ready=self._ready.server() and all(is_ready(model, each.version) for each in versions)
+        )
 
     @status.with_codes_of_triton
     async def ModelMetadata(

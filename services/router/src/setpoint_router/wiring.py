@@ -108,7 +108,7 @@ def _servicers(
     book: RouteBook,
     store: ports.RouteStore,
     to: "_Channels",
-    inference: ports.Inference,
+    inference: replicas.ReplicatedInference,
     for_shadows: ports.Inference,
     rule_book: rules.RuleBook,
     spool: writer.Writer,
@@ -197,9 +197,8 @@ def _servicers(
         questions_at_once=settings.stream_questions,
         stopping=server.draining,
     )
-    return handlers, oip_servicer.OipServicer(
-        book.serving, predictions, batches, remembered, lambda: server.health.is_ready
-    )
+    ready = oip_servicer.Readiness(lambda: server.health.is_ready, inference.is_ready)
+    return handlers, oip_servicer.OipServicer(book.serving, predictions, batches, remembered, ready)
 
 
 def _producer() -> str:
@@ -231,7 +230,7 @@ async def _open_inference(
     server: servers.Server,
     clock: clocks.Clock,
     stack: contextlib.AsyncExitStack,
-) -> tuple[ports.Inference, ports.Inference]:
+) -> tuple[replicas.ReplicatedInference, ports.Inference]:
     """Find the replicas of inference, and keep them loaded with what the routes serve.
 
     Returns what callers' predictions use, and what shadows use.

@@ -279,7 +279,7 @@ def metadata(route: ServingRoute, version: str) -> pb.ModelMetadataResponse:
     found = sides([version_of(route, version)]) if version else sides_of(route)
     return pb.ModelMetadataResponse(
         name=route.route.name,
-        versions=list(_serving(route)),
+        versions=list(serving(route)),
         platform=PLATFORM,
         inputs=found.inputs.metadata(),
         outputs=found.outputs.metadata(),
@@ -292,7 +292,7 @@ def version_of(route: ServingRoute, version: str) -> ServedVersion:
     Raises:
         NotFoundError: The route does not have it.
     """
-    found = _serving(route).get(version)
+    found = serving(route).get(version)
     if found is not None:
         return found
     name = route.route.name
@@ -303,7 +303,7 @@ def version_of(route: ServingRoute, version: str) -> ServedVersion:
     )
 
 
-def _serving(route: ServingRoute) -> dict[str, ServedVersion]:
+def serving(route: ServingRoute) -> dict[str, ServedVersion]:
     """Return the versions that may answer callers, by their numbers as text."""
     plans = [each for plan in route.plans for each in plan.members or (plan,)]
     found = {plan.version.version: plan.version for plan in plans}
@@ -315,7 +315,7 @@ def _check_version(version: str, route: ServingRoute) -> None:
     if not version:
         return
     version_of(route, version)
-    there = _serving(route)
+    there = serving(route)
     if len(there) > 1:
         rule = f"must be empty: the route decides among versions {', '.join(there)}"
         raise errors.invalid("model_version", version, rule)

@@ -112,6 +112,10 @@ class ReplicatedInference:
             budget.active -= 1
         return columns_proto.from_proto(answer.outputs, "outputs")
 
+    def is_ready(self, model: str, version: int) -> bool:
+        """Say whether a replica would answer for a version now."""
+        return self._fleet.is_ready((model, version))
+
     async def load(self, model: str, version: int) -> None:
         """Make a version ready on every replica that should hold it.
 

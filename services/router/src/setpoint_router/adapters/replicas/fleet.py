@@ -233,6 +233,10 @@ class Fleet:
         good = [each for each in ranked if each.is_good]
         return (good or ranked)[: self.options.copies]
 
+    def is_ready(self, key: VersionKey) -> bool:
+        """Say whether a good replica is known to hold a version."""
+        return any(each.is_good and key in each.loaded for each in self.replicas.values())
+
     def note_loaded(self, key: VersionKey, replica: Replica) -> None:
         """Know that a replica holds a version."""
         if replica.state is State.SERVING and key not in replica.loaded:
