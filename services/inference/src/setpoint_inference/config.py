@@ -3,7 +3,7 @@
 from pydantic import Field, field_validator
 
 from setpoint_artifacts import external
-from setpoint_inference.domain import batching
+from setpoint_inference.domain import batching, skops_types
 from setpoint_runtime import settings
 from setpoint_scoring import onnx_engine
 
@@ -58,6 +58,24 @@ class InferenceSettings(settings.ServiceSettings):
     onnx_arena_bytes: int = Field(default=0, ge=0)
     """Most bytes of an arena shared by all sessions, 0 for none. It keeps its peak, and a run that
     needs more fails."""
+
+    skops_enabled: bool = False
+    """Whether versions of the format SKOPS are served, each in a sandboxed process of its own. Needs
+    the extra `setpoint-inference[skops]`, and the registry to take the format."""
+
+    skops_trusted_types: tuple[str, ...] = skops_types.DEFAULT
+    """Types that a skops artifact may name beside those that skops itself trusts, as JSON. An
+    artifact with any other is refused by the type's name before it is loaded."""
+
+    skops_memory_bytes: int = Field(default=2048 * _MEBIBYTE, gt=0)
+    """Address space of each process."""
+
+    skops_call_seconds: float = Field(default=30.0, gt=0)
+    """Longest time of one run; then its process is killed and started anew."""
+
+    skops_sandbox_required: bool = True
+    """Whether to refuse artifacts on a system that cannot take network and files away from the
+    process: Linux with Landlock (5.13), and unprivileged user namespaces or Landlock for TCP (6.7)."""
 
     external_addresses: tuple[str, ...] = ()
     """Servers of the Open Inference Protocol that versions may name, `host:port` each, as JSON;

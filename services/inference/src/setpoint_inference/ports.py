@@ -44,6 +44,9 @@ class Remote(Protocol):
             InternalError: INFERENCE_FAILED, if these rows cannot be run.
         """
 
+    def memory_bytes(self) -> int:
+        """Return what it takes of this machine's memory."""
+
     async def close(self) -> None:
         """Let it go; no call runs any more."""
 

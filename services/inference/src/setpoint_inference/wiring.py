@@ -12,6 +12,7 @@ from setpoint_inference.adapters import (
     inspection,
     metrics,
     registry_versions,
+    skops_backend,
     thread_pool,
 )
 from setpoint_inference.domain.version import Format
@@ -87,4 +88,12 @@ def _backends(settings: config.InferenceSettings) -> dict[Format, ports.Backend]
     backends: dict[Format, ports.Backend] = {}
     if settings.external_addresses:
         backends[Format.EXTERNAL_OIP] = external_oip.ExternalOip(settings.external_addresses)
+    if settings.skops_enabled:
+        options = skops_backend.Options(
+            settings.skops_trusted_types,
+            settings.skops_memory_bytes,
+            settings.skops_call_seconds,
+            settings.skops_sandbox_required,
+        )
+        backends[Format.SKOPS] = skops_backend.SkopsBackend(options)
     return backends

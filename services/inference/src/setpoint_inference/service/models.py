@@ -290,7 +290,10 @@ class Models:
             )
         except refusal.RefusedError as error:
             raise version.refused(attempt.key, error.reason, error.message) from error
-        return self._opened(attempt, manifest, remote, measured, is_remote=True)
+        memory_bytes = remote.memory_bytes()
+        return self._opened(
+            attempt, manifest, remote, measured, is_remote=True, memory_bytes=memory_bytes
+        )
 
     async def _open_here(self, attempt: Attempt, manifest: Manifest, data: bytes) -> ReadyModel:
         found = await self._inspector.inspect(data, manifest.digest)
