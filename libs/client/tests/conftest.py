@@ -59,6 +59,7 @@ class Server(
         self.delay_seconds = 0.0
         self.address = ""
         self.loses_statuses = False
+        self.streams = 0
 
     def settings(self) -> dict[str, Any]:
         names = ("router", "feature", "monitoring")
@@ -120,6 +121,35 @@ class Server(
             outputs=columns_proto.to_proto(outputs),
             route_revision=7,
         )
+
+    def PredictStream(self, stream: Iterator[Any], context: Any) -> Iterator[Any]:
+        self.streams += 1
+        for question in stream:
+            self.note(question, context)
+            answer = router_service_pb2.PredictStreamResponse(
+                correlation_id=question.correlation_id
+            )
+            if question.request.route == "trains":
+                answer.failure.code = grpc.StatusCode.NOT_FOUND.value[0]
+                answer.failure.reason = "ROUTE_NOT_FOUND"
+                answer.failure.message = "no such route"
+                answer.failure.metadata["route"] = "trains"
+                answer.failure.violations.add(field="route", description="must exist")
+                answer.failure.retry_after_microseconds = 250_000
+            else:
+                answer.answer.CopyFrom(self.Predict(question.request, context))
+            yield answer
+
+    def PredictBatchStream(self, stream: Iterator[Any], context: Any) -> Iterator[Any]:
+        self.streams += 1
+        for number, chunk in enumerate(stream):
+            batch = self.PredictBatch(chunk, context)
+            yield router_service_pb2.PredictBatchStreamResponse(
+                chunk=number,
+                results=batch.results,
+                outputs=batch.outputs,
+                route_revision=batch.route_revision,
+            )
 
     def ExplainAssignment(self, request: Any, context: Any) -> Any:
         self.note(request, context)
@@ -254,9 +284,19 @@ class Both:
         method = getattr(self._client, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return _LOOP.run(method(*args, **kwargs))
+            made = method(*args, **kwargs)
+            return _taken(made) if isinstance(made, AsyncIterator) else _LOOP.run(made)
 
         return call
+
+
+def _taken(answers: AsyncIterator[Any]) -> Iterator[Any]:
+    """Takes answers one by one, as the other client's callers do."""
+    while True:
+        try:
+            yield _LOOP.run(anext(answers))
+        except StopAsyncIteration:
+            return
 
 
 class _Loop:

@@ -6,6 +6,7 @@ import setpoint_client
 from setpoint_client import AsyncClient, Client
 
 _PUBLIC = {
+    "Answer",
     "Assignment",
     "AsyncClient",
     "BatchPredictions",
@@ -22,6 +23,7 @@ _PUBLIC = {
     "Outcome",
     "Prediction",
     "PredictionStory",
+    "Question",
     "RetryPolicy",
     "WriteResult",
     "errors",
@@ -35,10 +37,13 @@ _METHODS = {
     "get_prediction",
     "predict",
     "predict_batch",
+    "predict_batches",
+    "predict_stream",
     "record_outcome",
     "record_outcomes",
     "write_features",
 }
+_STREAMS = {"predict_batches", "predict_stream"}
 
 
 def test_public_names_are_these() -> None:
@@ -53,9 +58,21 @@ def test_both_clients_have_the_same_methods() -> None:
         assert {name for name in vars(kind) if not name.startswith("_")} == _METHODS
     for name in _METHODS:
         sync, other = getattr(Client, name), getattr(AsyncClient, name)
-        assert inspect.signature(sync) == inspect.signature(other)
-        assert inspect.iscoroutinefunction(other)
+        assert _parameters(sync) == _parameters(other)
+        if name in _STREAMS:
+            assert inspect.isgeneratorfunction(sync)
+            assert inspect.isasyncgenfunction(other)
+        else:
+            assert inspect.signature(sync) == inspect.signature(other)
+            assert inspect.iscoroutinefunction(other)
         assert inspect.getdoc(sync) == inspect.getdoc(other)
+
+
+def _parameters(method: object) -> list[tuple[object, ...]]:
+    """Returns names, kinds and defaults; iterables are of two types."""
+    assert callable(method)
+    found = inspect.signature(method).parameters.values()
+    return [(each.name, each.kind, each.default) for each in found]
 
 
 def test_import_is_light() -> None:

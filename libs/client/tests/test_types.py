@@ -7,12 +7,26 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[3]
 
 _GOOD = """
-from setpoint_client import AsyncClient, Client, Columns, Prediction
+from collections.abc import AsyncIterator, Iterator
+from setpoint_client import AsyncClient, Client, Columns, Prediction, Question
 
 def use(client: Client, rows: Columns) -> float:
     answer: Prediction = client.predict("r", entities={"carrier": "UA"}, timeout=1)
     table: Columns = client.predict_batch("r", rows).frame
     return float(answer.outputs["p"]) + table.rows
+
+def use_streams(client: Client, rows: Iterator[Columns]) -> None:
+    for answer in client.predict_stream("r", [Question(id="1", entities={"carrier": "UA"})]):
+        prediction: Prediction = answer.get()
+        print(answer.id, prediction.outputs, answer.error)
+    for batch in client.predict_batches("r", rows):
+        table: Columns = batch.frame
+        print(table.rows)
+
+async def use_async_streams(client: AsyncClient, rows: AsyncIterator[Columns]) -> int:
+    async for answer in client.predict_stream("r", [Question(id="1", inputs={"x": 1})]):
+        print(answer.get().prediction_id)
+    return sum([batch.frame.rows async for batch in client.predict_batches("r", rows)])
 
 async def use_async(client: AsyncClient, rows: Columns) -> Columns:
     await client.record_outcome("id", 1.0, 5)
@@ -34,6 +48,9 @@ def use(client: Client, rows: Columns) -> None:
     client.predict("r", timeout="1")  # arg-type
     client.predict("r").probability  # attr-defined
     client.predict_batch("r")  # call-arg
+    client.predict_stream("r", [{"id": "1"}])  # list-item
+    client.predict_batches("r", 7)  # arg-type
+    client.predict("r", request_id=7)  # arg-type
     client.write_features("v", rows, batch_id=7)  # arg-type
     client.get_online_features("s", rows, as_of="now")  # arg-type
     client.record_outcome("id", "late", 5)  # arg-type

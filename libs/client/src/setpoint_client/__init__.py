@@ -11,6 +11,7 @@ from setpoint_client.async_client import AsyncClient
 from setpoint_client.failures import typed_error
 from setpoint_client.options import ClientSettings, RetryPolicy
 from setpoint_client.results import (
+    Answer,
     Assignment,
     BatchPredictions,
     Degradation,
@@ -21,6 +22,7 @@ from setpoint_client.results import (
     Outcome,
     Prediction,
     PredictionStory,
+    Question,
     WriteResult,
 )
 from setpoint_client.sync_client import Client
@@ -28,6 +30,7 @@ from setpoint_columns import Column, Columns, DataType
 from setpoint_runtime import errors
 
 __all__ = [
+    "Answer",
     "Assignment",
     "AsyncClient",
     "BatchPredictions",
@@ -44,6 +47,7 @@ __all__ = [
     "Outcome",
     "Prediction",
     "PredictionStory",
+    "Question",
     "RetryPolicy",
     "WriteResult",
     "errors",

@@ -1,9 +1,18 @@
 """The client for asyncio programs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 import grpc
 import grpc.aio
@@ -11,13 +20,15 @@ import grpc.aio
 from setpoint.feature.v1 import feature_service_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2
 from setpoint.router.v1 import router_service_pb2
-from setpoint_client import calls, failures, options, requests, results, retry
+from setpoint_client import calls, failures, options, requests, results, retry, streaming
 from setpoint_client.requests import Time
 from setpoint_client.results import Frame
 from setpoint_client.stubs import AsyncStubs
+from setpoint_runtime import errors
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
+_Given = TypeVar("_Given")
 
 
 class AsyncClient:
@@ -57,9 +68,13 @@ class AsyncClient:
         inputs: Mapping[str, Any] | None = None,
         event_time: Time | None = None,
         assignment_key: str | None = None,
+        request_id: str | None = None,
         timeout: float = calls.PREDICT_SECONDS,
     ) -> results.Prediction:
         """Answers one question; never repeated by itself, since each call is one recorded prediction.
+
+        With a `request_id` it is repeated while the router is unavailable, and may be by you: the same
+        router answers a repetition within its window with the first answer.
 
         Args:
             route: Name of the route.
@@ -67,11 +82,13 @@ class AsyncClient:
             inputs: Inputs that the caller gives, by name; None as a value is a null.
             event_time: When the question is asked; by default now.
             assignment_key: What the version is assigned by; by default the entity keys.
+            request_id: A UUID of yours for this question.
             timeout: Seconds.
         """
-        request = requests.predict(route, entities, inputs, event_time, assignment_key)
+        request = requests.predict(route, entities, inputs, event_time, assignment_key, request_id)
         deadline = retry.Deadline(timeout)
-        reply = await self._call(self.stubs.router.Predict, request, deadline, repeat=False)
+        repeat = request_id is not None
+        reply = await self._call(self.stubs.router.Predict, request, deadline, repeat=repeat)
         return results.prediction(reply)
 
     async def predict_batch(
@@ -102,6 +119,90 @@ class AsyncClient:
         method = self.stubs.router.PredictBatch
         replies = [await self._call(method, piece, deadline, repeat=False) for piece in pieces]
         return results.batch_predictions(replies, rows)
+
+    async def predict_stream(
+        self,
+        route: str,
+        questions: AsyncIterable[results.Question] | Iterable[results.Question],
+        *,
+        timeout_each: float = calls.PREDICT_SECONDS,
+        timeout: float = calls.STREAM_SECONDS,
+    ) -> AsyncIterator[results.Answer]:
+        """Answers questions one by one on one call, each as soon as it is there, in any order.
+
+        Questions are read from `questions` as the router has room for them, in another thread or task. What fails
+        is the answer to its question; only a failure of the call itself is raised. Predictions are never
+        repeated: after such a failure questions without an answer may or may not have been predicted.
+
+        Args:
+            route: Name of the route.
+            questions: What to ask.
+            timeout_each: Seconds for each question.
+            timeout: Seconds for all of them.
+        """
+        deadline, course = retry.Deadline(timeout), streaming.Course()
+        source = _Source(questions)
+
+        def message(asked: results.Question) -> list[router_service_pb2.PredictStreamRequest]:
+            return [streaming.question(route, asked, timeout_each)]
+
+        try:
+            while not course.is_over:
+                # A stream is not kept open for questions that nobody asks yet.
+                await source.wait()
+                sent = _sent(source, message, course)
+                method = self.stubs.router.PredictStream
+                async with aclosing(self._stream(method, sent, deadline)) as replies:
+                    async for reply in replies:
+                        yield results.answer(reply)
+        finally:
+            await source.close()
+        if course.error is not None:
+            raise course.error
+
+    async def predict_batches(
+        self,
+        route: str,
+        rows: AsyncIterable[Frame] | Iterable[Frame],
+        *,
+        assignment_key_column: str | None = None,
+        event_time_column: str | None = None,
+        event_time: Time | None = None,
+        timeout: float = calls.STREAM_SECONDS,
+    ) -> AsyncIterator[results.BatchPredictions[Frame]]:
+        """Answers frames of questions, one after the other, however many there are; a bad row fails alone.
+
+        Frames are read from `rows` as the router has room for them, in another thread or task, and never
+        are more than a few in memory. What fails as a whole ends the iteration: the error's metadata has
+        the number of its frame as "frame", from 0, and all frames before it have been answered.
+
+        Args:
+            route: Name of the route.
+            rows: Frames as `predict_batch` takes them.
+            assignment_key_column: Column that versions are assigned by.
+            event_time_column: Column that says when each question is asked.
+            event_time: When all questions are asked, where there is no such column; by default now.
+            timeout: Seconds for all of them.
+        """
+        deadline, course = retry.Deadline(timeout), streaming.Course()
+        source = _Source(rows)
+        kept = streaming.Frames[Frame](route, assignment_key_column, event_time_column, event_time)
+        try:
+            while not course.is_over:
+                await source.wait()
+                sent = _sent(source, kept.send, course)
+                method = self.stubs.router.PredictBatchStream
+                async with aclosing(self._stream(method, sent, deadline)) as replies:
+                    async for reply in replies:
+                        answered = kept.take(reply)
+                        if answered is not None:
+                            yield answered
+        except errors.SetpointError as error:
+            raise kept.blamed(error) from error
+        finally:
+            await source.close()
+        if course.error is not None:
+            raise course.error
 
     async def explain_assignment(
         self,
@@ -314,6 +415,25 @@ class AsyncClient:
             attempt += 1
             await asyncio.sleep(pause)
 
+    async def _stream(
+        self,
+        method: "grpc.aio.StreamStreamMultiCallable[_Request, _Reply]",
+        sent: AsyncIterator[_Request],
+        deadline: retry.Deadline,
+    ) -> AsyncGenerator[_Reply, None]:
+        self._check_usable()
+        call = method(
+            sent, timeout=deadline.remaining(), metadata=calls.metadata(self._options.caller)
+        )
+        try:
+            async for reply in call:
+                yield reply
+        except grpc.RpcError as error:
+            raise failures.typed_error(error) from error
+        finally:
+            # Whoever stops taking answers ends the call.
+            call.cancel()
+
     async def _historical(
         self,
         stream: list[feature_service_pb2.GetHistoricalFeaturesRequest],
@@ -330,3 +450,67 @@ class AsyncClient:
                 yield reply
         except grpc.RpcError as error:
             raise failures.typed_error(error) from error
+
+
+class _Source(Generic[_Given]):
+    """Reads an iterable of either kind; an item that is waited for survives the stream it was for."""
+
+    def __init__(self, given: AsyncIterable[_Given] | Iterable[_Given]) -> None:
+        self._items = _items(given)
+        self._next: asyncio.Future[_Given] | None = None
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Waits until it is known whether there is another item; tells whether that is so."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(anext(self._items))
+        await asyncio.wait([self._next], timeout=seconds)
+        return self._next.done()
+
+    def take(self) -> _Given:
+        """Returns the item that has been waited for, or raises what reading it failed with."""
+        taken, self._next = self._next, None
+        if taken is None:
+            raise AssertionError("an item is taken once it has been waited for")
+        return taken.result()
+
+    async def close(self) -> None:
+        """Reads no more."""
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait([self._next])
+        await self._items.aclose()
+
+
+async def _items(
+    given: AsyncIterable[_Given] | Iterable[_Given],
+) -> AsyncGenerator[_Given, None]:
+    """Yields the items of either kind of iterable."""
+    if isinstance(given, AsyncIterable):
+        async for each in given:
+            yield each
+    else:
+        for each in given:
+            yield each
+
+
+async def _sent(
+    source: _Source[_Given],
+    messages: Callable[[_Given], Sequence[_Request]],
+    course: streaming.Course,
+) -> AsyncIterator[_Request]:
+    """Yields the messages of one stream, until it is to be renewed or there are no more."""
+    renewal = streaming.Renewal()
+    while not renewal.is_due:
+        if not await source.wait(renewal.remaining):
+            return
+        try:
+            made = messages(source.take())
+        except StopAsyncIteration:
+            course.end()
+            return
+        except Exception as error:
+            # gRPC would log it and tell nobody; it is raised once all answers are there.
+            course.end(error)
+            return
+        for each in made:
+            yield each

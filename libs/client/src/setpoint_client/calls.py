@@ -9,6 +9,8 @@ CONTROL_SECONDS: Final = 5.0
 """Default deadline of small questions beside the serving path."""
 BATCH_SECONDS: Final = 60.0
 """Default deadline of a whole frame, all its pieces together."""
+STREAM_SECONDS: Final = 3600.0
+"""Default deadline of a whole stream."""
 HISTORY_SECONDS: Final = 600.0
 """Default deadline of a point-in-time join."""
 

@@ -7,6 +7,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from setpoint.errordetails.v1 import failure_pb2
 from setpoint_runtime import errors
 
 DOMAIN: Final = "setpoint"
@@ -46,6 +47,8 @@ _REASONS: Final = {
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 _NANOSECONDS_PER_SECOND: Final = 1_000_000_000
+_MICROSECONDS_PER_SECOND: Final = 1_000_000
+_CODES: Final[dict[int, grpc.StatusCode]] = {each.value[0]: each for each in grpc.StatusCode}
 
 
 def typed_error(error: grpc.RpcError) -> errors.SetpointError:
@@ -87,6 +90,29 @@ def typed_error(error: grpc.RpcError) -> errors.SetpointError:
         reason or _REASONS.get(code, errors.Reason.INTERNAL),
         call.details() or code.name,
         violations=violations,
+        metadata=metadata,
+        retry_after_seconds=retry_after,
+    )
+
+
+def from_message(failure: failure_pb2.Failure) -> errors.SetpointError:
+    """Returns the typed error that a message holds."""
+    code = _CODES.get(failure.code, grpc.StatusCode.UNKNOWN)
+    metadata = dict(failure.metadata)
+    reason = _REASONS.get(code, errors.Reason.INTERNAL)
+    if failure.reason in errors.Reason.__members__:
+        reason = errors.Reason(failure.reason)
+    else:
+        metadata["unknown_reason"] = failure.reason
+    retry_after = None
+    if failure.HasField("retry_after_microseconds"):
+        retry_after = failure.retry_after_microseconds / _MICROSECONDS_PER_SECOND
+    return KINDS.get(code, errors.InternalError)(
+        reason,
+        failure.message,
+        violations=[
+            errors.FieldViolation(each.field, each.description) for each in failure.violations
+        ],
         metadata=metadata,
         retry_after_seconds=retry_after,
     )

@@ -55,14 +55,18 @@ def predict(
     inputs: Mapping[str, Any] | None,
     event_time: Time | None,
     assignment_key: str | None,
+    request_id: str | None = None,
 ) -> router_service_pb2.PredictRequest:
     """Returns the request for one prediction."""
+    if request_id is not None:
+        _check_uuid("request_id", request_id)
     return router_service_pb2.PredictRequest(
         route=route,
         assignment_key=assignment_key or "",
         entities=values.map_to_proto(entities or {}, "entities"),
         inputs=values.map_to_proto(inputs or {}, "inputs"),
         event_time=microseconds("event_time", event_time),
+        request_id=request_id or "",
     )
 
 

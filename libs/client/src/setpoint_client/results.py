@@ -11,7 +11,7 @@ import numpy.typing as npt
 from setpoint.feature.v1 import definition_pb2, feature_service_pb2
 from setpoint.monitoring.v1 import prediction_pb2
 from setpoint.router.v1 import route_pb2, router_service_pb2
-from setpoint_client import frames
+from setpoint_client import failures, frames
 from setpoint_columns import Columns, interop
 from setpoint_columns import proto as columns_proto
 from setpoint_columns import value as values
@@ -68,6 +68,40 @@ class Prediction:
     feature_set: FeatureSetVersion | None
     """Whose values the model saw; None when the caller gave all inputs."""
     degradations: tuple[Degradation, ...]
+    replayed: bool = False
+    """It is the answer to an earlier request of the same `request_id`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question of a stream; the parameters of `predict`."""
+
+    id: str
+    """Comes back with the answer, at most 128 characters."""
+    entities: Mapping[str, Any] | None = None
+    inputs: Mapping[str, Any] | None = None
+    event_time: dt.datetime | int | None = None
+    assignment_key: str | None = None
+    request_id: str | None = None
+    route: str | None = None
+    """By default that of the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one question of a stream."""
+
+    id: str
+    """The question's."""
+    prediction: Prediction | None
+    error: errors.SetpointError | None
+    """Why there is no prediction."""
+
+    def get(self) -> Prediction:
+        """Returns the prediction, or raises the error."""
+        if self.prediction is None:
+            raise self.error or AssertionError("an answer is a prediction or an error")
+        return self.prediction
 
 
 class _Table(Generic[Frame]):
@@ -244,7 +278,15 @@ def prediction(message: router_service_pb2.PredictResponse) -> Prediction:
             Degradation(_name(router_service_pb2.DegradationKind, each.kind), each.subject)
             for each in message.degradations
         ),
+        replayed=message.replayed,
     )
+
+
+def answer(message: router_service_pb2.PredictStreamResponse) -> Answer:
+    """Returns the result of an answer of PredictStream."""
+    if message.WhichOneof("result") == "answer":
+        return Answer(message.correlation_id, prediction(message.answer), None)
+    return Answer(message.correlation_id, None, failures.from_message(message.failure))
 
 
 def assignment(message: route_pb2.Assignment, explanation: str = "") -> Assignment:
@@ -262,7 +304,10 @@ def assignment(message: route_pb2.Assignment, explanation: str = "") -> Assignme
 
 
 def batch_predictions(
-    messages: Sequence[router_service_pb2.PredictBatchResponse], given: Frame
+    messages: Sequence[
+        router_service_pb2.PredictBatchResponse | router_service_pb2.PredictBatchStreamResponse
+    ],
+    given: Frame,
 ) -> BatchPredictions[Frame]:
     """Returns the result of the PredictBatch answers to the pieces of one frame."""
     parts = []

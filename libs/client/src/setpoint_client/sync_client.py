@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -12,13 +12,15 @@ import grpc
 from setpoint.feature.v1 import feature_service_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2
 from setpoint.router.v1 import router_service_pb2
-from setpoint_client import calls, failures, options, requests, results, retry
+from setpoint_client import calls, failures, options, requests, results, retry, streaming
 from setpoint_client.requests import Time
 from setpoint_client.results import Frame
 from setpoint_client.stubs import Stubs
+from setpoint_runtime import errors
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
+_Given = TypeVar("_Given")
 
 
 class Client:
@@ -60,9 +62,13 @@ class Client:
         inputs: Mapping[str, Any] | None = None,
         event_time: Time | None = None,
         assignment_key: str | None = None,
+        request_id: str | None = None,
         timeout: float = calls.PREDICT_SECONDS,
     ) -> results.Prediction:
         """Answers one question; never repeated by itself, since each call is one recorded prediction.
+
+        With a `request_id` it is repeated while the router is unavailable, and may be by you: the same
+        router answers a repetition within its window with the first answer.
 
         Args:
             route: Name of the route.
@@ -70,11 +76,13 @@ class Client:
             inputs: Inputs that the caller gives, by name; None as a value is a null.
             event_time: When the question is asked; by default now.
             assignment_key: What the version is assigned by; by default the entity keys.
+            request_id: A UUID of yours for this question.
             timeout: Seconds.
         """
-        request = requests.predict(route, entities, inputs, event_time, assignment_key)
+        request = requests.predict(route, entities, inputs, event_time, assignment_key, request_id)
         deadline = retry.Deadline(timeout)
-        reply = self._call(self.stubs.router.Predict, request, deadline, repeat=False)
+        repeat = request_id is not None
+        reply = self._call(self.stubs.router.Predict, request, deadline, repeat=repeat)
         return results.prediction(reply)
 
     def predict_batch(
@@ -105,6 +113,78 @@ class Client:
         method = self.stubs.router.PredictBatch
         replies = [self._call(method, piece, deadline, repeat=False) for piece in pieces]
         return results.batch_predictions(replies, rows)
+
+    def predict_stream(
+        self,
+        route: str,
+        questions: Iterable[results.Question],
+        *,
+        timeout_each: float = calls.PREDICT_SECONDS,
+        timeout: float = calls.STREAM_SECONDS,
+    ) -> Iterator[results.Answer]:
+        """Answers questions one by one on one call, each as soon as it is there, in any order.
+
+        Questions are read from `questions` as the router has room for them, in another thread or task. What fails
+        is the answer to its question; only a failure of the call itself is raised. Predictions are never
+        repeated: after such a failure questions without an answer may or may not have been predicted.
+
+        Args:
+            route: Name of the route.
+            questions: What to ask.
+            timeout_each: Seconds for each question.
+            timeout: Seconds for all of them.
+        """
+        deadline, course = retry.Deadline(timeout), streaming.Course()
+        source = iter(questions)
+
+        def message(asked: results.Question) -> list[router_service_pb2.PredictStreamRequest]:
+            return [streaming.question(route, asked, timeout_each)]
+
+        while not course.is_over:
+            sent = _sent(source, message, course)
+            for reply in self._stream(self.stubs.router.PredictStream, sent, deadline):
+                yield results.answer(reply)
+        if course.error is not None:
+            raise course.error
+
+    def predict_batches(
+        self,
+        route: str,
+        rows: Iterable[Frame],
+        *,
+        assignment_key_column: str | None = None,
+        event_time_column: str | None = None,
+        event_time: Time | None = None,
+        timeout: float = calls.STREAM_SECONDS,
+    ) -> Iterator[results.BatchPredictions[Frame]]:
+        """Answers frames of questions, one after the other, however many there are; a bad row fails alone.
+
+        Frames are read from `rows` as the router has room for them, in another thread or task, and never
+        are more than a few in memory. What fails as a whole ends the iteration: the error's metadata has
+        the number of its frame as "frame", from 0, and all frames before it have been answered.
+
+        Args:
+            route: Name of the route.
+            rows: Frames as `predict_batch` takes them.
+            assignment_key_column: Column that versions are assigned by.
+            event_time_column: Column that says when each question is asked.
+            event_time: When all questions are asked, where there is no such column; by default now.
+            timeout: Seconds for all of them.
+        """
+        deadline, course = retry.Deadline(timeout), streaming.Course()
+        source = iter(rows)
+        kept = streaming.Frames[Frame](route, assignment_key_column, event_time_column, event_time)
+        while not course.is_over:
+            sent = _sent(source, kept.send, course)
+            try:
+                for reply in self._stream(self.stubs.router.PredictBatchStream, sent, deadline):
+                    answered = kept.take(reply)
+                    if answered is not None:
+                        yield answered
+            except errors.SetpointError as error:
+                raise kept.blamed(error) from error
+        if course.error is not None:
+            raise course.error
 
     def explain_assignment(
         self,
@@ -318,6 +398,24 @@ class Client:
             attempt += 1
             time.sleep(pause)
 
+    def _stream(
+        self,
+        method: "grpc.StreamStreamMultiCallable[_Request, _Reply]",
+        sent: Iterator[_Request],
+        deadline: retry.Deadline,
+    ) -> Iterator[_Reply]:
+        self._check_usable()
+        call = method(
+            sent, timeout=deadline.remaining(), metadata=calls.metadata(self._options.caller)
+        )
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise failures.typed_error(error) from error
+        finally:
+            # Whoever stops taking answers ends the call.
+            call.cancel()
+
     def _historical(
         self,
         stream: list[feature_service_pb2.GetHistoricalFeaturesRequest],
@@ -332,3 +430,23 @@ class Client:
             )
         except grpc.RpcError as error:
             raise failures.typed_error(error) from error
+
+
+def _sent(
+    source: Iterator[_Given],
+    messages: Callable[[_Given], Sequence[_Request]],
+    course: streaming.Course,
+) -> Iterator[_Request]:
+    """Yields the messages of one stream, until it is to be renewed or there are no more."""
+    renewal = streaming.Renewal()
+    while not renewal.is_due:
+        try:
+            made = messages(next(source))
+        except StopIteration:
+            course.end()
+            return
+        except Exception as error:
+            # gRPC would log it and tell nobody; it is raised once all answers are there.
+            course.end(error)
+            return
+        yield from made
