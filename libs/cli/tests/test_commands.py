@@ -21,6 +21,8 @@ COMMANDS = (
     "drift",
     "retrain",
     "approve",
+    "batch-predict",
+    "batches",
 )
 RUNNER = CliRunner()
 
@@ -47,6 +49,10 @@ def test_help_of_a_command_has_an_example(name: str) -> None:
         ["predict", "route", "--time", "yesterday"],
         ["drift", "model", "0", "--since", "2013-01-01", "--until", "2013-02-01"],
         ["demo", "--share", "2"],
+        ["batch-predict", "in.csv", "out"],
+        ["batch-predict", "in-{date}.csv", "out", "--model", "late"],
+        ["batch-predict", "in.csv", "out", "--model", "late", "--version", "1", "--alias", "a"],
+        ["batches", "--cancel"],
         ["nonsense"],
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from setpoint_cli import (
+    batch_commands,
     inventory_commands,
     prediction_commands,
     retraining_commands,
@@ -30,6 +31,8 @@ for command in (
     inventory_commands.drift,
     retraining_commands.retrain,
     retraining_commands.approve,
+    batch_commands.batch_predict,
+    batch_commands.batches,
 ):
     app.command()(command)
 

@@ -56,8 +56,9 @@ def session(folder: Path) -> Iterator[Client]:
 def _settings(folder: Path) -> Any:
     addresses = stack.running_addresses(folder) or {}
     services = ("router", "inference", "feature", "validation", "monitoring", "retraining")
+    others = ("registry", "batch")
     told = {
-        f"{name}_address": addresses[name] for name in (*services, "registry") if name in addresses
+        f"{name}_address": addresses[name] for name in (*services, *others) if name in addresses
     }
     return {**told, "caller": CALLER}
 
