@@ -99,6 +99,22 @@ async def publish(question: Question, client: AsyncClient) -> None:
     await _ready(question, client)
 
 
+async def publish_beside(name: str, question: Question, client: AsyncClient) -> None:
+    """Adds another model of the same numbers to what `publish` made, with a route of its own."""
+    known = await client.stubs.registry.GetModelVersion(
+        registry_service_pb2.GetModelVersionRequest(
+            model_version=reference_pb2.ModelVersionReference(model=NAME, version=1)
+        ),
+        timeout=CALL_SECONDS,
+    )
+    await client.stubs.registry.UploadArtifact(
+        iter(_upload(question.artifact)), timeout=CALL_SECONDS
+    )
+    await _create(name, client)
+    version = await _register(name, question, client, known.model_version.manifest.feature_set)
+    await _serve(name, [version], client)
+
+
 async def publish_crowd(question: Question, client: AsyncClient) -> None:
     """Adds routes with several versions each to what `publish` made; all say the same."""
     known = await client.stubs.registry.GetModelVersion(
