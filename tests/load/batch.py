@@ -5,7 +5,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ async def _world(folder: Path) -> AsyncIterator[World]:
         addresses: dict[str, Any] = {f"{name}_address": at for name, at in house.addresses.items()}
         client = await stack.enter_async_context(AsyncClient(caller="bench", **addresses))
         await question.publish(trained, client)
-        await question.publish_beside(LINEAR, linear, client)
+        await question.publish_beside(LINEAR, replace(trained, artifact=linear), client)
         channel = grpc.aio.insecure_channel(house.addresses["router"])
         await stack.enter_async_context(channel)
         artifacts = {TREES: trained.artifact, LINEAR: linear}
