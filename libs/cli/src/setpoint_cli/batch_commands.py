@@ -71,9 +71,7 @@ def batch_predict(
         str | None,
         typer.Option(help="Date or time to predict for: features as known then. Now by default."),
     ] = None,
-    version: Annotated[
-        int | None, typer.Option(min=1, help="Version that answers.")
-    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Version that answers.")] = None,
     alias: Annotated[
         str, typer.Option(help="Alias of the version that answers; champion by default.")
     ] = "",
