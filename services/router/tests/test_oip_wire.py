@@ -1,6 +1,7 @@
 """The Open Inference Protocol on the router, over the wire."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -19,7 +20,7 @@ from setpoint_oip.layout import Held
 from setpoint_oip.protocol import open_inference_pb2 as pb
 from setpoint_oip.protocol import open_inference_pb2_grpc
 from setpoint_oip.tensors import Tensor
-from setpoint_router import testing
+from setpoint_router import oip_servicer, testing
 from setpoint_router.convert import oip
 from setpoint_router.domain import assignment
 from setpoint_router.domain.route import Field, ServedTensor, ServedVersion
@@ -373,6 +374,22 @@ async def test_metadata_and_readiness(router: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.RepositoryIndex(pb.RepositoryIndexRequest())
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_refusals_at_the_door_are_made_once() -> None:
+    """Proves that a full router refuses with a code of Triton's, without making an error each time."""
+    full = errors.ResourceExhaustedError(errors.Reason.OVERLOADED, "full", retry_after_seconds=0.1)
+    predictions: Any = SimpleNamespace(turned_away=lambda: full)
+    unused: Any = None
+    made = oip_servicer.OipServicer(
+        unused, predictions, unused, unused, oip_servicer.Readiness(unused, unused)
+    )
+    refusal = made.turned_away()
+    assert isinstance(refusal, errors.UnavailableError)
+    assert refusal.retry_after_seconds == 0.1
+    assert made.turned_away() is refusal
+    predictions.turned_away = lambda: None
+    assert made.turned_away() is None
 
 
 def served(version: int, name: str, dtype: DataType, *columns: str) -> ServedVersion:

@@ -15,6 +15,9 @@ SERVICE: Final = "inference.GRPCInferenceService"
 
 add_to_server = open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
 
+DESCRIPTORS: Final = pb.DESCRIPTOR.pool
+"""Where the service is described; nowhere else."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]  # no annotations
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -116,6 +117,7 @@ class Server:
         self._server = grpc.aio.server(options=_channel_arguments(self.options))
         self._server.add_generic_rpc_handlers((self._registry,))
         self._service_names: list[str] = []
+        self._descriptors: list[DescriptorPool] = []
         self._identity: tls.ServerIdentity | None = None
         self._watch_identity: asyncio.Task[None] | None = None
         setpoint_telemetry.add_trace_source(context.traceparent)
@@ -140,6 +142,7 @@ class Server:
         untraced_methods: frozenset[str] = frozenset(),
         watch_methods: frozenset[str] = frozenset(),
         doors: Mapping[str, Callable[[], errors.SetpointError | None]] = MappingProxyType({}),
+        descriptors: DescriptorPool | None = None,
     ) -> None:
         """Serve one more service.
 
@@ -152,6 +155,8 @@ class Server:
                 drains, instead of using up the grace of the others.
             doors: By method, asked before a call's request is read: an error turns the call away, as
                 cheaply as that can be done. Give the same few errors again and again.
+            descriptors: Where its messages are described, if not in the pool that generated code
+                shares; for reflection.
         """
         tracer = setpoint_telemetry.tracer(__name__) if setpoint_telemetry.enabled() else None
 
@@ -173,6 +178,8 @@ class Server:
 
         add_fn(servicer, registration.Registrar(self._registry, wrap))
         self._service_names.append(full_service_name)
+        if descriptors is not None:
+            self._descriptors.append(descriptors)
         self.health.add(full_service_name)
 
     async def bind(self) -> None:
@@ -269,8 +276,11 @@ class Server:
         # Its descriptors are of no use outside development, so it is loaded only there.
         from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
+        from setpoint_rpc import descriptors
+
         names = (*self._service_names, health.SERVICE, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        pools = descriptors.Pools(self._descriptors)
+        reflection.enable_server_reflection(names, self._server, pools)
 
     def _credentials(self) -> grpc.ServerCredentials | None:
         if self.options.identity is None:

@@ -79,6 +79,7 @@ async def build(
             oip.add_to_server,
             oip_servicer.OipServicer(inference, lambda: server.health.is_ready),
             oip.SERVICE,
+            descriptors=oip.DESCRIPTORS,
         )
         server.metrics_registry.register(metrics.InferenceMetrics(table, workers.taken))
         yield

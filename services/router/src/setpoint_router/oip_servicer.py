@@ -56,11 +56,17 @@ class OipServicer(servicer.Servicer):
         self._predictor = predictions
         self._batches = batches
         self._replays = replayed
+        self._refusals: dict[errors.SetpointError, errors.SetpointError] = {}
 
     def turned_away(self) -> errors.SetpointError | None:
-        """Return why no request can be taken now, None when one can."""
+        """Return why no request can be taken now, None when one can; always the same few errors."""
         error = self._predictor.turned_away()
-        return None if error is None else status.of_triton(error)
+        if error is None:
+            return None
+        found = self._refusals.get(error)
+        if found is None:
+            found = self._refusals[error] = status.of_triton(error)
+        return found
 
     @status.with_codes_of_triton
     async def ModelReady(

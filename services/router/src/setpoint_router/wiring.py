@@ -97,6 +97,7 @@ async def build(
             oip_handlers,
             oip.SERVICE,
             doors={"ModelInfer": oip_handlers.turned_away},
+            descriptors=oip.DESCRIPTORS,
         )
         _ = owner.start("readiness", _follow_spool(server, spool, book))
         yield
