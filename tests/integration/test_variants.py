@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
 from setpoint.common.v1 import reference_pb2
 from setpoint.monitoring.v1 import (
@@ -24,8 +25,10 @@ from setpoint.monitoring.v1 import (
 from setpoint.registry.v1 import model_pb2, registry_service_pb2, registry_service_pb2_grpc
 from setpoint.router.v1 import route_pb2, router_service_pb2, router_service_pb2_grpc
 from setpoint_artifacts import testing as artifacts
+from setpoint_cli import main, session
 from setpoint_columns import Column, Columns, DataType
 from setpoint_columns import proto as columns_proto
+from setpoint_devstack import stack
 from setpoint_inference import config as inference_config
 from setpoint_inference import wiring as inference_wiring
 from setpoint_monitoring import config as monitoring_config
@@ -62,6 +65,7 @@ class World:
     router: Any
     ingest: Any
     monitoring: Any
+    addresses: dict[str, str]
 
     async def register(self, weights: tuple[float, float]) -> int:
         """Upload a model and have it approved; return its version."""
@@ -138,7 +142,7 @@ async def world(
                 evaluate_seconds=0,
             ),
         )
-        _, to_router = await start(
+        router, to_router = await start(
             router_wiring,
             router_config.RouterSettings(
                 database_url=migrated_url("router"),
@@ -155,6 +159,7 @@ async def world(
             router_service_pb2_grpc.RouterServiceStub(to_router),
             ingest_service_pb2_grpc.IngestServiceStub(to_monitoring),
             monitoring_service_pb2_grpc.MonitoringServiceStub(to_monitoring),
+            {"registry": registry, "router": router, "monitoring": monitoring},
         )
         await made.registry.CreateModel(
             registry_service_pb2.CreateModelRequest(
@@ -181,8 +186,8 @@ async def predict(world: World) -> list[str]:
     return found
 
 
-async def test_ensemble_with_shadow_from_route_to_report(world: World) -> None:
-    """Members answer as one, the shadow's answers are paired, and outcomes count for both."""
+async def create(world: World) -> None:
+    """Makes the route."""
     await world.router.CreateRoute(
         router_service_pb2.CreateRouteRequest(
             request_id=ids.uuid7(),
@@ -203,6 +208,20 @@ async def test_ensemble_with_shadow_from_route_to_report(world: World) -> None:
         ),
         timeout=30,
     )
+
+
+async def told(*words: str) -> str:
+    """Returns what the command line says."""
+    result = await asyncio.to_thread(CliRunner().invoke, main.app, words)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+async def test_ensemble_with_shadow_from_route_to_report(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members answer as one, the shadow's answers are paired, and outcomes count for both."""
+    await create(world)
     found = await predict(world)
     labels = Columns.from_dict(
         {
@@ -247,3 +266,14 @@ async def test_ensemble_with_shadow_from_route_to_report(world: World) -> None:
             monitoring_service_pb2.ListPredictionsRequest(model="late", kind=kind, page_size=1)
         )
         assert listed.total_size == ROWS
+
+    monkeypatch.setattr(stack, "running_addresses", lambda _: world.addresses)
+    monkeypatch.setattr(session.console, "width", 200)
+    assert "weighted mean of v1×3 + v2×1, 1 must answer, shadow v3 100 %" in await told("routes")
+    story_told = await told("explain", found[5])
+    assert "member version 2, weight 1: score" in story_told
+    assert f"shadow version 3: score {scores(SHADOW)[5]:.4f}" in story_told
+    days = ("--since", "2014-05-13", "--until", "2014-05-14")
+    report = await told("shadow", "late", "3", *days)
+    assert f"pairs {ROWS}" in report
+    assert f"scores differ by {distance.mean():.4f} on average" in report

@@ -78,7 +78,7 @@ def by_hand(
     return [average(scores, deciding), of_class, of_name, average(small, deciding)]
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=80, deadline=None)
 @hypothesis.given(strategies.data())
 def test_combine_equals_brute_force(data: strategies.DataObject) -> None:
     """Any answers, nulls, weights and missing members give each row what it gets by hand."""

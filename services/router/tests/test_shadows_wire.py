@@ -44,8 +44,13 @@ def copies(router: Any, version: int = 0) -> dict[str, dict[str, Any]]:
             continue
         if version not in (0, record.model_version.version):
             continue
-        for row in testing.predictions_of(record).to_rows():
-            found[row["primary_prediction_id"]] = router.peers.ingest.row(row["prediction_id"])
+        sides = [
+            columns_proto.from_proto(each).to_rows()
+            for each in (record.predictions, record.inputs, record.outputs, record.entities)
+        ]
+        for row, inputs, outputs, entities in zip(*sides, strict=True):
+            told = {"inputs": inputs, "outputs": outputs, "entities": entities, "record": record}
+            found[row["primary_prediction_id"]] = row | told
     return found
 
 
@@ -326,16 +331,13 @@ async def test_update_changes_shadows(running: Any) -> None:
     assert running.peers.inference.asked[2] == 0
 
 
-@pytest.mark.parametrize(
-    ("version", "code", "reason"),
-    [
+async def test_create_refuses_shadow(running: Any) -> None:
+    """A shadow must exist and be approved, as any version."""
+    for version, code, reason in (
         (3, grpc.StatusCode.FAILED_PRECONDITION, errors.Reason.NOT_APPROVED),
         (10, grpc.StatusCode.NOT_FOUND, errors.Reason.MODEL_VERSION_NOT_FOUND),
-    ],
-)
-async def test_create_refuses_shadow(running: Any, version: int, code: Any, reason: Any) -> None:
-    """A shadow must exist and be approved, as any version."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await running.create(shadows=[route_pb2.Shadow(version=version, basis_points=1)])
-    assert caught.value.code() is code
-    assert channel.from_rpc_error(caught.value).reason is reason
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await running.create(shadows=[route_pb2.Shadow(version=version, basis_points=1)])
+        assert caught.value.code() is code
+        assert channel.from_rpc_error(caught.value).reason is reason

@@ -21,7 +21,7 @@ from setpoint_router.service.coalescer import Bounds
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
-COUNT = 2_000
+COUNT = 1_200
 MEMBERS = (1, 2, 3)
 SHADOW = 4
 SERVED = tuple(
