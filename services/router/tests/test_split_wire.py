@@ -113,14 +113,16 @@ async def test_layer_divides_keys(router: Any) -> None:
 
 
 async def test_explain_past_layer(router: Any) -> None:
-    """Shows that the past is told by the layer of then, and in words."""
-    await router.create("history", valid_from=1_000, layer=part(0, 1, baseline=2))
+    """Shows that the past is told by the layer and the overrides of then, and in words."""
+    await router.create(
+        "history", valid_from=1_000, layer=part(0, 1, baseline=2), overrides={"vip": 9}
+    )
     await update(router, content({1: 10_000}, name="history", valid_from=2_000))
 
-    async def at(time: int) -> Any:
+    async def at(time: int, key: str = "key") -> Any:
         return await router.stub.ExplainAssignment(
             router_service_pb2.ExplainAssignmentRequest(
-                route="history", assignment_key="key", time=time
+                route="history", assignment_key=key, time=time
             )
         )
 
@@ -129,6 +131,9 @@ async def test_explain_past_layer(router: Any) -> None:
     assert before.assignment.model_version.version == 2
     assert before.assignment.reason == route_pb2.ASSIGNMENT_REASON_LAYER
     assert before.layer_slot > 0
+    vip = (await at(1_999, "vip")).assignment
+    assert (vip.model_version.version, vip.reason) == (9, route_pb2.ASSIGNMENT_REASON_OVERRIDE)
+    assert (await at(2_000, "vip")).assignment.model_version.version == 1
     assert "slots 0 to 0 of layer prices, outside of which version 2 serves" in before.explanation
 
 

@@ -87,6 +87,12 @@ class Baseline:
 
     layer: Layer
     plan: Plan
+    salt_prefix: str
+
+    def serves(self, key: str) -> bool:
+        """Says whether a key lies outside."""
+        slot = assignment.xxh3((self.salt_prefix + key).encode()) % assignment.SLOTS
+        return not self.layer.holds(slot)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +114,7 @@ class ServingRoute:
         slot = assignment.xxh3((self.salt_prefix + key).encode()) % assignment.SLOTS
         if self.overrides and (plan := self.overrides.get(key)) is not None:
             return plan, slot, AssignmentReason.OVERRIDE
-        if self.baseline is not None and not self.baseline.layer.takes(key):
+        if self.baseline is not None and self.baseline.serves(key):
             return self.baseline.plan, slot, AssignmentReason.LAYER
         return self.plans[self.by_slot[slot]], slot, self.slot_reason
 
@@ -187,7 +193,9 @@ def _shadows(route: Route, names: Names) -> tuple[ShadowPlan, ...]:
 
 
 def _baseline(layer: Layer | None, by_version: Mapping[int, Plan]) -> Baseline | None:
-    return None if layer is None else Baseline(layer, by_version[layer.baseline_version])
+    if layer is None:
+        return None
+    return Baseline(layer, by_version[layer.baseline_version], f"{layer.salt}\0")
 
 
 def _names(fields: Iterable[tuple[Field, ...]]) -> frozenset[str]:
