@@ -13,7 +13,15 @@ def test_found_divides() -> None:
 async def test_measure_loads_beside_calls(tmp_path: Path) -> None:
     """Versions are loaded while another one is asked, and both states have answers."""
     model = testing.linear(weights=[1.0] * 20).replace(b"score", b"proba")
-    found = await loading.measure(model, tmp_path, rate=50, seconds=0.5, output="proba", width=1)
+    found = await loading.measure(
+        model,
+        tmp_path,
+        rate=50,
+        seconds=0.2,
+        settle_seconds=0.1,
+        output="proba",
+        width=1,
+    )
     assert found.loads > 0
     assert found.artifact_bytes == len(model)
     assert min(found.steady_p50, found.loading_p50) > 0

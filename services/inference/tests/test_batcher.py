@@ -25,6 +25,9 @@ from setpoint_inference.domain import batching
 from setpoint_inference.domain.batching import Batching, TimeoutAction
 from setpoint_inference.domain.cost import Cost
 from setpoint_inference.service.batcher import Batcher, Joined, Ran
+from setpoint_oip.client import Answer, OipClient
+from setpoint_oip.datatypes import DATATYPES
+from setpoint_oip.tensors import Tensor
 from setpoint_rpc import channel
 from setpoint_runtime import errors, tasks
 from setpoint_scoring.packing import Feeds, Output
@@ -389,3 +392,54 @@ async def test_predict_joined(start: Start, inline: int) -> None:
                 assert answer.to_rows() == [{"score": 3.0 * number}]
         wide = testing.floats({"a": np.arange(40) % 10})
         assert (await inference.predict("gather", 1, wide)).rows == 40
+
+
+async def test_requests_stay_apart(start: Start) -> None:
+    """Through the Open Inference Protocol too: mates in one batch have their own wanted outputs, ids
+    and parameters (MLServer#514, and its merging of parameters).
+    """
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["X"], ["same"]),
+            helper.make_node("Neg", ["X"], ["negative"]),
+        ],
+        "two",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 1])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1])
+            for name in ("same", "negative")
+        ],
+    )
+    outputs = [("same", F32, ("same",)), ("negative", F32, ("negative",))]
+    async with start(threads=1) as inference:
+        version = inference.registry.add("two", 1, artifacts.serialised(graph), [X], outputs)
+        # They wait for each other until all twelve are there.
+        version.manifest.batching.CopyFrom(
+            model_pb2.Batching(
+                max_batch_rows=16,
+                preferred_batch_rows=[12],
+                max_queue_delay_microseconds=10_000_000,
+            )
+        )
+        await inference.load("two", 1)
+        client = OipClient(inference.channel)
+        wanted: list[list[str]] = [["same"], ["negative"], ["negative", "same"], []] * 3
+
+        async def ask(number: int, names: list[str]) -> Answer:
+            tensor = Tensor("X", DATATYPES["FP32"], np.full((1, 1), number, np.float32))
+            return await client.infer(
+                "two",
+                [tensor],
+                version="1",
+                outputs=names,
+                request_id=str(number),
+                given={"mine": number},
+                timeout_seconds=30,
+            )
+
+        answers = await asyncio.gather(*(ask(*each) for each in enumerate(wanted)))
+    for number, (names, answer) in enumerate(zip(wanted, answers, strict=True)):
+        assert list(answer.outputs) == (names or ["same", "negative"])
+        for name, tensor in answer.outputs.items():
+            assert tensor.array.tolist() == [[-number if name == "negative" else number]]
+        assert "mine" not in answer.parameters

@@ -27,8 +27,6 @@ from setpoint_rpc import server as servers
 _FEATURES = 20
 _NAMES = tuple(f"f{index}" for index in range(_FEATURES))
 _DEADLINE_SECONDS = 30.0
-_FIRST_ANSWERS_SECONDS = 1.0
-"""Left out: connections open, and the processor finds its pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,7 @@ async def measure(
     *,
     rate: float = 200.0,
     seconds: float = 4.0,
+    settle_seconds: float = 1.0,
     output: str = "probabilities",
     width: int = 2,
 ) -> Found:
@@ -66,6 +65,7 @@ async def measure(
         folder: For logs and the cache.
         rate: Questions a second.
         seconds: How long each of the two states lasts.
+        settle_seconds: How long the caller asks before anything counts.
         output: The model's output of floats.
         width: Its columns.
     """
@@ -78,9 +78,9 @@ async def measure(
         async with channel.connect(target, client="bench") as opened:
             served = testing.Inference(testing.stub_of(opened), registry, opened)
             await served.load("steady", 1)
-            whole = _FIRST_ANSWERS_SECONDS + 2 * seconds
+            whole = settle_seconds + 2 * seconds
             asking = await _start_asking(target, rate, whole)
-            await asyncio.sleep(_FIRST_ANSWERS_SECONDS + seconds)
+            await asyncio.sleep(settle_seconds + seconds)
             begun, number = time.time(), 0
             while time.time() < begun + seconds:
                 number += 1
@@ -89,7 +89,7 @@ async def measure(
                 await served.unload("other", number)
             ended = time.time()
             answers = await _answers(asking)
-    first = answers[0][0] + _FIRST_ANSWERS_SECONDS
+    first = answers[0][0] + settle_seconds
     steady = [waited for due, waited in answers if first <= due < begun]
     loading = [waited for due, waited in answers if begun <= due < ended]
     return Found(
