@@ -1,3 +1,7 @@
+from collections.abc import Mapping
+
+import pytest
+
 import setpoint_artifacts.proto as artifact_messages
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_columns import DataType
@@ -5,7 +9,7 @@ from setpoint_retraining import ports
 from setpoint_retraining.adapters import registry
 
 
-def package_of(samples: dict[str, object]) -> ports.Package:
+def package_of(samples: Mapping[str, object]) -> ports.Package:
     return ports.Package(
         feature_set=ports.FeatureSetKey("flights", "abc"),
         numbers=("x",),
@@ -47,3 +51,16 @@ def test_samples_fit_the_manifest() -> None:
 def test_samples_of_an_older_run() -> None:
     """A run that trained before rows were recorded registers without."""
     assert registry._samples(package_of({})) is None
+
+
+@pytest.mark.parametrize(("width", "rows"), [(10, 16), (3_000, 8), (20_000, 0)])
+def test_samples_of_wide_models(width: int, rows: int) -> None:
+    """A manifest stays within its size: wide models record fewer rows, or none."""
+    recorded = {
+        "numbers": {f"x{index}": [0.5] * 16 for index in range(width)},
+        "texts": {},
+        "scores": [0.5] * 16,
+    }
+    message = registry._samples(package_of(recorded))
+    assert (message.inputs.rows if message else 0) == rows
+    assert message is None or message.outputs.rows == rows

@@ -46,7 +46,7 @@ async def build(
             is_loader_nice=onnx.is_single_threaded,
         )
         stack.callback(workers.close)
-        owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
+        owner = tasks.TaskOwner(server.task_failed)
         cache = artifact_cache.ArtifactCache(settings.cache_directory, settings.max_cache_bytes)
         limits = models.Limits(
             settings.max_artifact_bytes, settings.max_loaded_bytes, settings.load_seconds
@@ -62,7 +62,9 @@ async def build(
             heap.allocated,
             _backends(settings),
         )
+        # Loads end first, so that none opens what nobody closes.
         stack.push_async_callback(table.close)
+        await stack.enter_async_context(owner)
         placement = predictions.Placement(
             settings.inline_microseconds,
             settings.batching(),

@@ -22,6 +22,8 @@ from setpoint_runtime import errors
 PIECE_BYTES = 512 * 1024
 TIMEOUT_SECONDS = 60.0
 ACTOR = "retraining"
+MAX_SAMPLE_BYTES = 256 * 1024
+"""As much of a manifest, which has an end, may be recorded rows; wide models record fewer."""
 SAMPLE_TOLERANCE = 1e-5
 """Greatest difference between a recorded probability and the one of whoever loads the version: what
 another processor's order of additions makes."""
@@ -219,9 +221,17 @@ def _samples(package: ports.Package) -> model_pb2.Samples | None:
         return None
     numbers = {name: (DataType.FLOAT64, each) for name, each in recorded["numbers"].items()}
     texts = {name: (DataType.STRING, each) for name, each in recorded["texts"].items()}
+    inputs = Columns.from_dict({**numbers, **texts})
     scores = {package.score_column: (DataType.FLOAT32, recorded["scores"])}
-    return model_pb2.Samples(
-        inputs=column_messages.to_proto(Columns.from_dict({**numbers, **texts})),
-        outputs=column_messages.to_proto(Columns.from_dict(scores)),
-        absolute_tolerance=SAMPLE_TOLERANCE,
-    )
+    outputs = Columns.from_dict(scores)
+    rows = inputs.rows
+    while rows:
+        message = model_pb2.Samples(
+            inputs=column_messages.to_proto(inputs.slice(0, rows)),
+            outputs=column_messages.to_proto(outputs.slice(0, rows)),
+            absolute_tolerance=SAMPLE_TOLERANCE,
+        )
+        if message.ByteSize() <= MAX_SAMPLE_BYTES:
+            return message
+        rows //= 2
+    return None
