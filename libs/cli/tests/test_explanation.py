@@ -53,6 +53,18 @@ def test_show_tells_the_records_own_reason() -> None:
     assert "[red]UA" in told
 
 
+def test_show_tells_for_whom_the_fallback_stood_in() -> None:
+    """Where another version was assigned it is named; where it is the same one nothing is said."""
+    prediction = _prediction()
+    prediction.status = 14
+    prediction.chosen_version = 2
+    assert "in place of  version 2, which could not answer" in " ".join(
+        _told(prediction).split("\n")
+    )
+    prediction.chosen_version = 1
+    assert "in place of" not in _told(prediction)
+
+
 def test_show_tells_why_a_prediction_failed() -> None:
     """A failed prediction has a code, a reason, and no outputs."""
     prediction = _prediction()

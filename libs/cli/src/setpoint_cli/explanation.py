@@ -45,11 +45,14 @@ def versions(route: route_pb2.Route) -> str:
     if route.HasField("ensemble"):
         told.append(_ensemble(route.ensemble))
     if route.HasField("layer"):
-        layer = route.layer
-        part = f"slots {layer.first_slot} to {layer.end_slot - 1} of layer {layer.name}"
-        told.append(f"in {part}, else v{layer.baseline_version}")
+        told.append(_layer(route.layer))
     told += [f"shadow v{each.version} {each.basis_points / 100:g} %" for each in route.shadows]
     return ", ".join(told)
+
+
+def _layer(layer: route_pb2.Layer) -> str:
+    part = f"slots {layer.first_slot} to {layer.end_slot - 1} of layer {layer.name}"
+    return f"in {part}, else v{layer.baseline_version}"
 
 
 def _ensemble(ensemble: route_pb2.Ensemble) -> str:
@@ -91,6 +94,8 @@ def _facts(
         yield "meant for", f"{version.model} {_who(prediction)}"
     else:
         yield "answered", f"{version.model} {_who(prediction)}: {_outputs(prediction)}"
+    if prediction.chosen_version not in (0, version.version):
+        yield "in place of", f"version {prediction.chosen_version}, which could not answer"
     for member in prediction.members:
         answer = member.error or _row(member.outputs)
         yield "member", f"version {member.version}, weight {member.weight}: {answer}"
@@ -115,6 +120,8 @@ def _why(prediction: prediction_pb2.Prediction, route: route_pb2.Route) -> str:
         weights = ", ".join(
             f"shadow {each.version} {each.basis_points / 100:g} %" for each in route.shadows
         )
+    if route.HasField("layer"):
+        weights = f"{weights}, {_layer(route.layer)}"
     return (
         f"{reason}: key {prediction.assignment_key!r} has slot {prediction.slot}; revision "
         f"{route.revision} of route {route.name} ({weights}) is in force since "
