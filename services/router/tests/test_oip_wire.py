@@ -278,6 +278,21 @@ async def test_infer_refuses_by_name(router: Any) -> None:
         assert said in error.message
 
 
+async def test_infer_names_the_input_of_a_bad_row_among_many(router: Any) -> None:
+    """Proves that of many rows too the error names the input that was sent, its row and value."""
+    rows = {name: np.repeat(each, 20, axis=0) for name, each in KEYED.items()}
+    rows["hour"] = rows["hour"].astype("f8")
+    _, error = await refused(router, rows)
+    assert error.reason is errors.Reason.WRONG_TYPE
+    assert error.message.startswith('inputs["hour"]')
+    assert [each.field for each in error.violations] == ['inputs["hour"]']
+    many = {name: np.repeat(each, 20, axis=0) for name, each in GIVEN.items()}
+    many["origin"][7] = "x" * 70_000
+    _, error = await refused(router, many)
+    assert error.reason is errors.Reason.TOO_LARGE
+    assert error.metadata["field"] == 'inputs["origin"][7]'
+
+
 async def test_infer_names_no_version_where_the_route_decides(router: Any) -> None:
     """Proves that a version may be named where it is the only one, and nowhere else."""
     found, _ = await infer(router, GIVEN, model_version="1")

@@ -115,7 +115,11 @@ class OipServicer(servicer.Servicer):
         self, question: oip.Question, call: predictor.Origin
     ) -> pb.ModelInferResponse:
         if not 0 < question.rows <= FEW_ROWS:
-            return question.reply_of_batch(await self._batches.predict(question.batch(), call))
+            try:
+                answer = await self._batches.predict(question.batch(), call)
+                return question.reply_of_batch(answer)
+            except errors.InvalidArgumentError as error:
+                raise oip.about_inputs(error) from error
         answers = [self._predictor.predict(each, _below(call)) for each in question.each()]
         return question.reply_of_each(await _all(answers))
 

@@ -4,6 +4,7 @@ A model of the protocol is a route here. What the versions of a route have in co
 can rely on: its tensors where all of them have the same, else the columns.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -268,6 +269,26 @@ def _degradations(answer: router_service_pb2.PredictResponse) -> str:
     return degradation.to_text(
         Degradation(DegradationKind(each.kind), each.subject) for each in answer.degradations
     )
+
+
+def about_inputs(error: errors.InvalidArgumentError) -> errors.InvalidArgumentError:
+    """Return an error about the rows of a batch as one about the inputs that they came in."""
+    field = error.metadata.get("field", "")
+    return errors.InvalidArgumentError(
+        error.reason,
+        _ROWS.sub("inputs", error.message),
+        violations=[
+            errors.FieldViolation(_ROWS.sub("inputs", each.field), each.description)
+            for each in error.violations
+        ],
+        metadata={**error.metadata, "field": _ROWS.sub("inputs", field)}
+        if field
+        else error.metadata,
+    )
+
+
+_ROWS: Final = re.compile(r"^rows(?=\[)")
+"""Begins the path of a value in a batch."""
 
 
 def metadata(route: ServingRoute, version: str) -> pb.ModelMetadataResponse:
