@@ -95,7 +95,7 @@ def _facts(
     else:
         yield "answered", f"{version.model} {_who(prediction)}: {_outputs(prediction)}"
     if prediction.chosen_version not in (0, version.version):
-        yield "in place of", f"version {prediction.chosen_version}, which could not answer"
+        yield "instead of", f"version {prediction.chosen_version}, which could not answer"
     for member in prediction.members:
         answer = member.error or _row(member.outputs)
         yield "member", f"version {member.version}, weight {member.weight}: {answer}"
