@@ -8,8 +8,8 @@ from setpoint_inference import config, oip_servicer, ports, servicer
 from setpoint_inference.adapters import (
     artifact_cache,
     external_oip,
-    heap,
     inspection,
+    memory,
     metrics,
     registry_versions,
     skops_backend,
@@ -59,7 +59,7 @@ async def build(
             clock,
             owner,
             limits,
-            heap.allocated,
+            memory.own,
             _backends(settings),
         )
         # Loads end first, so that none opens what nobody closes.

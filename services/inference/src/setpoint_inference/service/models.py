@@ -57,7 +57,7 @@ class ReadyModel:
     ready_time: int
     last_used: float
     memory_bytes: int
-    """What it added to the heap when it was opened; at least the size of its artifact."""
+    """What it takes, measured when it was opened; at least the size of its artifact."""
     is_pinned: bool
     """Loaded by name, not by a call: dropped only when no other is left to drop."""
     counts: Counts = field(default_factory=Counts)
@@ -141,7 +141,7 @@ class Models:
         clock: clocks.Clock,
         owner: tasks.TaskOwner,
         limits: Limits,
-        allocated: Callable[[], int],
+        memory: Callable[[], int],
         backends: Mapping[Format, ports.Backend],
     ) -> None:
         """Connect the parts.
@@ -154,7 +154,7 @@ class Models:
             clock: The time.
             owner: Keeps the tasks that load.
             limits: How much is loaded.
-            allocated: Tells the size of the heap.
+            memory: Tells how much this process has.
             backends: What runs other formats, as far as they are enabled.
         """
         self._versions = versions
@@ -164,7 +164,7 @@ class Models:
         self._clock = clock
         self._owner = owner
         self._limits = limits
-        self._allocated = allocated
+        self._memory = memory
         self._backends = backends
         self.counts = LoadCounts()
         self._max_artifact_bytes = min(limits.max_artifact_bytes, limits.max_loaded_bytes)
@@ -298,7 +298,7 @@ class Models:
     async def _open_here(self, attempt: Attempt, manifest: Manifest, data: bytes) -> ReadyModel:
         found = await self._inspector.inspect(data, manifest.digest)
         signature.check(found, manifest.inputs, manifest.outputs)
-        job = opening.Opening(self._engine, self._allocated)
+        job = opening.Opening(self._engine, self._memory)
         try:
             runner, measured, memory_bytes = await self._workers.load(
                 lambda: job.run(data, manifest, found)

@@ -21,9 +21,9 @@ _REMOTE_SECONDS: Final = 30.0
 class Opening:
     """Opens a model and runs it, on another thread: what cannot run must not become ready."""
 
-    def __init__(self, engine: Engine, allocated: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, memory: Callable[[], int]) -> None:
         self._engine = engine
-        self._allocated = allocated
+        self._memory = memory
         self._is_stopped = False
         self._stop: Stop | None = None
 
@@ -31,9 +31,9 @@ class Opening:
         self, data: bytes, manifest: Manifest, found: signature.Signature
     ) -> tuple[Runner, cost.Cost, int]:
         """Return the opened model, what running it costs, and its bytes of memory; blocks."""
-        before = self._allocated()
+        before = self._memory()
         runner = self._engine.open(data, found, [spec.name for spec in manifest.outputs])
-        memory_bytes = self._allocated() - before
+        memory_bytes = self._memory() - before
         stop = self._stop = runner.stop()
         examples = packing.example(manifest.inputs, manifest.examples, cost.EXAMPLE_ROWS)
 
