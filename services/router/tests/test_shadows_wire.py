@@ -228,6 +228,7 @@ async def test_stopping_does_not_wait_for_a_shadow(start_router: Any) -> None:
         peers = router.peers
     assert answer.prediction_id in peers.ingest.ids
     assert not copies(router)
+    assert dropped(router, "STOPPED") == 1
     peers.inference.gates[2].set()
 
 

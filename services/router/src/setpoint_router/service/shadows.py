@@ -155,12 +155,15 @@ class Shadows:
         return LOADED if self._is_loaded() else ""
 
     async def _run(self, plan: Plan, copies: list[Copy]) -> None:
-        for copy in copies:
+        for at, copy in enumerate(copies):
             if reason := self._obstacle():
                 self._observer.dropped(plan, copy.rows, reason)
                 continue
             try:
                 await self._answer(plan, copy)
+            except asyncio.CancelledError:
+                self._observer.dropped(plan, sum(each.rows for each in copies[at:]), STOPPED)
+                raise
             except Exception:
                 _LOGGER.exception("a shadow's %d copies failed", copy.rows)
                 self._observer.dropped(plan, copy.rows, FAILED)
