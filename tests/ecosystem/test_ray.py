@@ -71,7 +71,7 @@ async def test_parts_are_the_same(python: Path, tmp_path: Path) -> None:
     expected = await asyncio.to_thread(here, testing.task(tmp_path / "here", source))
     pipe = tmp_path / "endless.csv"
     os.mkfifo(pipe)
-    question = {
+    question: dict[str, Any] = {
         "task": testing.task(tmp_path / "there", source),
         "endless": testing.task(tmp_path / "there", pipe, name="endless"),
         "pipe": str(pipe),

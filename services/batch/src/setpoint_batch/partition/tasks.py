@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from setpoint_batch.partition import inputs, outputs, results, scoring
+from setpoint_batch.partition import inputs, outputs, results
 from setpoint_runtime import errors
 
 Task = Mapping[str, Any]
@@ -26,6 +26,9 @@ def _plan(task: Task) -> dict[str, Any]:
 
 
 def _score(task: Task) -> dict[str, Any]:
+    # Runtimes of models take a second to import; looking an input through does without.
+    from setpoint_batch.partition import scoring
+
     return asyncio.run(scoring.score(task))
 
 
