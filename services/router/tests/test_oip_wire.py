@@ -322,21 +322,23 @@ async def test_infer_by_request_id_is_one_prediction(router: Any) -> None:
 
 
 async def test_infer_asks_ensembles(router: Any) -> None:
-    """Proves that the members of an ensemble are the versions of its answers."""
+    """Proves that an ensemble is version 0 of its route, alone and in batches, and names its members."""
     members = [route_pb2.EnsembleMember(version=version) for version in (1, 2)]
     ensemble = route_pb2.Ensemble(members=members, combination=route_pb2.COMBINATION_MEAN)
     await router.create("both", weights={}, ensemble=ensemble)
     many = {name: np.repeat(each, 20, axis=0) for name, each in GIVEN.items()}
     for inputs, rows in ((GIVEN, 1), (many, 20)):
-        found, response = await infer(router, inputs, model_name="both")
+        found, response = await infer(router, inputs, model_name="both", model_version="0")
         assert found == {"score": [[1.5e6 + 10.5]] * rows}
-        assert response.model_version == "1,2"
+        assert response.model_version == "0"
+        told = parameters.read(response.parameters)
+        assert told.get("setpoint_versions") == ("1,2" if rows == 1 else None)
     stub: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(router.to_router)
-    described = await stub.ModelMetadata(pb.ModelMetadataRequest(name="both", version="2"))
-    assert list(described.versions) == ["1", "2"]
-    code, error = await refused(router, GIVEN, model_name="both", model_version="2")
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "the route decides" in error.message
+    described = await stub.ModelMetadata(pb.ModelMetadataRequest(name="both", version="0"))
+    assert list(described.versions) == ["0"]
+    assert (await stub.ModelReady(pb.ModelReadyRequest(name="both"))).ready
+    code, _ = await refused(router, GIVEN, model_name="both", model_version="2")
+    assert code is grpc.StatusCode.NOT_FOUND
 
 
 async def test_infer_fails_with_codes_of_triton(router: Any) -> None:

@@ -75,13 +75,13 @@ class OipServicer(servicer.Servicer):
         """Say whether a version of a route, or every one of them, answers now."""
         try:
             route = self._routes(request.name)
-            asked = [oip.version_of(route, request.version)] if request.version else None
+            asked = oip.asked_plans(route, request.version)
         except errors.NotFoundError:
             return pb.ModelReadyResponse(ready=False)
         model, is_ready = route.route.content.model, self._ready.version
-        versions = asked or oip.serving(route).values()
+        needed = [each.version.version for plan in asked for each in plan.members or (plan,)]
         return pb.ModelReadyResponse(
-            ready=self._ready.server() and all(is_ready(model, each.version) for each in versions)
+            ready=self._ready.server() and all(is_ready(model, version) for version in needed)
         )
 
     @status.with_codes_of_triton

@@ -22,7 +22,7 @@ from setpoint_oip.protocol import open_inference_pb2 as pb
 from setpoint_router.convert.requests import python_value
 from setpoint_router.domain import degradation
 from setpoint_router.domain.degradation import Degradation, DegradationKind
-from setpoint_router.domain.plan import ServingRoute
+from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import AssignmentReason, Field, ServedTensor, ServedVersion
 from setpoint_router.service import batch_predictor
 from setpoint_runtime import errors
@@ -204,6 +204,8 @@ class Question:
         told: dict[str, parameters.Value] = {"route_revision": assignments[0].route_revision}
         if len(answers) == 1:
             told |= {name: facts[name][0] for name in ("slot", "reason", "degradations")}
+            if members := assignments[0].versions:
+                told["versions"] = ",".join(map(str, members))
             if feature_set := answers[0].feature_set.name:
                 told["feature_set"] = f"{feature_set}@{answers[0].feature_set.version}"
         return self._reply(values, facts, told)
@@ -223,13 +225,6 @@ class Question:
         values = {each.name: each.to_list() for each in answer.outputs.columns}
         return self._reply(values, results, {"route_revision": answer.route_revision})
 
-    def _versions(self, answered: Sequence[int]) -> str:
-        """Return the versions that answered; an ensemble is its members."""
-        found, ensemble = set(answered), self._route.route.content.ensemble
-        if ensemble is not None and 0 in found:
-            found = (found - {0}) | {each.version for each in ensemble.members}
-        return ",".join(map(str, sorted(found)))
-
     def _columns(self) -> list[tuple[str, DataType]]:
         return [(name, spec.dtype) for spec in self._specs for name in spec.columns]
 
@@ -245,7 +240,7 @@ class Question:
         arrays = {name: _array(known.get(name, ()), dtype) for name, dtype in self._columns()}
         response = pb.ModelInferResponse(
             model_name=request.model_name,
-            model_version=self._versions(facts["version"]),
+            model_version=",".join(map(str, sorted(set(facts["version"])))),
             id=request.id,
         )
         made = layout.gathered(self._specs, arrays, self.rows)
@@ -297,25 +292,29 @@ def metadata(route: ServingRoute, version: str) -> pb.ModelMetadataResponse:
     Raises:
         NotFoundError: The route does not have the version.
     """
-    found = sides([version_of(route, version)]) if version else sides_of(route)
+    asked = asked_plans(route, version)
+    found = sides([plan.version for plan in asked]) if version else sides_of(route)
     return pb.ModelMetadataResponse(
         name=route.route.name,
-        versions=list(serving(route)),
+        versions=list(_plans(route)),
         platform=PLATFORM,
         inputs=found.inputs.metadata(),
         outputs=found.outputs.metadata(),
     )
 
 
-def version_of(route: ServingRoute, version: str) -> ServedVersion:
-    """Return a version of a route.
+def asked_plans(route: ServingRoute, version: str) -> list[Plan]:
+    """Return the version of a route that is asked about, all of them without one.
 
     Raises:
         NotFoundError: The route does not have it.
     """
-    found = serving(route).get(version)
+    plans = _plans(route)
+    if not version:
+        return list(plans.values())
+    found = plans.get(version)
     if found is not None:
-        return found
+        return [found]
     name = route.route.name
     raise errors.NotFoundError(
         errors.Reason.MODEL_VERSION_NOT_FOUND,
@@ -324,10 +323,9 @@ def version_of(route: ServingRoute, version: str) -> ServedVersion:
     )
 
 
-def serving(route: ServingRoute) -> dict[str, ServedVersion]:
-    """Return the versions that may answer callers, by their numbers as text."""
-    plans = [each for plan in route.plans for each in plan.members or (plan,)]
-    found = {plan.version.version: plan.version for plan in plans}
+def _plans(route: ServingRoute) -> dict[str, Plan]:
+    """Return who may answer callers, by version as text; an ensemble is version 0."""
+    found = {plan.version.version: plan for plan in route.plans}
     return {str(number): found[number] for number in sorted(found)}
 
 
@@ -335,8 +333,8 @@ def _check_version(version: str, route: ServingRoute) -> None:
     """Refuse a wish for a version where the route has a choice."""
     if not version:
         return
-    version_of(route, version)
-    there = serving(route)
+    asked_plans(route, version)
+    there = _plans(route)
     if len(there) > 1:
         rule = f"must be empty: the route decides among versions {', '.join(there)}"
         raise errors.invalid("model_version", version, rule)
