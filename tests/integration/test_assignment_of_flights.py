@@ -1,5 +1,7 @@
 """Versions assigned to a year of real keys: as many as asked, and independently under each salt."""
 
+import zipfile
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -18,12 +20,18 @@ UNLIKELY = 1e-4
 @pytest.fixture(scope="module")
 def keys() -> dict[str, pl.Series]:
     """What a year's flights from New York are known by, and the aircraft that flew them."""
-    history = flights.read_history()
-    parts = ("carrier", "tailnum", "origin", "destination", "scheduled_time")
-    named = history.flights.select(pl.concat_str(parts, separator="|").alias("flight"))
+    parts = ("carrier", "flight", "origin", "dest", "time_hour")
+    with zipfile.ZipFile(flights.data_folder() / "flights.csv.zip") as archive:
+        table = pl.read_csv(
+            archive.read("flights.csv"),
+            columns=[*parts, "tailnum"],
+            null_values="NA",
+            infer_schema=False,
+        )
+    named = table.select(pl.concat_str(parts, separator="|").alias("flight"))
     return {
-        "flight": named["flight"].drop_nulls().unique(maintain_order=True),
-        "aircraft": history.aircraft["tailnum"].unique(maintain_order=True),
+        "flight": named["flight"].unique(maintain_order=True),
+        "aircraft": table["tailnum"].drop_nulls().unique(maintain_order=True),
     }
 
 
