@@ -24,6 +24,7 @@ class Server:
     most: int = 4_096
     tolerance: float = 10.0
     rows: int = 256
+    deadline: float = math.inf
     clock: clocks.ManualClock = field(default_factory=lambda: clocks.ManualClock(0))
     latencies: list[float] = field(default_factory=list)
     refused: int = 0
@@ -34,8 +35,8 @@ class Server:
             self.clock, least=self.least, most=self.most, tolerance=self.tolerance
         )
         self.pace = limit.Pace()
-        self.queue: deque[float] = deque()
-        self.running: list[float] = []
+        self.queue: deque[tuple[float, int]] = deque()
+        self.running: list[tuple[float, int]] = []
         self.ends = math.inf
 
     @property
@@ -53,11 +54,10 @@ class Server:
         while self.ends <= time:
             self._set(self.ends)
             batch, self.running, self.ends = self.running, [], math.inf
-            took = self.now - batch[-1]
-            in_flight = self.in_flight + len(batch)
-            stretch = self.pace.stretch(took, in_flight, self.now)
-            self.limit.observe(stretch, batch[-1], len(batch), in_flight)
-            self.latencies += [self.now - arrived for arrived in batch]
+            arrived, ahead = batch[-1]
+            stretch = self.pace.stretch(self.now - arrived, ahead, self.now, self.limit.tolerance)
+            self.limit.observe(stretch, ahead, len(batch))
+            self.latencies += [self.now - arrived for arrived, _ in batch]
             self._start()
         self._set(time)
 
@@ -66,7 +66,12 @@ class Server:
         if not self.limit.admits(self.in_flight):
             self.refused += 1
             return False
-        self.queue.append(self.now)
+        calls = len(self.queue) // self.rows
+        if calls and (1 + calls) * (self.fixed + self.each * self.rows) > self.deadline:
+            # The queue knows by itself that this one would come too late.
+            self.refused += 1
+            return False
+        self.queue.append((self.now, self.in_flight + 1))
         self._start()
         return True
 
@@ -111,7 +116,7 @@ def closed_loop(server: Server, callers: int, seconds: float, pause: float) -> N
 
 @pytest.mark.parametrize("times", [2, 10])
 def test_overload_keeps_goodput(times: int) -> None:
-    """Shows that at 2 and 10 times capacity nine tenths of the peak are answered, and quickly."""
+    """Shows that at 2 and 10 times capacity most of the peak is answered, and quickly."""
     server = Server(fixed=0.002, each=0.0002, least=8)
     open_loop(server, times * server.peak, 2.0)
     server.latencies.clear()
@@ -119,9 +124,20 @@ def test_overload_keeps_goodput(times: int) -> None:
     deadline = 0.25
     good = sum(each < deadline for each in server.latencies)
     assert good / 3.0 > 0.8 * server.peak
-    # Batches of 256 take 53 ms, and two of them must fit in for the peak to be reached.
-    assert sorted(server.latencies)[int(len(server.latencies) * 0.99)] < 0.2
+    assert sorted(server.latencies)[int(len(server.latencies) * 0.99)] < 0.1
     assert limit.RETRY_SECONDS[server.limit.retry_step] >= 0.1
+
+
+@pytest.mark.parametrize("times", [2, 10])
+def test_overload_of_slow_model_keeps_goodput(times: int) -> None:
+    """Shows the same of a model that takes 60 ms for up to 32 rows: waiting would win nothing."""
+    server = Server(fixed=0.06, each=0.0, least=8, rows=32, deadline=0.5)
+    open_loop(server, times * server.peak, 3.0)
+    server.latencies.clear()
+    open_loop(server, times * server.peak, 5.0, seed=4)
+    good = sum(each < 0.5 for each in server.latencies)
+    assert good / 5.0 > 0.8 * server.peak
+    assert sorted(server.latencies)[len(server.latencies) // 2] < 0.25
 
 
 def test_overload_without_limit_answers_nobody() -> None:
@@ -188,7 +204,7 @@ def test_recovers_when_load_goes() -> None:
     open_loop(server, 4 * server.peak, 3.0)
     lowest = server.limit.current
     open_loop(server, 0.3 * server.peak, 3.0)
-    assert server.limit.current > lowest + 500
+    assert server.limit.current > 2 * lowest
 
 
 @hypothesis.settings(max_examples=100, deadline=None)
@@ -197,7 +213,7 @@ def test_recovers_when_load_goes() -> None:
     strategies.integers(1, 600),
     strategies.lists(
         strategies.tuples(
-            strategies.floats(0.5, 1e6),
+            strategies.floats(0.01, 1e6),
             strategies.integers(0, 10_000_000),
             strategies.integers(0, 5_000),
         ),
@@ -210,9 +226,9 @@ def test_limit_stays_within_bounds(
     """Shows that whatever is measured the limit keeps to its bounds, and admits below it."""
     clock = clocks.ManualClock(0)
     kept = limit.AdaptiveLimit(clock, least=least, most=most, tolerance=5.0)
-    for stretch, microseconds, in_flight in seen:
+    for stretch, microseconds, ahead in seen:
         clock.advance(microseconds)
-        kept.observe(stretch, clock.monotonic(), 1, in_flight)
+        kept.observe(stretch, ahead, 1)
         assert min(least, most) <= kept.current <= most
         assert kept.admits(0)
         assert kept.admits(kept.current - 1)
@@ -223,9 +239,9 @@ def test_limit_stays_within_bounds(
 def test_pace_is_learned_without_load() -> None:
     """Shows that load never makes a version look slow, and that a slower version is believed."""
     pace = limit.Pace()
-    assert pace.stretch(0.01, 1, 0.0) == 1.0
+    assert pace.stretch(0.01, 1, 0.0, 10.0) == pytest.approx(0.1)
     for second in range(1, 1_000):
-        assert pace.stretch(0.1, 500, float(second)) == pytest.approx(10.0)
+        assert pace.stretch(0.1, 500, float(second), 10.0) == pytest.approx(1.0)
     assert pace.seconds == 0.01
     for second in range(1_000, 1_200):
         pace.stretch(0.05, 1, float(second))
@@ -236,4 +252,14 @@ def test_pace_takes_pauses_for_nothing() -> None:
     """Shows that a few milliseconds are no queue, however fast a version is."""
     pace = limit.Pace()
     pace.stretch(0.0001, 1, 0.0)
-    assert pace.stretch(0.004, 1, 1.0) == pytest.approx(2.0)
+    assert pace.stretch(0.02, 1, 1.0, 10.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("alone", "tolerated"), [(0.004, 0.04), (0.01, 0.1), (0.05, 0.15), (0.1, 0.2), (2.0, 4.0)]
+)
+def test_pace_tolerates_less_of_slow_versions(alone: float, tolerated: float) -> None:
+    """Shows that quick versions may take ten times as long under load, slow ones 0.1 s more or twice."""
+    pace = limit.Pace()
+    pace.stretch(alone, 1, 0.0)
+    assert pace.stretch(tolerated, 500, 1.0, 10.0) == pytest.approx(1.0)

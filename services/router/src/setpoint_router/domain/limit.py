@@ -6,6 +6,10 @@ latency grow to `T` times `a` reaches `(T - 1) / T` of the peak rate; beyond tha
 win but waiting. So the limit grows while latency stays below that, and is cut back in proportion
 when it does not.
 
+That is for versions that take some milliseconds. Slow ones would let people wait for seconds and win
+nothing by it, as they take about the same time for many rows as for one: what is tolerated of them is
+a tenth of a second, or twice their own latency.
+
 What is looked at is the fastest prediction of an interval, relative to the no-load latency of its own
 version. A burst has fast ones among it, and so has a slow version beside others; only a queue that
 stands makes all of them slow.
@@ -24,12 +28,19 @@ QUIET = 8
 FORGET_SECONDS = 60.0
 """A no-load latency of before is forgotten so long after it, once there is a newer one."""
 
+MUCH_SECONDS = 0.1
+"""Waiting for longer than this is much, unless a version itself takes as long."""
+
+LEAST_TOLERANCE = 2.0
+"""Whoever comes when a call has just begun waits for its end, whatever the load."""
+
 LEAST_LATENCY_SECONDS = 0.002
 """Shorter latencies are taken for this one: a pause of the machine is no queue."""
 
-LARGEST_CUT = 0.1
-INTERVALS_TO_RECOVER = 30
-"""From the least limit to the greatest."""
+GROWTH = 1.125
+"""Of the limit in an interval in which all is well."""
+
+MOST_INTERVALS = 200
 
 RETRY_SECONDS = tuple(0.05 * 2**step for step in range(7))
 """Times to come back after; few, so that a refusal can be made once and sent often."""
@@ -49,21 +60,23 @@ class Pace:
         """The no-load latency; infinite before the first prediction."""
         return min(self._least, self._before)
 
-    def stretch(self, seconds: float, in_flight: int, now: float) -> float:
-        """Note a latency; return how many times the no-load latency it is.
+    def stretch(self, seconds: float, ahead: int, now: float, tolerance: float = math.inf) -> float:
+        """Note a latency; return it in parts of what is tolerated, so that 1 is the most.
 
         Args:
             seconds: The latency.
-            in_flight: Predictions on their way at the time. Under load a latency says nothing about
-                the one without, except that it is not longer.
+            ahead: Predictions on their way when it came, itself included. Under load a latency says
+                nothing about the one without, except that it is not longer.
             now: In seconds of a monotonic clock.
+            tolerance: How many times the no-load latency is tolerated of a quick version.
         """
-        if in_flight <= QUIET and now - self._since > FORGET_SECONDS:
+        if ahead <= QUIET and now - self._since > FORGET_SECONDS:
             self._before, self._least, self._since = self._least, seconds, now
         elif seconds < self._least:
             self._least = seconds
-        shortest = LEAST_LATENCY_SECONDS
-        return max(seconds, shortest) / max(self.seconds, shortest)
+        alone = max(self.seconds, LEAST_LATENCY_SECONDS)
+        tolerated = min(tolerance, max(LEAST_TOLERANCE, 1 + MUCH_SECONDS / alone))
+        return seconds / (alone * tolerated)
 
 
 class AdaptiveLimit:
@@ -71,19 +84,17 @@ class AdaptiveLimit:
 
     __slots__ = (
         "_admitted",
-        "_changed_at",
+        "_ahead",
         "_clock",
         "_fastest",
-        "_highest",
         "_least",
         "_most",
         "_opened_at",
         "_refused",
         "_seen_at",
-        "_step",
-        "_tolerance",
         "current",
         "retry_step",
+        "tolerance",
     )
 
     def __init__(self, clock: clocks.Clock, *, least: int, most: int, tolerance: float) -> None:
@@ -93,25 +104,24 @@ class AdaptiveLimit:
             clock: Time.
             least: The limit never falls below; some full calls, so that batches can grow.
             most: The limit never rises above.
-            tolerance: How many times the no-load latency the fastest prediction may take.
+            tolerance: How many times its no-load latency a quick version may take.
         """
         self._clock = clock
         self._least = min(least, most)
         self._most = most
-        self._tolerance = tolerance
-        self._step = max(1, (most - self._least) // INTERVALS_TO_RECOVER)
+        self.tolerance = tolerance
+        """As given, for paces."""
         self.current = most
         """Predictions that may be on their way."""
         self.retry_step = 0
         """Position in `RETRY_SECONDS` of when those who are turned away may come back."""
-        self._changed_at = -math.inf
         self._seen_at = clock.monotonic()
         self._open()
 
     def _open(self) -> None:
         self._opened_at: float | None = None
         self._fastest = math.inf
-        self._highest = 0
+        self._ahead = 0
         self._admitted = self._refused = 0
 
     def admits(self, in_flight: int) -> bool:
@@ -123,36 +133,31 @@ class AdaptiveLimit:
         self._refused += 1
         return False
 
-    def observe(self, stretch: float, arrived: float, rows: int, in_flight: int) -> None:
+    def observe(self, stretch: float, ahead: int, rows: int) -> None:
         """Note predictions that have been answered together.
 
         Args:
-            stretch: How many times its no-load latency the youngest of them took.
-            arrived: When that one came, in seconds of the monotonic clock.
+            stretch: What the youngest of them took, in parts of what is tolerated.
+            ahead: Predictions that were on their way when that one came, itself included.
             rows: How many they are.
-            in_flight: Predictions on their way, those included.
         """
         now = self._clock.monotonic()
         self._seen_at = now
         self._admitted += rows
-        if arrived < self._changed_at:
-            # It waited in a queue from before the last cut, which says nothing about the limit now.
-            return
         if self._opened_at is None:
             self._opened_at = now
-        self._fastest = min(self._fastest, stretch)
-        self._highest = max(self._highest, in_flight)
+        if stretch < self._fastest:
+            self._fastest, self._ahead = stretch, ahead
         if now - self._opened_at >= INTERVAL_SECONDS:
-            self._judge(now)
+            self._judge()
 
-    def _judge(self, now: float) -> None:
-        if self._fastest > self._tolerance:
-            used = min(self.current, self._highest)
-            factor = max(self._tolerance / self._fastest, LARGEST_CUT)
-            self.current = max(self._least, int(used * factor))
-            self._changed_at = now
+    def _judge(self) -> None:
+        if self._fastest > 1.0:
+            # What it took is in proportion to what was ahead of it.
+            fitting = max(self._least, int(self._ahead / self._fastest))
+            self.current = min(self.current, fitting)
         else:
-            self.current = min(self._most, self.current + self._step)
+            self._grow(1)
         # The more are turned away, the later they should come again.
         load = 1 + self._refused / max(1, self._admitted)
         self.retry_step = min(len(RETRY_SECONDS) - 1, int(math.log2(load)))
@@ -162,6 +167,11 @@ class AdaptiveLimit:
         """Forget what load there was before a rest."""
         rested = int((now - self._seen_at) / INTERVAL_SECONDS)
         if rested > 0:
-            self.current = min(self._most, self.current + rested * self._step)
+            self._grow(rested)
             self._seen_at = now
             self._open()
+
+    def _grow(self, intervals: int) -> None:
+        # Beyond that many the greatest limit is reached from everywhere.
+        factor = GROWTH ** min(intervals, MOST_INTERVALS)
+        self.current = min(self._most, max(self.current + 1, int(self.current * factor)))

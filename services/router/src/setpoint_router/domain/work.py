@@ -50,6 +50,7 @@ class Job:
     """One prediction that somebody waits for."""
 
     __slots__ = (
+        "ahead",
         "arrival_time",
         "arrived",
         "caller",
@@ -86,6 +87,7 @@ class Job:
     event_time: int
     arrival_time: int
     arrived: float
+    ahead: int
     deadline: float
     caller: str
     trace: Trace | None

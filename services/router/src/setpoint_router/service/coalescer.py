@@ -144,22 +144,23 @@ class Coalescer(Generic[T]):
 
     @property
     def wait_seconds(self) -> float:
-        """How long another item waits at least; 0 when it goes with one of the next calls.
+        """How long another item takes; 0 when it goes with one of the next calls.
 
-        Counted are the full calls that are queued before it, each as long as the shortest of the
-        last ones.
+        Counted are the full calls that are queued before it and its own, each as long as the last
+        ones mostly were.
         """
         calls = self._queued_rows // self._bounds.rows
         if not calls or not self._durations:
             return 0.0
-        return calls * min(self._durations) / self._bounds.calls
+        usual = sorted(self._durations)[len(self._durations) // 2]
+        return usual * (1 + calls / self._bounds.calls)
 
     def submit(self, item: T, until: float = math.inf) -> None:
         """Queue an item.
 
         Args:
             item: What to queue.
-            until: When it must have had its turn, in seconds of `time.monotonic`.
+            until: When its call must be over, in seconds of `time.monotonic`.
 
         Raises:
             ResourceExhaustedError: Too many rows are waiting, or it would come too late.

@@ -214,6 +214,7 @@ class Predictor:
         job.route = route
         job.arrival_time = self._clock.now_us()
         job.arrived = self._clock.monotonic()
+        job.ahead = self._waiting + 1
         job.event_time = ask.event_time or job.arrival_time
         job.prediction_id = prediction_id = ids.uuid7()
         job.is_given = is_given = not ask.entities
@@ -378,9 +379,11 @@ class Predictor:
         lane, jobs = self._lanes.get(work.plan), work.jobs
         if lane is None or not jobs or len(work.errors) == work.rows:
             return
-        arrived, now, in_flight = jobs[-1].arrived, self._clock.monotonic(), self._waiting
-        stretch = lane.paces[work.is_given].stretch(now - arrived, in_flight, now)
-        self._limit.observe(stretch, arrived, work.rows, in_flight)
+        youngest, now = jobs[-1], self._clock.monotonic()
+        stretch = lane.paces[work.is_given].stretch(
+            now - youngest.arrived, youngest.ahead, now, self._limit.tolerance
+        )
+        self._limit.observe(stretch, youngest.ahead, work.rows)
 
     # The fallback version.
 
