@@ -7,7 +7,7 @@ import pytest
 
 from setpoint_columns import DataType
 from setpoint_router.convert import routes, stored
-from setpoint_router.domain import plan, route
+from setpoint_router.domain import layer, plan, route
 from setpoint_runtime import errors
 
 NOW = 1_700_000_000_000_000
@@ -109,6 +109,7 @@ def test_stored_round_trip() -> None:
         feature_failure_policy=route.FeatureFailurePolicy.ANSWER_WITH_NULLS,
         actor="ada",
         reason="why not",
+        layer=layer.Layer("prices", 5, 9_000, 1),
     )
     first = route.first_revision(wanted, served(1, 2), NOW)
     for found in (
@@ -116,6 +117,7 @@ def test_stored_round_trip() -> None:
         *stored.routes_from_snapshot(stored.snapshot_bytes([first])),
     ):
         assert routes.route_to_proto(found) == routes.route_to_proto(first)
+        assert found.content.layer == first.content.layer
         assert np.array_equal(found.slots, first.slots)
 
 
