@@ -240,7 +240,9 @@ def _narrowed(
 
 def null_column(field: Field, rows: int) -> Column:
     """Returns a column of nulls."""
+    valid = np.zeros(rows, np.bool_)
     if field.dtype is DataType.STRING:
-        return Column.from_list(field.name, [None] * rows, field.dtype)
+        text, offsets = np.empty(0, np.uint8), np.zeros(rows + 1, np.int32)
+        return column_module.owned(field.name, field.dtype, text, offsets, valid, rows)
     array = np.zeros(rows, _NUMPY[field.dtype])
-    return column_module.owned(field.name, field.dtype, array, None, np.zeros(rows, np.bool_), rows)
+    return column_module.owned(field.name, field.dtype, array, None, valid, rows)

@@ -12,7 +12,7 @@ from setpoint_router import ports
 from setpoint_router.domain import assignment, degradation, identity, refusal, table, values
 from setpoint_router.domain.degradation import Degradation, DegradationKind
 from setpoint_router.domain.plan import Plan, ServingRoute
-from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason
+from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason, Field
 from setpoint_router.domain.work import Work
 from setpoint_router.service.predictor import Origin
 from setpoint_router.service.shadows import Shadows
@@ -322,21 +322,39 @@ class BatchPredictor:
     def _answer(self, batch: _Batch) -> BatchAnswer:
         count = batch.ask.rows.rows
         found = batch.errors
-        texts = [None if each is None else self._recorder.error_text(each) for each in found]
-        codes = [0 if each is None else self._recorder.code_of(each) for each in found]
-        results = Columns.from_dict(
-            {
-                "prediction_id": (DataType.STRING, batch.ids.tolist()),
-                "version": (DataType.INT64, batch.versions.tolist()),
-                "slot": (DataType.INT32, batch.slots.tolist()),
-                "reason": (DataType.INT32, batch.reasons.tolist()),
-                "status": (DataType.INT32, codes),
-                "error": (DataType.STRING, texts),
-                "degradations": (DataType.STRING, batch.degradations),
-            }
+        codes = np.zeros(count, np.int32)
+        texts: list[str | None] = [None] * count
+        if found.count(None) != count:
+            texts = [None if each is None else self._recorder.error_text(each) for each in found]
+            codes[:] = [0 if each is None else self._recorder.code_of(each) for each in found]
+        results = Columns(
+            count,
+            [
+                _id_column(batch.ids.tolist()),
+                Column("version", DataType.INT64, batch.versions.astype(np.int64)),
+                Column("slot", DataType.INT32, batch.slots.astype(np.int32)),
+                Column("reason", DataType.INT32, batch.reasons.astype(np.int32)),
+                Column("status", DataType.INT32, codes),
+                _text_column("error", texts),
+                _text_column("degradations", batch.degradations),
+            ],
         )
         outputs = [table.spread(pieces, count) for pieces in batch.outputs.values()]
         return BatchAnswer(results, Columns(count, outputs), batch.route.route.revision, found)
+
+
+def _id_column(ids: Sequence[str]) -> Column:
+    """Return ids, all of one length, as a column."""
+    text = np.frombuffer("".join(ids).encode("ascii"), np.uint8)
+    offsets = np.arange(len(ids) + 1, dtype=np.int32) * (len(text) // max(1, len(ids)))
+    return Column("prediction_id", DataType.STRING, text, offsets)
+
+
+def _text_column(name: str, texts: Sequence[str | None]) -> Column:
+    """Return texts as a column; mostly there are none."""
+    if texts.count(None) == len(texts):
+        return values.null_column(Field(name, DataType.STRING), len(texts))
+    return Column.from_list(name, texts, DataType.STRING)
 
 
 def _fallen_back(batch: _Batch, rows: Rows) -> Degradation:
