@@ -349,12 +349,12 @@ async def test_ensemble_survives_a_restart(start_router: Any) -> None:
 
 
 async def test_ensemble_speaks_the_open_inference_protocol(running: Any) -> None:
-    """A route with an ensemble is a model as any other; its versions are the members."""
+    """A route with an ensemble is a model as any other, its only version 0."""
     await create(running, together(1, 2, quorum=1))
     running.peers.inference.version_errors[2] = BROKEN
     stub: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(running.to_router)
     described = await stub.ModelMetadata(oip_pb.ModelMetadataRequest(name="flights"))
-    assert list(described.versions) == ["1", "2"]
+    assert list(described.versions) == ["0"]
     assert described.outputs[0].name == "score"
     request = oip_pb.ModelInferRequest(model_name="flights")
     for name, datatype, array in (
@@ -364,7 +364,8 @@ async def test_ensemble_speaks_the_open_inference_protocol(running: Any) -> None
         made = tensors.Tensor(name, datatypes.DATATYPES[datatype], array)
         tensors.fill_request(request, [made], is_raw=False)
     response = await stub.ModelInfer(request, timeout=20)
-    assert response.model_version == "1,2"
+    assert response.model_version == "0"
+    assert response.parameters[f"{parameters.PREFIX}versions"].string_param == "1"
     outputs = {each.name: each.array.tolist() for each in tensors.of_response(response)}
     assert outputs["score"] == [[1e6 + OF_GIVEN]]
     found = response.parameters[f"{parameters.PREFIX}degradations"]
