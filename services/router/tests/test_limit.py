@@ -22,7 +22,7 @@ class Server:
     each: float
     least: int
     most: int = 4_096
-    tolerance: float = 10.0
+    tolerance: float = 0.1
     rows: int = 256
     deadline: float = math.inf
     clock: clocks.ManualClock = field(default_factory=lambda: clocks.ManualClock(0))
@@ -121,11 +121,10 @@ def test_overload_keeps_goodput(times: int) -> None:
     open_loop(server, times * server.peak, 2.0)
     server.latencies.clear()
     open_loop(server, times * server.peak, 3.0, seed=4)
-    deadline = 0.25
-    good = sum(each < deadline for each in server.latencies)
+    good = sum(each < 0.25 for each in server.latencies)
     assert good / 3.0 > 0.8 * server.peak
-    assert sorted(server.latencies)[int(len(server.latencies) * 0.99)] < 0.1
-    assert limit.RETRY_SECONDS[server.limit.retry_step] >= 0.1
+    assert sorted(server.latencies)[int(len(server.latencies) * 0.99)] < 0.25
+    assert limit.RETRY_SECONDS[server.limit.retry_step] >= 0.02 * times
 
 
 @pytest.mark.parametrize("times", [2, 10])
@@ -225,7 +224,7 @@ def test_limit_stays_within_bounds(
 ) -> None:
     """Shows that whatever is measured the limit keeps to its bounds, and admits below it."""
     clock = clocks.ManualClock(0)
-    kept = limit.AdaptiveLimit(clock, least=least, most=most, tolerance=5.0)
+    kept = limit.AdaptiveLimit(clock, least=least, most=most, tolerance=0.1)
     for stretch, microseconds, ahead in seen:
         clock.advance(microseconds)
         kept.observe(stretch, ahead, 1)
@@ -239,27 +238,18 @@ def test_limit_stays_within_bounds(
 def test_pace_is_learned_without_load() -> None:
     """Shows that load never makes a version look slow, and that a slower version is believed."""
     pace = limit.Pace()
-    assert pace.stretch(0.01, 1, 0.0, 10.0) == pytest.approx(0.1)
+    assert pace.stretch(0.5, 1, 0.0, 0.1) == pytest.approx(0.5)
     for second in range(1, 1_000):
-        assert pace.stretch(0.1, 500, float(second), 10.0) == pytest.approx(1.0)
-    assert pace.seconds == 0.01
+        assert pace.stretch(2.0, 500, float(second), 0.1) == pytest.approx(2.0)
+    assert pace.seconds == 0.5
     for second in range(1_000, 1_200):
-        pace.stretch(0.05, 1, float(second))
-    assert pace.seconds == 0.05
+        pace.stretch(0.8, 1, float(second), 0.1)
+    assert pace.seconds == 0.8
 
 
-def test_pace_takes_pauses_for_nothing() -> None:
-    """Shows that a few milliseconds are no queue, however fast a version is."""
+@pytest.mark.parametrize(("alone", "tolerated"), [(0.0001, 0.1), (0.05, 0.1), (0.1, 0.2), (2, 4)])
+def test_pace_tolerates_a_time_or_twice(alone: float, tolerated: float) -> None:
+    """Shows that quick versions may take a stated time under load, slow ones twice their own."""
     pace = limit.Pace()
-    pace.stretch(0.0001, 1, 0.0)
-    assert pace.stretch(0.02, 1, 1.0, 10.0) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(
-    ("alone", "tolerated"), [(0.004, 0.04), (0.01, 0.1), (0.05, 0.15), (0.1, 0.2), (2.0, 4.0)]
-)
-def test_pace_tolerates_less_of_slow_versions(alone: float, tolerated: float) -> None:
-    """Shows that quick versions may take ten times as long under load, slow ones 0.1 s more or twice."""
-    pace = limit.Pace()
-    pace.stretch(alone, 1, 0.0)
-    assert pace.stretch(tolerated, 500, 1.0, 10.0) == pytest.approx(1.0)
+    pace.stretch(alone, 1, 0.0, 0.1)
+    assert pace.stretch(tolerated, 500, 1.0, 0.1) == pytest.approx(1.0)

@@ -103,12 +103,12 @@ class RouterSettings(settings.ServiceSettings):
     """Most predictions on their way in the whole process; further ones are refused. Below it the
     limit follows the latency."""
 
-    waiting_predictions_least: int = Field(default=512, ge=1)
-    """So many predictions may always be on their way; two full calls, so that batches can grow."""
+    waiting_predictions_least: int = Field(default=32, ge=1)
+    """So many predictions may always be on their way, however slow the versions are."""
 
-    latency_tolerance: float = Field(default=10.0, gt=1)
-    """How many times the latency of a version without load its fastest predictions may take before
-    fewer are let in; with 10 some nine tenths of the peak rate are reached."""
+    latency_tolerance_seconds: float = Field(default=0.25, gt=0)
+    """What the fastest predictions may take under load before fewer are let in; of slow versions
+    twice their latency without load."""
 
     batches_at_once: int = Field(default=8, ge=1)
     """Most calls of PredictBatch at once; further ones are refused."""

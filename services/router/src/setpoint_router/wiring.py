@@ -150,7 +150,7 @@ def _servicers(
         clock,
         least=settings.waiting_predictions_least,
         most=settings.waiting_predictions,
-        tolerance=settings.latency_tolerance,
+        tolerance=settings.latency_tolerance_seconds,
     )
     predictions = predictor.Predictor(
         routes=book.serving,

@@ -2,13 +2,9 @@
 
 Requests that share calls take longer the more of them there are, long before anything is wrong: with
 a no-load latency `a` and a peak rate `m`, `n` predictions on their way take about `a + n/m`. Letting
-latency grow to `T` times `a` reaches `(T - 1) / T` of the peak rate; beyond that there is little to
-win but waiting. So the limit grows while latency stays below that, and is cut back in proportion
-when it does not.
-
-That is for versions that take some milliseconds. Slow ones would let people wait for seconds and win
-nothing by it, as they take about the same time for many rows as for one: what is tolerated of them is
-a tenth of a second, or twice their own latency.
+latency grow to some times `a` reaches nearly all of the peak rate; beyond that there is nothing to win
+but waiting. So the limit grows while predictions take no longer than is tolerated: a stated time, or
+twice the no-load latency where that is longer. When they do it is cut to what fits.
 
 What is looked at is the fastest prediction of an interval, relative to the no-load latency of its own
 version. A burst has fast ones among it, and so has a slow version beside others; only a queue that
@@ -28,19 +24,14 @@ QUIET = 8
 FORGET_SECONDS = 60.0
 """A no-load latency of before is forgotten so long after it, once there is a newer one."""
 
-MUCH_SECONDS = 0.1
-"""Waiting for longer than this is much, unless a version itself takes as long."""
-
 LEAST_TOLERANCE = 2.0
 """Whoever comes when a call has just begun waits for its end, whatever the load."""
-
-LEAST_LATENCY_SECONDS = 0.002
-"""Shorter latencies are taken for this one: a pause of the machine is no queue."""
 
 GROWTH = 1.125
 """Of the limit in an interval in which all is well."""
 
 MOST_INTERVALS = 200
+"""Are enough to grow from everywhere to the greatest limit."""
 
 RETRY_SECONDS = tuple(0.05 * 2**step for step in range(7))
 """Times to come back after; few, so that a refusal can be made once and sent often."""
@@ -60,7 +51,7 @@ class Pace:
         """The no-load latency; infinite before the first prediction."""
         return min(self._least, self._before)
 
-    def stretch(self, seconds: float, ahead: int, now: float, tolerance: float = math.inf) -> float:
+    def stretch(self, seconds: float, ahead: int, now: float, tolerance: float) -> float:
         """Note a latency; return it in parts of what is tolerated, so that 1 is the most.
 
         Args:
@@ -68,15 +59,13 @@ class Pace:
             ahead: Predictions on their way when it came, itself included. Under load a latency says
                 nothing about the one without, except that it is not longer.
             now: In seconds of a monotonic clock.
-            tolerance: How many times the no-load latency is tolerated of a quick version.
+            tolerance: Seconds that are tolerated of a quick version.
         """
         if ahead <= QUIET and now - self._since > FORGET_SECONDS:
             self._before, self._least, self._since = self._least, seconds, now
         elif seconds < self._least:
             self._least = seconds
-        alone = max(self.seconds, LEAST_LATENCY_SECONDS)
-        tolerated = min(tolerance, max(LEAST_TOLERANCE, 1 + MUCH_SECONDS / alone))
-        return seconds / (alone * tolerated)
+        return seconds / max(tolerance, LEAST_TOLERANCE * self.seconds)
 
 
 class AdaptiveLimit:
@@ -102,9 +91,9 @@ class AdaptiveLimit:
 
         Args:
             clock: Time.
-            least: The limit never falls below; some full calls, so that batches can grow.
+            least: The limit never falls below.
             most: The limit never rises above.
-            tolerance: How many times its no-load latency a quick version may take.
+            tolerance: Seconds that the fastest predictions of a quick version may take.
         """
         self._clock = clock
         self._least = min(least, most)
@@ -172,6 +161,5 @@ class AdaptiveLimit:
             self._open()
 
     def _grow(self, intervals: int) -> None:
-        # Beyond that many the greatest limit is reached from everywhere.
         factor = GROWTH ** min(intervals, MOST_INTERVALS)
         self.current = min(self._most, max(self.current + 1, int(self.current * factor)))
