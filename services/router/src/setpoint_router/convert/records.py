@@ -25,6 +25,9 @@ from setpoint_runtime import errors
 CANCELLED = 1
 """google.rpc.Code of a prediction whose caller has left."""
 
+PREDICTION_ID_LENGTH = 36
+"""Characters of a UUID."""
+
 MAX_ERROR_LENGTH = 500
 """Characters of an error in a record."""
 
@@ -158,11 +161,15 @@ def error_text(error: errors.SetpointError) -> str:
 def _add_predictions(batch: column_pb2.ColumnBatch, work: Work) -> None:
     rows = work.rows
     batch.rows = rows
-    _add_text(batch, "prediction_id", work.prediction_ids)
+    _add_text(batch, "prediction_id", work.prediction_ids, length=PREDICTION_ID_LENGTH)
     _add_numbers(batch, "event_time", DataType.TIMESTAMP, _int64(work.event_times))
     _add_numbers(batch, "arrival_time", DataType.TIMESTAMP, _int64(work.arrival_times))
     _add_numbers(batch, "reply_time", DataType.TIMESTAMP, struct.pack("<q", work.reply_time) * rows)
-    _add_text(batch, "assignment_key", work.keys)
+    if work.keys is work.prediction_ids:
+        batch.columns.add().CopyFrom(batch.columns[0])
+        batch.columns[-1].name = "assignment_key"
+    else:
+        _add_text(batch, "assignment_key", work.keys)
     _add_numbers(batch, "slot", DataType.INT32, _int32(work.slots))
     _add_numbers(batch, "reason", DataType.INT32, _int32(work.reasons))
     _add_traces(batch, work)
@@ -185,10 +192,13 @@ def _add_traces(batch: column_pb2.ColumnBatch, work: Work) -> None:
         _add_absent_text(batch, "trace_id", work.rows)
         _add_absent_text(batch, "span_id", work.rows)
         return
-    ids = [None if each is None else f"{each.trace_id:032x}" for each in traces]
-    _add_text(batch, "trace_id", ids)
-    ids = [None if each is None else f"{each.span_id:016x}" for each in traces]
-    _add_text(batch, "span_id", ids)
+    # The rows of a caller's own batch share a trace.
+    each_once = traces[:1] if _is_repeated(traces) else traces
+    for name, ids in (
+        ("trace_id", [None if each is None else f"{each.trace_id:032x}" for each in each_once]),
+        ("span_id", [None if each is None else f"{each.span_id:016x}" for each in each_once]),
+    ):
+        _add_text(batch, name, ids if len(ids) == work.rows else ids * work.rows)
 
 
 def _add_outcomes(batch: column_pb2.ColumnBatch, work: Work) -> None:
@@ -262,10 +272,27 @@ def _add_member(message: prediction_pb2.MemberAnswers, answer: MemberAnswer, row
 # price of a record, which every prediction pays.
 
 
-def _add_text(batch: column_pb2.ColumnBatch, name: str, texts: Sequence[str | None]) -> None:
+def _add_text(
+    batch: column_pb2.ColumnBatch,
+    name: str,
+    texts: Sequence[str | None],
+    *,
+    length: int | None = None,
+) -> None:
+    """Adds a column of texts, which are ASCII and of one length where that is given."""
     column = batch.columns.add()
     column.name = name
     column.dtype = DataType.STRING.value  # type: ignore[assignment]  # equal numbers
+    first = texts[0] if texts else None
+    if first is not None and _is_repeated(texts):
+        data = first.encode()
+        column.values = data * len(texts)
+        column.offsets = _even_offsets(len(texts), len(data))
+        return
+    if length is not None:
+        column.values = "".join(texts).encode()  # type: ignore[arg-type]  # there is no None
+        column.offsets = _even_offsets(len(texts), length)
+        return
     if None in texts:
         column.validity = np.packbits(
             [text is not None for text in texts], bitorder="little"
@@ -277,6 +304,15 @@ def _add_text(batch: column_pb2.ColumnBatch, name: str, texts: Sequence[str | No
     column.values = joined.encode()
     lengths = map(len, present if joined.isascii() else [text.encode() for text in present])
     column.offsets = array("i", accumulate(lengths, initial=0)).tobytes()
+
+
+def _is_repeated(values: Sequence[Any]) -> bool:
+    """Says whether many values are all the same, without looking at all where they are not."""
+    return len(values) > 1 and values[0] == values[-1] and values.count(values[0]) == len(values)
+
+
+def _even_offsets(rows: int, length: int) -> bytes:
+    return (np.arange(rows + 1, dtype="<i4") * length).tobytes()
 
 
 def _add_absent_text(batch: column_pb2.ColumnBatch, name: str, rows: int) -> None:

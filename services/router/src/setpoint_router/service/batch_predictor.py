@@ -67,6 +67,7 @@ class _Batch:
         self.arrival_time = now_us
         self.is_given = is_given(ask.rows, route)
         self.ids = np.array(identity.prediction_ids(count, now_us), object)
+        self.id_column = _id_column(self.ids.tolist())
         self.event_times = _event_times(ask, now_us)
         self.bad: table.RowErrors = {}
         self.keys = self._keys()
@@ -122,6 +123,8 @@ class _Batch:
 
     def _key_source(self) -> Column | None:
         """Return the column that holds every row's key as it is; None when keys are made of more."""
+        if self.keys is self.ids:
+            return self.id_column
         rows, name = self.ask.rows, self.ask.assignment_key_column
         if not name and not self.is_given:
             entities = [each for each in rows.names if each in self.route.plans[0].names.entities]
@@ -153,8 +156,9 @@ class _Batch:
     def work(self, plan: Plan, rows: Rows) -> Work:
         """Return a work of some rows that a plan serves."""
         made = Work(plan, len(rows), is_given=self.is_given)
-        made.prediction_ids = self.ids[rows].tolist()
-        made.keys = self.keys[rows].tolist()
+        ids: list[str] = self.ids[rows].tolist()
+        made.prediction_ids = ids
+        made.keys = ids if self.keys is self.ids else self.keys[rows].tolist()
         made.slots = self.slots[rows]
         made.reasons = self.reasons[rows]
         made.event_times = self.event_times[rows]
@@ -330,7 +334,7 @@ class BatchPredictor:
         results = Columns(
             count,
             [
-                _id_column(batch.ids.tolist()),
+                batch.id_column,
                 Column("version", DataType.INT64, batch.versions.astype(np.int64)),
                 Column("slot", DataType.INT32, batch.slots.astype(np.int32)),
                 Column("reason", DataType.INT32, batch.reasons.astype(np.int32)),
