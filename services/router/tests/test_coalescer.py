@@ -131,6 +131,37 @@ def test_load_is_the_share_of_the_thread(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not load.look()
 
 
+async def test_submit_starts_calls_for_each_replica() -> None:
+    """Shows that as many calls run as the bounds allow for each replica, also when one more joins."""
+    gate = asyncio.Event()
+    started: list[int] = []
+    replicas = 2
+
+    async def run(batch: list[Item]) -> None:
+        started.extend(each.number for each in batch)
+        await gate.wait()
+
+    coalescer: Coalescer[Item] = Coalescer(
+        run,
+        Bounds(calls=1, rows=1),
+        FixedLoad(is_saturated=False),
+        replicas=lambda: replicas,
+    )
+    for number in range(4):
+        coalescer.submit(item(number))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert started == [0, 1]
+    replicas = 3
+    coalescer.submit(item(4))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert started == [0, 1, 2]
+    gate.set()
+    await coalescer.drain()
+    assert started == [0, 1, 2, 3, 4]
+
+
 async def test_submit_counts_rows() -> None:
     """Shows that large items fill a call by their rows, and one above the bound goes alone."""
     sizes: list[list[int]] = []

@@ -185,6 +185,10 @@ class Chaos:
             [Column.from_numpy("y", x + given["given"].values * 1e6 * of.version.version)],
         )
 
+    def replicas(self, of: plan.Plan) -> int:
+        """Is one."""
+        return 1
+
     async def load(self, model: str, version: int) -> None:
         """Is ready."""
 

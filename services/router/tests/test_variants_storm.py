@@ -79,6 +79,10 @@ class Storm:
             raise errors.InternalError(errors.Reason.INFERENCE_FAILED, "broke")
         return Columns(given.rows, [Column.from_numpy("y", x * 2 + version * 1e6)])
 
+    def replicas(self, of: plan.Plan) -> int:
+        """Is one."""
+        return 1
+
     async def load(self, model: str, version: int) -> None:
         """Is ready."""
 

@@ -91,7 +91,7 @@ class RouterSettings(settings.ServiceSettings):
     """How often DNS names in `inference_address` are looked up again."""
 
     calls_at_once: int = Field(default=2, ge=1)
-    """Shared calls in flight for each version, and for each feature set."""
+    """Shared calls in flight for each version on each of its replicas, and for each feature set."""
 
     batch_rows: int = Field(default=256, ge=1)
     """Most predictions that share a call."""

@@ -100,6 +100,10 @@ class Inference(Protocol):
         """
         ...
 
+    def replicas(self, plan: Plan) -> int:
+        """Return among how many the calls of a version are divided now, at least 1."""
+        ...
+
     async def load(self, model: str, version: int) -> None:
         """Make a version ready.
 

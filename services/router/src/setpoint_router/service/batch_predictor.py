@@ -241,7 +241,8 @@ class BatchPredictor:
         batch = _Batch(ask, origin, route, self._clock.now_us())
         _check_names(batch)
         pieces = self._pieces(batch)
-        turns = asyncio.Semaphore(self._calls_at_once)
+        replicas = max(self._stages.replicas(plan) for plan in route.plans)
+        turns = asyncio.Semaphore(self._calls_at_once * replicas)
 
         async def run(plan: Plan, rows: Rows) -> None:
             async with turns:

@@ -80,7 +80,7 @@ class Bounds:
     """How much a coalescer carries."""
 
     calls: int = 2
-    """Calls at once; the second is prepared while the first one is away."""
+    """Calls at once, for each replica; the second is prepared while the first one is away."""
     rows: int = 256
     """Rows of one call."""
     queued_rows: int = 4096
@@ -101,6 +101,7 @@ class Coalescer(Generic[T]):
         "_patience",
         "_queue",
         "_queued_rows",
+        "_replicas",
         "_run",
         "_running",
         "_spent",
@@ -112,6 +113,7 @@ class Coalescer(Generic[T]):
         run: Callable[[list[T]], Coroutine[Any, Any, None]],
         bounds: Bounds,
         load: Load | None = None,
+        replicas: Callable[[], int] | None = None,
     ) -> None:
         """Prepare a coalescer.
 
@@ -120,6 +122,8 @@ class Coalescer(Generic[T]):
                 every item itself; an exception is a defect and is logged.
             bounds: How much it carries.
             load: How busy the loop is.
+            replicas: Returns among how many the calls are divided; each gets as many at once as the
+                bounds say. One by default.
         """
         self._run = run
         self._bounds = bounds
@@ -131,6 +135,7 @@ class Coalescer(Generic[T]):
         self._queued_rows = 0
         self._running = 0
         self._load = Load() if load is None else load
+        self._replicas = replicas
         self._patience: asyncio.TimerHandle | None = None
         self._is_scheduled = False
         self._asked_at = self._spent = 0.0
@@ -174,7 +179,7 @@ class Coalescer(Generic[T]):
             raise refusal.overloaded()
         self._queue.append(item)
         self._queued_rows += rows
-        if not self._is_scheduled and self._running < self._bounds.calls:
+        if not self._is_scheduled and self._may_call():
             if self._running and self._load.look():
                 self._wait_for_a_call()
             else:
@@ -195,6 +200,13 @@ class Coalescer(Generic[T]):
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         return dropped
+
+    def _may_call(self) -> bool:
+        """Say whether a further call may begin beside those that run."""
+        running, calls = self._running, self._bounds.calls
+        if running < calls or self._replicas is None:
+            return running < calls
+        return running < calls * self._replicas()
 
     def _wait_for_a_call(self) -> None:
         """Begin a batch when a call ends, which lets it grow, or when that takes too long."""
@@ -229,7 +241,7 @@ class Coalescer(Generic[T]):
             self._start()
 
     def _start(self) -> None:
-        while self._queue and self._running < self._bounds.calls:
+        while self._queue and self._may_call():
             self._running += 1
             task = self._loop.create_task(self._run(self._take()), context=self._context.copy())
             self._tasks.add(task)

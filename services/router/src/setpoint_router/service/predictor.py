@@ -1,6 +1,7 @@
 """One prediction at a time for each caller, many at a time for everything behind the router."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -266,10 +267,11 @@ class Predictor:
             if features is None:
                 features = Coalescer(self._fetch, self._bounds)
                 self._feature_lanes[plan.feature_set] = features
+        replicas = functools.partial(self._stages.replicas, plan)
         lane = Lane(
             features,
-            Coalescer(self._run_given, self._bounds),
-            Coalescer(self._run_prepared, self._bounds),
+            Coalescer(self._run_given, self._bounds, replicas=replicas),
+            Coalescer(self._run_prepared, self._bounds, replicas=replicas),
         )
         self._lanes[plan] = lane
         return lane

@@ -23,6 +23,7 @@ from setpoint_router.domain.degradation import (
     FeatureStatus,
 )
 from setpoint_router.domain.ensemble import Ensemble
+from setpoint_router.domain.plan import Plan
 from setpoint_router.domain.route import FeatureFailurePolicy, FeatureSet, Field, SpoolFullPolicy
 from setpoint_router.domain.work import NO_TIME, Mark, Trace, Work, assembled
 from setpoint_router.service import ensemble, halving
@@ -253,6 +254,10 @@ class Stages:
             work.flag(row, Degradation(DegradationKind.RULE_FLAGGED, rule_id))
 
     # Inference.
+
+    def replicas(self, plan: Plan) -> int:
+        """Return among how many replicas a plan's calls are divided; of an ensemble, its first member's."""
+        return self._inference.replicas(plan.members[0] if plan.members else plan)
 
     async def run(self, work: Work) -> None:
         """Run the version on the rows that may go on.

@@ -53,6 +53,11 @@ class InferenceAside:
             replica.rows -= inputs.rows
         return columns_proto.from_proto(answer.outputs, "outputs")
 
+    def replicas(self, plan: Plan) -> int:
+        """Return 1: shadows make their calls one after the other."""
+        del plan
+        return 1
+
     async def load(self, model: str, version: int) -> None:
         """Refuse: a version is made ready by whoever changes a route."""
         raise errors.UnimplementedError(

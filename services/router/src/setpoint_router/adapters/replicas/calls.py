@@ -112,6 +112,11 @@ class ReplicatedInference:
             budget.active -= 1
         return columns_proto.from_proto(answer.outputs, "outputs")
 
+    def replicas(self, plan: Plan) -> int:
+        """Return among how many the calls of a version are divided now, at least 1."""
+        key = plan.route.content.model, plan.version.version
+        return max(1, len(self._fleet.placement(key).candidates))
+
     def is_ready(self, model: str, version: int) -> bool:
         """Say whether a replica would answer for a version now."""
         return self._fleet.is_ready((model, version))
