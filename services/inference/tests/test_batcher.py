@@ -86,6 +86,21 @@ def said(answer: Joined) -> list[float]:
     return values
 
 
+async def test_join_after_a_caller_left_at_once_finds_its_slot() -> None:
+    """A caller that leaves before its batch has begun gives the slot back: the next one is served."""
+    model = Model()
+    model.gate.set()
+    async with batcher_of(model, Batching(8)) as call:
+        for _ in range(3):
+            left = call(1.0)
+            await asyncio.sleep(0)
+            left.cancel()
+            await turns()
+        async with asyncio.timeout(10):
+            assert said(await call(2.0)) == [4.0]
+    assert model.sizes == [1]
+
+
 async def test_join_alone_runs_at_once() -> None:
     """A single caller at low load waits for no timer: its run begins in the same moment."""
     model = Model()

@@ -207,27 +207,24 @@ class Batcher:
     def _send(self, batch: _Batch) -> None:
         self._running += 1
         self.batches += 1
-        batch.task = self._start(f"batch of {self._name}", self._answer(batch))
+        batch.task = self._start(f"batch of {self._name}", self._answer(batch.members))
+        # A task that is cancelled before its first step runs no line of its own, so the slot comes
+        # back from outside.
+        batch.task.add_done_callback(lambda _: self._ended(batch))
 
-    async def _answer(self, batch: _Batch) -> None:
-        members = batch.members
-        try:
-            if len(members) == 1 or not await self._together(members):
-                for member in members:
-                    await self._alone(member)
-        except asyncio.CancelledError:
-            # All callers have gone, or the server stops.
+    def _ended(self, batch: _Batch) -> None:
+        self._running -= 1
+        for member in batch.members:
+            if not member.answer.done():
+                member.answer.set_exception(
+                    errors.UnavailableError(errors.Reason.MODEL_NOT_READY, "the server is stopping")
+                )
+        self._wake()
+
+    async def _answer(self, members: Sequence[_Member]) -> None:
+        if len(members) == 1 or not await self._together(members):
             for member in members:
-                if not member.answer.done():
-                    member.answer.set_exception(
-                        errors.UnavailableError(
-                            errors.Reason.MODEL_NOT_READY, "the server is stopping"
-                        )
-                    )
-            raise
-        finally:
-            self._running -= 1
-            self._wake()
+                await self._alone(member)
 
     async def _together(self, members: Sequence[_Member]) -> bool:
         """Run a batch; False when it fails, since one member may have broken it for all."""
