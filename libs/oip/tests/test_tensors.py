@@ -121,6 +121,8 @@ def test_any_bytes_are_elements_or_an_error(raw: bytes, count: int) -> None:
     [
         (request([2, -1], "FP32", b""), r'inputs\["x"\].shape\[1\]: -1 must be from 0'),
         (request([1 << 40], "FP32", b""), r"must be from 0 to 16777216"),
+        (request([1] * 65, "FP32", b"1234"), r"shape: '65 axes' must be at most 32"),
+        (request([0] + [1 << 24] * 3, "FP32", b""), r"must have at most \d+ elements"),
         (request([2], "FP8", b""), r"datatype: 'FP8' must be one of BOOL"),
         (request([2], "FP32", b"1234567"), r"'7 bytes' must be 8 for FP32\[2\]"),
         (request([2], "FP32", fp32_contents=[1.0]), r"'1 elements' must be 2"),

@@ -1,6 +1,7 @@
 """Whatever a caller sends is an answer or an error of its own, never a defect."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,3 +91,18 @@ def test_any_request_is_packed_or_refused(request: pb.ModelInferRequest) -> None
         assert array.shape == (question.rows, len(spec.columns))
         assert array.dtype == (object if spec.dtype is DataType.STRING else TYPES[spec.name])
     assert not np.isnan(feeds["X"][:, 1]).any(), "missing values of b are refused"
+
+
+@pytest.mark.parametrize(
+    "version", ["0", "-1", "\u0663", "1_0", str(1 << 63), "9" * 30, "1" * 5_000]
+)
+def test_version_is_refused(version: str) -> None:
+    """Proves that what the registry cannot number is refused here, however long it is."""
+    with pytest.raises(errors.InvalidArgumentError, match="must be a whole number from 1"):
+        oip.key_from_names("m", version)
+
+
+def test_version_is_read() -> None:
+    """Proves that every number of the contract is read."""
+    assert oip.key_from_names("m", "007") == VersionKey("m", 7)
+    assert oip.key_from_names("m", str((1 << 63) - 1)).version == (1 << 63) - 1

@@ -24,6 +24,10 @@ Check = Callable[[str, Shape], object]
 """Refuses a name or a shape before the elements are read."""
 
 _LENGTH: Final = struct.Struct("<I")
+_MAX_AXES: Final = 32
+"""Every version of numpy knows as many."""
+_MAX_ELEMENTS: Final = 1 << 40
+"""More than any message can hold."""
 _FIELDS: Final = tuple(field.name for field in pb.InferTensorContents.DESCRIPTOR.fields)
 
 
@@ -111,11 +115,17 @@ def _datatype(path: str, name: str) -> Datatype:
 
 
 def _count(path: str, shape: Sequence[int]) -> int:
+    if len(shape) > _MAX_AXES:
+        raise malformed(f"{path}.shape", f"{len(shape)} axes", f"must be at most {_MAX_AXES}")
     for axis, size in enumerate(shape):
         # Beside a size of zero any other would cost its sender nothing.
         if not 0 <= size <= MAX_ROWS:
             raise malformed(f"{path}.shape[{axis}]", size, f"must be from 0 to {MAX_ROWS}")
-    return math.prod(shape)
+    count = math.prod(shape)
+    # numpy multiplies the other sizes even where one is zero.
+    if (count or math.prod(size or 1 for size in shape)) > _MAX_ELEMENTS:
+        raise malformed(f"{path}.shape", list(shape), f"must have at most {_MAX_ELEMENTS} elements")
+    return count
 
 
 def _typed(path: str, entry: Any, datatype: Datatype, count: int) -> AnyArray:

@@ -1,5 +1,7 @@
 """Requests of the Open Inference Protocol into tensors of a version, and answers into replies."""
 
+from typing import Final
+
 from setpoint_inference.domain.version import Format, Manifest, VersionKey
 from setpoint_inference.service.models import Attempt, ReadyModel
 from setpoint_inference.service.predictions import Prediction
@@ -80,6 +82,10 @@ def _whole(given: list[tensors.Tensor], manifest: Manifest) -> Feeds | None:
     return feeds
 
 
+_MAX_VERSION: Final = (1 << 63) - 1
+_MAX_DIGITS: Final = len(str(_MAX_VERSION))
+
+
 def key_from_names(name: str, version: str) -> VersionKey:
     """Return the version that a request names.
 
@@ -88,9 +94,11 @@ def key_from_names(name: str, version: str) -> VersionKey:
     """
     names.check_name("name", name)
     # Python would also read other scripts' digits, spaces and underscores.
-    if not (version.isascii() and version.isdigit()) or int(version[:20]) < 1:
+    is_number = version.isascii() and version.isdigit() and len(version) <= _MAX_DIGITS
+    number = int(version) if is_number else 0
+    if not 1 <= number <= _MAX_VERSION:
         raise errors.invalid("version", version, "must be a whole number from 1, or empty")
-    return VersionKey(name, int(version))
+    return VersionKey(name, number)
 
 
 def repository_model(

@@ -24,6 +24,10 @@ RETRY_REFUSED_SECONDS = 10.0
 """A version that was refused is tried again after this time; it is immutable, but what refused it
 may have been a damaged file."""
 
+MAX_FAILED = 1_000
+"""Versions that are remembered for having failed, the newest; while the registry is away every name
+that somebody thinks of is one."""
+
 
 @dataclass(eq=False, slots=True)
 class Counts:
@@ -215,7 +219,10 @@ class Models:
             raise version.not_ready(key, "it is still loading", RETRY_SECONDS) from None
         if attempt.error is not None:
             raise version.copied(attempt.error)
-        return self._ready[key]
+        ready = self._ready.get(key)
+        if ready is None:
+            raise version.not_ready(key, "it was dropped as soon as it was loaded", RETRY_SECONDS)
+        return ready
 
     async def close(self) -> None:
         """Let go of everything that runs outside this process; the server has stopped."""
@@ -364,6 +371,9 @@ class Models:
         if isinstance(error, errors.NotFoundError):
             # Anybody can ask for versions that do not exist; the table must not grow by it.
             self._attempts.pop(attempt.key, None)
+        failed = [key for key, each in self._attempts.items() if each.error is not None]
+        for key in failed[:-MAX_FAILED]:
+            del self._attempts[key]
 
     def _evict(self, newest: ReadyModel) -> None:
         """Drop versions until the others fit; their running calls finish.
