@@ -1,7 +1,9 @@
 """Requests with an id: worked on once, and what is remembered of them stays within bounds."""
 
 import asyncio
+import gc
 import uuid
+import weakref
 from typing import Any
 
 import grpc
@@ -98,6 +100,29 @@ async def test_repetition_waits_for_first(clock: clocks.ManualClock) -> None:
         if error is None:
             expected = [(b"answer 1", at > 0) for at in range(5)]
         assert found == expected
+
+
+async def test_refused_request_is_not_kept(clock: clocks.ManualClock) -> None:
+    """Shows that only what a refusal says is remembered, not the request it came from."""
+
+    class Request:
+        """Large."""
+
+    seen: list[weakref.ref[Request]] = []
+
+    async def work() -> bytes:
+        request = Request()
+        seen.append(weakref.ref(request))
+        raise errors.invalid("rows", "x" * 80, "must be columns")
+
+    kept = replays.Replays(clock, replays.Bounds())
+    for _ in range(2):
+        with pytest.raises(errors.InvalidArgumentError, match="must be columns"):
+            await kept.once("me", ID, b"f", work)
+    gc.collect()
+    assert len(seen) == 1
+    assert seen[0]() is None
+    assert kept.size > 600 + len("must be columns")
 
 
 async def test_first_caller_leaves(clock: clocks.ManualClock) -> None:

@@ -42,7 +42,7 @@ class _Kept:
 
     @property
     def size(self) -> int:
-        return _ENTRY_BYTES + len(self.answer)
+        return _ENTRY_BYTES + len(self.answer) + _text_size(self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,8 @@ class Replays:
         try:
             answer = await work()
         except errors.InvalidArgumentError as error:
-            self._keep(key, fingerprint, b"", error)
+            # Never the error itself: it holds every frame that it came through, and the request.
+            self._keep(key, fingerprint, b"", _replayed(error))
             _fail(outcome, error)
             raise
         except (asyncio.CancelledError, errors.DeadlineExceededError):
@@ -192,6 +193,13 @@ def _replayed(error: errors.InvalidArgumentError) -> errors.InvalidArgumentError
         violations=error.violations,
         metadata={**error.metadata, "replayed": "true"},
     )
+
+
+def _text_size(error: errors.InvalidArgumentError | None) -> int:
+    if error is None:
+        return 0
+    found = sum(len(each.field) + len(each.description) for each in error.violations)
+    return 4 * (len(error.message) + found)
 
 
 def _fail(outcome: "asyncio.Future[bytes | None]", error: Exception) -> None:
