@@ -55,7 +55,9 @@ class Server:
             self._set(self.ends)
             batch, self.running, self.ends = self.running, [], math.inf
             arrived, ahead = batch[-1]
-            stretch = self.pace.stretch(self.now - arrived, ahead, self.now, self.limit.tolerance)
+            stretch = self.pace.stretch(
+                self.now - arrived, ahead, self.now, self.limit.tolerance, self.limit.quiet
+            )
             self.limit.observe(stretch, ahead, len(batch))
             self.latencies += [self.now - arrived for arrived, _ in batch]
             self._start()
@@ -195,6 +197,31 @@ def test_burst_does_not_cut() -> None:
             server.arrive()
     assert server.refused == 0
     assert server.limit.current == server.most
+
+
+def test_stall_without_load_does_not_cut() -> None:
+    """Shows that a few predictions which took long, with nobody before them, are no overload."""
+    server = Server(fixed=0.002, each=0.0002, least=32)
+    open_loop(server, 10, 2.0)
+    server.fixed = 3.0
+    open_loop(server, 1, 20.0)
+    server.fixed = 0.002
+    for _ in range(1_000):
+        server.arrive()
+    assert server.refused == 0
+
+
+def test_version_that_became_slow_is_believed() -> None:
+    """Shows that under a load that never rests a version's new no-load latency becomes known."""
+    server = Server(fixed=0.02, each=0.0001, least=32)
+    open_loop(server, 500, 2.0)
+    assert server.refused == 0
+    server.fixed = 0.4
+    assert server.peak > 600
+    open_loop(server, 300, 3 * limit.FORGET_SECONDS)
+    server.refused = 0
+    open_loop(server, 300, 5.0, seed=4)
+    assert server.refused == 0
 
 
 def test_recovers_when_load_goes() -> None:

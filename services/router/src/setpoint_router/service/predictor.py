@@ -382,10 +382,11 @@ class Predictor:
         if lane is None or not jobs or len(work.errors) == work.rows:
             return
         youngest, now = jobs[-1], self._clock.monotonic()
+        limit = self._limit
         stretch = lane.paces[work.is_given].stretch(
-            now - youngest.arrived, youngest.ahead, now, self._limit.tolerance
+            now - youngest.arrived, youngest.ahead, now, limit.tolerance, limit.quiet
         )
-        self._limit.observe(stretch, youngest.ahead, work.rows)
+        limit.observe(stretch, youngest.ahead, work.rows)
 
     # The fallback version.
 
