@@ -185,6 +185,52 @@ async def test_ship_keeps_all_while_receiver_is_broken(
         assert not spool.folder.letters()
 
 
+async def test_ship_gets_past_many_suspects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shows that a row of records on which the receiver breaks does not hold up those behind it."""
+    monkeypatch.setattr(shipper, "FIRST_PAUSE_SECONDS", 0.0001)
+    sink = Sink()
+
+    async def send(records: Sequence[bytes]) -> None:
+        if b"poison" in records:
+            raise errors.InternalError(errors.Reason.INTERNAL, "it crashed")
+        await sink.send(records)
+
+    async with shipping(tmp_path, send) as spool:
+        for _ in range(12):
+            await spool.writer.append(b"poison")
+        wanted = [b"%d" % number for number in range(30)]
+        for each in wanted:
+            await spool.writer.append(each)
+        assert await spool.shipper.flush(20)
+        assert set(sink.taken) == set(wanted)
+        assert [each.read_bytes() for each in spool.folder.letters()] == [b"poison"] * 12
+
+
+@pytest.mark.parametrize("broken_calls", range(9, 41, 2))
+async def test_ship_buries_nothing_when_receiver_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_calls: int
+) -> None:
+    """Shows that a receiver which recovers amid the search for bad records costs none of them."""
+    monkeypatch.setattr(shipper, "FIRST_PAUSE_SECONDS", 0.0001)
+    sink, calls = Sink(), 0
+
+    async def send(records: Sequence[bytes]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= broken_calls:
+            raise errors.InternalError(errors.Reason.INTERNAL, "broken")
+        await sink.send(records)
+
+    async with shipping(tmp_path, send) as spool:
+        for number in range(16):
+            await spool.writer.append(bytes([number]))
+        assert await spool.shipper.flush(20)
+        assert set(sink.taken) == {bytes([number]) for number in range(16)}
+        assert not spool.folder.letters()
+
+
 async def test_ship_waits_with_a_lone_suspect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from random import getrandbits
 from typing import Protocol
 
 import tenacity
@@ -32,7 +33,8 @@ SUSPECT_TRIES = 5
 SUSPECT_TRIES_OF_HALVES = 2
 
 MAX_SUSPECTS = 8
-"""So many single records have failed and none was taken: it is the receiver that is broken."""
+"""After so many single records have failed and none was taken, any other is asked for: when it is not
+taken either, it is the receiver that is broken."""
 
 Send = Callable[[Sequence[bytes]], Awaitable[None]]
 
@@ -276,6 +278,7 @@ class _Search:
 
     def __init__(self, send: Callable[[Sequence[Frame], int], Awaitable[None]]) -> None:
         self._send = send
+        self._frames: Sequence[Frame] = ()
         self._taken = 0
         self._suspected = 0
         self.refused: list[tuple[Frame, errors.SetpointError]] = []
@@ -286,6 +289,7 @@ class _Search:
         Raises:
             _NothingTakenError: There is no telling whether it is the records or the receiver.
         """
+        self._frames = frames
         await self._halve(frames, tries)
         if self._suspected and not self._taken:
             raise _NothingTakenError(self.refused[-1][1])
@@ -304,9 +308,35 @@ class _Search:
             self.refused.append((frames[0], error))
             self._suspected += not _is_refusal(error)
             if self._suspected >= MAX_SUSPECTS and not self._taken:
-                raise _NothingTakenError(error) from error
+                await self._probe(error)
         else:
-            self._taken += len(frames)
+            await self._note_taken(len(frames))
+
+    async def _probe(self, error: errors.SetpointError) -> None:
+        """Ask for any of the records that were not looked at: suspects may stand in a row.
+
+        It is sent once more in its turn, which the receiver tolerates.
+
+        Raises:
+            _NothingTakenError: That one is not taken either.
+        """
+        left = self._frames[len(self.refused) :]
+        if not left:
+            raise _NothingTakenError(error)
+        try:
+            await self._send([left[getrandbits(32) % len(left)]], SUSPECT_TRIES_OF_HALVES)
+        except errors.SetpointError as again:
+            raise _NothingTakenError(again) from again
+        await self._note_taken(1)
+
+    async def _note_taken(self, count: int) -> None:
+        is_first = not self._taken
+        self._taken += count
+        if is_first and self._suspected:
+            # Until now the receiver itself may have been broken, so nothing was proved by it.
+            suspects, self.refused = self.refused, []
+            for frame, _ in suspects:
+                await self._halve([frame], SUSPECT_TRIES)
 
 
 def _is_absence(error: errors.SetpointError) -> bool:
