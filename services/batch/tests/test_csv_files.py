@@ -90,6 +90,9 @@ def test_header_alone() -> None:
         (b"a,a\n1,2\n", "column 'a': is there twice"),
         (b'a,b\n1,"2\n3,4\n', "never closed"),
         (b"\xff\xfe\n1\n", "UTF-8"),
+        (b"a,b\r1,2\r3,4\r", "header"),
+        (b'a,"' + b"b" * 200_000 + b'"\n1,2\n', "header"),
+        (b"a,b\0\n1,2\n", "NUL"),
     ],
 )
 def test_refused(data: bytes, told: str) -> None:

@@ -67,7 +67,11 @@ async def start(stub: Any, spec: messages.BatchPredictionSpec) -> errors.Setpoin
         ({"output_url": ""}, "spec.output.url"),
         ({"output_url": "file:///data"}, "spec.output.url"),
         ({"output_url": "file:///data/in.parquet"}, "spec.output.url"),
+        ({"output_url": "file:///data/o*t"}, "spec.output.url"),
         ({"kept_columns": ("a", "a")}, "spec.input.kept_columns"),
+        ({"kept_columns": ("a\0",)}, "spec.input.kept_columns"),
+        ({"kept_columns": ("a" * 257,)}, "spec.input.kept_columns"),
+        ({"event_time_column": "\0"}, "spec.input.event_time_column"),
     ],
 )
 async def test_start_names_the_field(stub: Any, changes: dict[str, Any], field: str) -> None:

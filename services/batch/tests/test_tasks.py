@@ -1,11 +1,13 @@
 """Tasks as a worker process does them, in this process, on real files and a real model."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from setpoint_batch import testing
@@ -189,6 +191,62 @@ def test_columns_refused(tmp_path: Path, table: pl.DataFrame, told: str) -> None
     assert "in.parquet" in caught.value.message
 
 
+def arrow_file(folder: Path, table: pa.Table) -> Path:
+    path = folder / "in.arrow"
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+def test_column_twice(tmp_path: Path) -> None:
+    """A column whose name another one has too cannot be meant."""
+    table = pa.table([pa.array([1.0])] * 3, names=["a", "b", "a"])
+    with pytest.raises(errors.InvalidArgumentError, match="column 'a': is there twice"):
+        planned(testing.task(tmp_path, arrow_file(tmp_path, table)))
+
+
+def test_values_that_lie_elsewhere(tmp_path: Path) -> None:
+    """A file whose offsets point outside of it is refused, and nothing of the process gets out."""
+    table = pa.table({"a": [1.0] * 3, "b": [1.0] * 3, "key": ["one", "two", "six"]})
+    source = arrow_file(tmp_path, table)
+    offsets, others = struct.pack("<4i", 0, 3, 6, 9), struct.pack("<4i", 0, 4_000, 6, 9)
+    content = source.read_bytes()
+    assert content.count(offsets) == 1
+    source.write_bytes(content.replace(offsets, others))
+    task = testing.task(tmp_path, source, kept_columns=["key"])
+    plan = planned(task)
+    with pytest.raises(errors.InvalidArgumentError, match=r"in\.arrow") as caught:
+        scored(task, plan)
+    assert caught.value.reason is errors.Reason.INVALID_INPUT
+
+
+@pytest.mark.parametrize(
+    ("form", "kept"),
+    [
+        (Format.CSV, pa.array([[1], [2]])),
+        (Format.CSV, pa.array([{"x": 1}, {"x": 2}])),
+        (Format.CSV, pa.array([(1, 2, 3)] * 2, pa.month_day_nano_interval())),
+        (Format.PARQUET, pa.array([(1, 2, 3)] * 2, pa.month_day_nano_interval())),
+    ],
+)
+def test_kept_column_that_cannot_be_written(tmp_path: Path, form: Format, kept: pa.Array) -> None:
+    """A column that the output's format cannot hold is told before anything runs."""
+    source = arrow_file(tmp_path, pa.table({"a": [1.0] * 2, "b": [1.0] * 2, "key": kept}))
+    task = testing.task(tmp_path, source, kept_columns=["key"], output_format=int(form))
+    told = f"column 'key': its type .* cannot be written as {form.name}"
+    with pytest.raises(errors.InvalidArgumentError, match=told):
+        planned(task)
+
+
+@pytest.mark.parametrize("name", ["row", "status", "score", "input_a"])
+def test_kept_column_of_a_taken_name(tmp_path: Path, name: str) -> None:
+    """A kept column does not take the place of one of the output's own, nor lose its own."""
+    source = written(tmp_path, frame().with_columns(pl.col("key").alias(name)))
+    task = testing.task(tmp_path, source, kept_columns=[name], with_inputs=True)
+    with pytest.raises(errors.InvalidArgumentError, match=f"'{name}' would be there twice"):
+        planned(task)
+
+
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
 def test_damaged_file(tmp_path: Path, ending: str) -> None:
     """A file that is not what its ending says is refused by name."""
@@ -224,6 +282,20 @@ def test_output_taken(tmp_path: Path) -> None:
         planned(testing.task(tmp_path, written(tmp_path, frame())))
     assert caught.value.reason is errors.Reason.OUTPUT_EXISTS
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
+
+
+def test_output_taken_meanwhile(tmp_path: Path) -> None:
+    """What comes to lie at the output's place while a job runs is not touched either."""
+    task = testing.task(tmp_path, written(tmp_path, frame()))
+    plan = planned(task)
+    scored(task, plan)
+    committed({**task, "name": "other", "job_id": "0190a5d0-0000-7000-8000-000000000002"})
+    before = output(tmp_path)
+    with pytest.raises(errors.FailedPreconditionError) as caught:
+        done(task, "commit", files=plan["files"], parts=[], counts={}, form=plan["form"])
+    assert caught.value.reason is errors.Reason.OUTPUT_EXISTS
+    done(task, "discard")
+    assert output(tmp_path).equals(before)
 
 
 def test_output_replaced(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def test_normal_form(given: str, expected: str) -> None:
         "/data/../etc/passwd",
         "file:///data/../etc/passwd",
         "s3://bucket/../other",
+        "https://host/jobs/%2e%2E/other",
         "filecache::s3://bucket/in",
         "/data/\x00in",
         "://in",

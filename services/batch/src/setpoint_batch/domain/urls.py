@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
+from urllib import parse
 
 from setpoint_runtime import errors
 
@@ -27,7 +28,8 @@ def normal(field: str, url: str) -> str:
     if scheme == "file" and not path.startswith("/"):
         raise errors.invalid(field, url, "must be a URL or an absolute path")
     # A chained URL, "filecache::s3://", would name one place and read another.
-    if not scheme or "::" in url or ".." in path.split("/"):
+    steps = path if scheme == "file" else parse.unquote(path)
+    if not scheme or "::" in url or ".." in steps.split("/"):
         raise errors.invalid(field, url, "must be one plain URL, without '..' and '::'")
     if scheme != "file":
         return f"{scheme}://{path.rstrip('/')}"

@@ -123,7 +123,13 @@ class Scanner:
             text = line.removeprefix(_MARK).decode()
         except UnicodeDecodeError as error:
             raise failures.invalid_input(self._url, f"the header is no UTF-8: {error}") from error
-        names = next(csv.reader([text]), [])
+        try:
+            names = next(csv.reader([text]), [])
+        except csv.Error as error:
+            # Lines that end in a bare carriage return are one, and a name has a limit.
+            raise failures.invalid_input(self._url, f"has no header line: {error}") from error
+        if "\0" in text:
+            raise failures.invalid_input(self._url, "has a NUL in its header line")
         if not names:
             raise failures.invalid_input(self._url, "has no header line")
         twice = {name for name in names if names.count(name) > 1}

@@ -12,7 +12,7 @@ from pyarrow import parquet
 import setpoint_columns.proto as column_messages
 from setpoint.common.v1 import column_pb2
 from setpoint_batch.domain.job import Format
-from setpoint_batch.partition import csv_files, failures, forms, places, values
+from setpoint_batch.partition import csv_files, failures, forms, outputs, places, values
 from setpoint_columns import interop
 from setpoint_runtime import errors
 
@@ -48,7 +48,10 @@ def look_through(task: Mapping[str, Any]) -> dict[str, Any]:
     for url, schema, _ in found:
         if form is None:
             form = forms.choose(model, feature_set, schema.names, task["event_time_column"], kept)
-        _check_schema(url, schema, form, is_text=_is_text(files, url))
+        is_text = _is_text(files, url)
+        _check_schema(url, schema, form, is_text=is_text)
+        if not is_text:
+            outputs.check_types(task, form, url, schema)
     partitions: list[Partition] = []
     rows_before = 0
     for index, (_, _, spans) in enumerate(found):
@@ -65,6 +68,7 @@ def look_through(task: Mapping[str, Any]) -> dict[str, Any]:
             rows_before += span.rows
     if form is None:
         raise AssertionError("an input has at least one file")
+    outputs.check_names(task, form, model, feature_set)
     return {
         "files": files,
         "partitions": partitions,
@@ -179,6 +183,8 @@ def _check_schema(url: str, schema: pa.Schema, form: forms.Form, *, is_text: boo
     for name in form.needed:
         if name not in present:
             raise failures.invalid_input(url, "is not in the file", column=name)
+        if schema.names.count(name) > 1:
+            raise failures.invalid_input(url, "is there twice", column=name)
     if is_text:
         return
     for name, dtype in form.typed.items():
@@ -245,4 +251,7 @@ def _batches(task: Mapping[str, Any], form: forms.Form, most: int) -> Iterator[A
             return
         reader = pa.ipc.open_file(opened)
         for index in indices:
-            yield reader.get_batch(index).select(form.needed)
+            batch = reader.get_batch(index).select(form.needed)
+            # Arrow believes what a file says of where its values lie.
+            batch.validate(full=True)
+            yield batch

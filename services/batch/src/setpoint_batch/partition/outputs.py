@@ -7,6 +7,7 @@ one by one, and whoever reads waits for `manifest.json`.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from setpoint_batch.domain.job import Format
-from setpoint_batch.partition import places
+from setpoint_batch.partition import failures, forms, places
 from setpoint_runtime import errors
 
 MANIFEST = "manifest.json"
@@ -26,6 +27,56 @@ FORM = 1
 """Of the manifest."""
 
 _ENDINGS = {Format.PARQUET: "parquet", Format.CSV: "csv", Format.ARROW: "arrow"}
+
+
+OWN_COLUMNS = (
+    "row",
+    "prediction_id",
+    "version",
+    "event_time",
+    "status",
+    "error",
+    "degradations",
+)
+
+
+def check_names(
+    task: Mapping[str, Any],
+    form: forms.Form,
+    model: forms.Model,
+    feature_set: forms.FeatureSet | None,
+) -> None:
+    """Refuses an output two of whose columns would have the same name, since one would be lost.
+
+    Raises:
+        InvalidArgumentError: Names the column.
+    """
+    names = [*OWN_COLUMNS, *form.copied, *(name for spec in model.outputs for name in spec.columns)]
+    if task["with_inputs"]:
+        features = feature_set.features if feature_set and form.by_entities else ()
+        names += [f"input_{name}" for name in (*features, *form.given)]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        rule = "would be there twice: of what is kept, of what the model says and of the platform's own"
+        raise errors.invalid("spec.output", min(twice), rule)
+
+
+def check_types(task: Mapping[str, Any], form: forms.Form, url: str, schema: pa.Schema) -> None:
+    """Refuses a column to keep that the format of the output cannot hold.
+
+    Raises:
+        InvalidArgumentError: INVALID_INPUT, naming file and column.
+    """
+    written = Format(task["output_format"] or Format.PARQUET)
+    for name in form.copied:
+        kind = schema.field(name).type
+        writer = PartWriter(places.Hashing(io.BytesIO()), written)
+        try:
+            writer.write(pa.table({name: pa.nulls(1, kind)}))
+            writer.close()
+        except pa.ArrowException as error:
+            what = f"its type {kind} cannot be written as {written.name}"
+            raise failures.invalid_input(url, what, column=name) from error
 
 
 class Output:
@@ -48,6 +99,10 @@ class Output:
         Raises:
             FailedPreconditionError: OUTPUT_EXISTS, if something else lies there.
         """
+        self._refuse_others()
+        places.make_folder(self._scratch)
+
+    def _refuse_others(self) -> None:
         found = [name for name in places.names(self.url) if not name.startswith(".")]
         if found and not self._is_of_this_job(self._manifest()):
             raise errors.FailedPreconditionError(
@@ -56,7 +111,6 @@ class Output:
                 f" {self._task['name']!r} for this time",
                 metadata={"url": self.url},
             )
-        places.make_folder(self._scratch)
 
     def part_name(self, number: int) -> str:
         """Return the name of a part's file."""
@@ -91,7 +145,14 @@ class Output:
         return True
 
     def commit(self) -> None:
-        """Let the output appear, with its manifest; what an earlier attempt left is replaced."""
+        """Let the output appear, with its manifest; what an earlier attempt left is replaced.
+
+        Raises:
+            FailedPreconditionError: OUTPUT_EXISTS, if something else has come to lie there.
+        """
+        # Parts that are being moved one by one have no manifest beside them.
+        if places.is_local(self.url) or self._manifest():
+            self._refuse_others()
         content = json.dumps(self._story(), indent=2, sort_keys=False).encode()
         if not places.is_local(self.url):
             self._commit_one_by_one(content)

@@ -20,6 +20,8 @@ INLINE = "rows:"
 """Begins the input of a job whose rows came with the request; their digest follows."""
 
 MAX_COLUMNS = 1_000
+MAX_NAME_LENGTH = 256
+_PATTERN = "*?["
 
 
 class Jobs:
@@ -88,6 +90,11 @@ class Jobs:
             else self._url("spec.input.url", spec.input_url)
         )
         target = self._url("spec.output.url", spec.output_url)
+        if any(each in target for each in _PATTERN):
+            # Where files are removed by name, it would stand for others'.
+            raise errors.invalid(
+                "spec.output.url", spec.output_url, f"must be one folder, without any of {_PATTERN}"
+            )
         if not rows and f"{source}/".startswith(f"{target}/"):
             raise errors.invalid("spec.output.url", spec.output_url, "must not hold the input")
         return replace(spec, input_url=source, output_url=target)
@@ -108,6 +115,11 @@ def _check(spec: Spec) -> None:
         raise errors.invalid(
             "spec.input.kept_columns", len(spec.kept_columns), f"must be at most {MAX_COLUMNS}"
         )
+    named = [("event_time_column", spec.event_time_column)]
+    for field, name in (*named, *(("kept_columns", name) for name in spec.kept_columns)):
+        if len(name) > MAX_NAME_LENGTH or "\0" in name:
+            rule = f"must have at most {MAX_NAME_LENGTH} characters, none of them NUL"
+            raise errors.invalid(f"spec.input.{field}", name[:80], rule)
     if len(set(spec.kept_columns)) != len(spec.kept_columns):
         raise errors.invalid(
             "spec.input.kept_columns", ", ".join(spec.kept_columns)[:80], "must be named once each"
