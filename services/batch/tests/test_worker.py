@@ -186,6 +186,33 @@ async def test_cancelled(house: House) -> None:
     assert 2 not in house.executor.done
 
 
+async def test_cancelled_after_commit(house: House) -> None:
+    """A cancellation that comes after the commit is too late: a job with an output has succeeded."""
+    job = await house.start()
+    committed = asyncio.Event()
+    save = house.store.save
+
+    async def never(job: Job) -> Job:
+        if job.state is State.SUCCEEDED:
+            committed.set()
+            await asyncio.Event().wait()
+        return await save(job)
+
+    house.store.save = never  # type: ignore[method-assign]
+    async with house.working():
+        async with asyncio.timeout(SECONDS):
+            await committed.wait()
+        house.store.save = save  # type: ignore[method-assign]
+        await house.store.cancel(ids.uuid7(), b"1", job.job_id, 7)
+        assert house.worker is not None
+        house.worker.wake(job.job_id)
+        ended = await house.until(job, State.SUCCEEDED, State.CANCELLED)
+    assert ended.state is State.SUCCEEDED
+    assert ended.manifest_url == f"file://{house.output}/manifest.json"
+    assert len(pl.read_parquet(house.output / "*.parquet")) == ROWS
+    assert house.left() == {"out"}
+
+
 async def test_failed(house: House) -> None:
     """A job that cannot be done says why, leaves nothing, and can be started again."""
     job = await house.start()

@@ -21,6 +21,9 @@ PATIENCE = 60
 LOSSES = 3
 """Processes that may die over the same task."""
 
+_NOTHING: ports.Json = {"model": None, "feature_set": None, "rules": None}
+"""What a task goes by that needs no plan."""
+
 _PASSING = (errors.UnavailableError, errors.DeadlineExceededError, errors.ResourceExhaustedError)
 _T = TypeVar("_T")
 
@@ -60,6 +63,9 @@ class Attempt:
         """Do the job, to an end of whatever kind."""
         try:
             if self._job.state is State.CANCELLING:
+                if await self._is_committed(_NOTHING):
+                    # The cancellation came too late; its output stands.
+                    return
                 await self._discard()
                 await self._end(State.CANCELLED)
                 return
@@ -256,8 +262,7 @@ class Attempt:
         await self._end(State.FAILED, error.replace("\0", ""), reason)
 
     async def _discard(self) -> None:
-        nothing = {"model": None, "feature_set": None, "rules": None}
-        await self._task({**self._base(nothing), "kind": "discard"})
+        await self._task({**self._base(_NOTHING), "kind": "discard"})
 
     async def _end(self, state: State, error: str = "", reason: str = "") -> None:
         try:
