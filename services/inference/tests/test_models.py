@@ -413,7 +413,7 @@ async def test_unload_waits_for_calls(inference: Inference) -> None:
     call = asyncio.ensure_future(inference.predict("slow", 1, floats({"a": [100_000.0]})))
     await asyncio.sleep(0.05)
     await inference.unload("slow", 1)
-    assert (await asyncio.wait_for(call, 0.1))["score"].to_list() == [100_000.0]
+    assert (await asyncio.wait_for(call, 10))["score"].to_list() == [100_000.0]
     assert await inference.listed() == []
 
 
