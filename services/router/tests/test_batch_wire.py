@@ -193,6 +193,34 @@ async def test_predict_batch_falls_back(router: Any) -> None:
         assert chosen == (2 if at in fallen else None)
 
 
+async def test_predict_batch_fallback_that_cannot(router: Any) -> None:
+    """Shows that a fallback which wants other columns costs nothing but its help."""
+    await router.create("safe", weights={1: 5_000, 2: 5_000}, fallback_version=7)
+    router.peers.inference.version_errors[2] = errors.NotFoundError(
+        errors.Reason.MODEL_VERSION_NOT_FOUND, "gone"
+    )
+    results, outputs, _ = await predict(router, keyed(60), route="safe")
+    assert set(results["version"].to_list()) == {1, 2}
+    for version, status, scored in zip(
+        results["version"].to_list(),
+        results["status"].to_list(),
+        outputs["score"].to_list(),
+        strict=True,
+    ):
+        wanted = 0 if version == 1 else grpc.StatusCode.UNAVAILABLE.value[0]
+        assert (status, scored is None) == (wanted, version == 2)
+
+
+async def test_predict_batch_refused_whole_predicts_nothing(router: Any) -> None:
+    """Shows that a batch which some version cannot answer at all is refused before any is asked."""
+    await router.create("mixed", weights={1: 9_000, 7: 1_000})
+    error = await refusal(predict(router, keyed(5_000), route="mixed"))
+    assert isinstance(error, errors.InvalidArgumentError)
+    assert "version 7 has no feature set" in error.message
+    assert not router.peers.inference.asked
+    assert router.peers.features.online.calls == 0
+
+
 async def test_predict_batch_without_features(router: Any) -> None:
     """Shows that rows fail with their own status when features do not come."""
     router.peers.features.online.error = errors.UnavailableError(errors.Reason.UNAVAILABLE, "away")

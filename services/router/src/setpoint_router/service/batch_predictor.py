@@ -241,6 +241,9 @@ class BatchPredictor:
         batch = _Batch(ask, origin, route, self._clock.now_us())
         _check_names(batch)
         pieces = self._pieces(batch)
+        for plan in dict.fromkeys(plan for plan, _ in pieces):
+            # Before any row is answered: a batch that is wrong as a whole has no predictions.
+            _check_columns(batch, plan)
         replicas = max(self._stages.replicas(plan) for plan in route.plans)
         turns = asyncio.Semaphore(self._calls_at_once * replicas)
 
@@ -288,7 +291,12 @@ class BatchPredictor:
             await self._stages.run(work)
         except VersionUnavailable as gone:
             fallback = batch.route.fallback
-            if fallback is not None and not is_fallback and fallback is not plan:
+            if (
+                fallback is not None
+                and not is_fallback
+                and fallback is not plan
+                and _suits(batch, fallback)
+            ):
                 await self._run(batch, fallback, rows[np.isin(rows, good)], is_fallback=True)
                 return
             work.fail_rest(inference_error(gone.error))
@@ -303,12 +311,7 @@ class BatchPredictor:
             self._stages.take_given(work, inputs)
             return
         if version.feature_set is None:
-            raise errors.invalid(
-                "rows",
-                ", ".join(sent.names)[:80],
-                f"must hold every input, since version {version.version} has no feature set",
-                errors.Reason.MISSING_FIELD,
-            )
+            raise AssertionError("entities were accepted for a version without features")
         entities = table.fitted(sent, version.key_columns, may_be_null=True, bad={})
         requested = table.fitted(sent, version.request_fields, may_be_null=True, bad={})
         work.entities = entities
@@ -364,6 +367,32 @@ def _text_column(name: str, texts: Sequence[str | None]) -> Column:
 
 def _fallen_back(batch: _Batch, rows: Rows) -> Degradation:
     return Degradation(DegradationKind.FALLBACK_VERSION, str(batch.versions[rows[0]]))
+
+
+def _check_columns(batch: _Batch, plan: Plan) -> None:
+    """Refuse a batch that a plan cannot answer, whatever its rows hold.
+
+    Raises:
+        InvalidArgumentError: A column is absent or of another type.
+    """
+    version, sent = plan.version, batch.ask.rows
+    if not batch.is_given and version.feature_set is None:
+        raise errors.invalid(
+            "rows",
+            ", ".join(sent.names)[:80],
+            f"must hold every input, since version {version.version} has no feature set",
+            errors.Reason.MISSING_FIELD,
+        )
+    _ = _parted(batch, plan, np.zeros(0, np.intp))
+
+
+def _suits(batch: _Batch, plan: Plan) -> bool:
+    """Say whether a plan can stand in for another one."""
+    try:
+        _check_columns(batch, plan)
+    except errors.InvalidArgumentError:
+        return False
+    return True
 
 
 def _parted(
