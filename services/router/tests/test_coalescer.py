@@ -230,6 +230,39 @@ async def test_submit_too_late_refused() -> None:
     await coalescer.drain()
 
 
+async def test_wait_is_shared_by_replicas() -> None:
+    """Shows that calls which go to several replicas are not waited for one after the other."""
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def run(batch: list[Item]) -> None:
+        if batch[0].number:
+            begun.set()
+            await gate.wait()
+        else:
+            await asyncio.sleep(0.01)
+
+    waits = []
+    for replicas in (1, 4):
+        coalescer: Coalescer[Item] = Coalescer(
+            run, Bounds(calls=1, rows=1, queued_rows=100), replicas=lambda count=replicas: count
+        )
+        coalescer.submit(item(0))
+        await coalescer.drain()
+        usual = coalescer._durations[0]
+        for _ in range(replicas):
+            coalescer.submit(item(1))
+            await begun.wait()
+        while coalescer._queue:
+            await asyncio.sleep(0)
+        for _ in range(8):
+            coalescer.submit(item(1))
+        waits.append(coalescer.wait_seconds / usual)
+        gate.set()
+        await coalescer.drain()
+        gate.clear()
+    assert waits == pytest.approx([1 + 8, 1 + 8 / 4])
+
+
 async def test_run_defect_does_not_block(caplog: pytest.LogCaptureFixture) -> None:
     """Shows that a batch which raises frees its place for the next one."""
 

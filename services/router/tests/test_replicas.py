@@ -532,12 +532,15 @@ async def test_name_that_flickers_loses_no_call(pair: Replicas) -> None:
 
 
 async def test_nobody_known() -> None:
-    """Without a single replica calls fail at once, by name."""
+    """Without a single replica calls fail at once, by name, each of them."""
     async with running(0, addresses=Named()) as found:
-        with pytest.raises(errors.UnavailableError, match="no replica"):
-            await found.predict()
+        for _ in range(2):
+            with pytest.raises(errors.UnavailableError, match="no replica"):
+                await found.predict()
         with pytest.raises(errors.UnavailableError, match="no replica"):
             await found.calls.load("delays", 1)
+        # Asked while a call is being queued, where nobody could be told.
+        assert found.calls.replicas(PLAN) == 1
 
 
 @pytest.mark.parametrize(

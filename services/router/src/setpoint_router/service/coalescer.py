@@ -158,7 +158,8 @@ class Coalescer(Generic[T]):
         if not calls or not self._durations:
             return 0.0
         usual = sorted(self._durations)[len(self._durations) // 2]
-        return usual * (1 + calls / self._bounds.calls)
+        at_once = self._bounds.calls * (1 if self._replicas is None else self._replicas())
+        return usual * (1 + calls / at_once)
 
     def submit(self, item: T, until: float = math.inf) -> None:
         """Queue an item.

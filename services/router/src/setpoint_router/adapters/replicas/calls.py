@@ -115,7 +115,11 @@ class ReplicatedInference:
     def replicas(self, plan: Plan) -> int:
         """Return among how many the calls of a version are divided now, at least 1."""
         key = plan.route.content.model, plan.version.version
-        return max(1, len(self._fleet.placement(key).candidates))
+        try:
+            return len(self._fleet.placement(key).candidates)
+        except errors.UnavailableError:
+            # There is none. The calls themselves say so, and are recorded.
+            return 1
 
     def is_ready(self, model: str, version: int) -> bool:
         """Say whether a replica would answer for a version now."""

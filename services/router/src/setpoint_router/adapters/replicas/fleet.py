@@ -221,10 +221,10 @@ class Fleet:
             found = self._placements[key] = Placement(key)
         if found.epoch != self._epoch:
             self._place(found)
-            if not found.candidates:
-                raise errors.UnavailableError(
-                    errors.Reason.UNAVAILABLE, "no replica of inference is known"
-                )
+        if not found.candidates:
+            raise errors.UnavailableError(
+                errors.Reason.UNAVAILABLE, "no replica of inference is known"
+            )
         return found
 
     def holders(self, key: VersionKey) -> list[Replica]:
