@@ -98,8 +98,10 @@ def start_router(
             "spool_directory": str(tmp_path / "spool"),
             "ship_interval_seconds": 0.01,
             "poll_seconds": 0.1,
-            # A pause of the machine is no failure of the features; tests of the limit set it.
+            # A pause of the machine is no failure of the features, and no overload; tests of these
+            # limits set them.
             "features_seconds": 10,
+            "latency_tolerance_seconds": 10,
         }
         settings = config.RouterSettings(**(fields | changes))
         async with (

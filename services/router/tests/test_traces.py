@@ -16,6 +16,8 @@ from setpoint_oip import tensors
 from setpoint_oip.datatypes import DATATYPES
 from setpoint_oip.protocol import open_inference_pb2, open_inference_pb2_grpc
 from setpoint_oip.tensors import Tensor
+from setpoint_router.adapters import traces
+from setpoint_router.domain import work
 from setpoint_telemetry import traces as telemetry_traces
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -112,6 +114,34 @@ async def test_trace_holds_prediction(collector: Collector, router: Any) -> None
         await asyncio.sleep(0.01)
     row = router.peers.ingest.row(answer.prediction_id)
     assert (row["trace_id"], row["span_id"]) == (TRACE, root.span_id.hex())
+
+
+async def test_spans_that_cannot_be_built_stop_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Shows that a work whose spans a defect breaks costs its own spans alone, not the process."""
+    emitted: asyncio.Queue[Any] = asyncio.Queue()
+    works = [work.Work(None, rows, is_given=True) for rows in (1, 2)]  # type: ignore[arg-type]  # no plan
+    for each in works:
+        each.traces = [None] * each.rows
+
+    def spans(self: traces.SpanBuilder, of: work.Work) -> int:
+        if of is works[0]:
+            raise ZeroDivisionError("a defect")
+        return of.rows
+
+    monkeypatch.setattr(setpoint_telemetry, "enabled", lambda: True)
+    monkeypatch.setattr(setpoint_telemetry, "emit", lambda built, scope: emitted.put_nowait(built))
+    monkeypatch.setattr(traces.SpanBuilder, "_spans", spans)
+    builder = traces.SpanBuilder()
+    for each in works:
+        builder.answered(each)
+    building = asyncio.create_task(builder.run())
+    async with asyncio.timeout(20):
+        assert await emitted.get() == 2
+    assert not building.done()
+    building.cancel()
+    assert "the spans of 1 predictions could not be built" in caplog.text
 
 
 async def test_trace_links_shared_call(collector: Collector, router: Any) -> None:

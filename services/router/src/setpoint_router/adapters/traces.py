@@ -6,6 +6,7 @@ below it; the other predictions link to it.
 """
 
 import asyncio
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from functools import lru_cache
@@ -19,13 +20,12 @@ from setpoint_router.domain.values import FLOATS
 from setpoint_router.domain.work import Mark, Trace, Work
 from setpoint_telemetry import SpanRecord, encoding, names
 
+_LOGGER = logging.getLogger(__name__)
+
 SCOPE = "setpoint.router"
 PAUSE_SECONDS = 0.2
 MAX_WORKS = 2000
 """Works that wait for their spans; beyond, the oldest go without. The records have everything."""
-
-SPANS_A_TURN = 200
-"""Spans built before others get their turn on the loop."""
 
 MAX_VALUES = 48
 """Inputs of a prediction that its span shows; with what else it says it stays within its bounds."""
@@ -60,7 +60,11 @@ class SpanBuilder:
                 self._emit(self._works.popleft())
 
     def _emit(self, work: Work) -> None:
-        setpoint_telemetry.emit(self._spans(work), scope=SCOPE)
+        try:
+            setpoint_telemetry.emit(self._spans(work), scope=SCOPE)
+        except Exception:
+            # Spans are for looking; predictions go on without them, and their records tell more.
+            _LOGGER.exception("the spans of %d predictions could not be built", work.rows)
 
     def _spans(self, work: Work) -> Iterator[SpanRecord]:
         for mark in work.marks:

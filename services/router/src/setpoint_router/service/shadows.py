@@ -118,7 +118,7 @@ class Shadows:
             async with asyncio.timeout(STOP_SECONDS):
                 await self.drain()
         except TimeoutError:
-            for plan, lane in self._lanes.items():
+            for plan, lane in list(self._lanes.items()):
                 dropped = await lane.cancel()
                 self._observer.dropped(plan, dropped, STOPPED)
 
