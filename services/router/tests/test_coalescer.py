@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import hypothesis
 import pytest
@@ -244,7 +245,7 @@ async def test_wait_is_shared_by_replicas() -> None:
     waits = []
     for replicas in (1, 4):
         coalescer: Coalescer[Item] = Coalescer(
-            run, Bounds(calls=1, rows=1, queued_rows=100), replicas=lambda count=replicas: count
+            run, Bounds(calls=1, rows=1, queued_rows=100), replicas=partial(int, replicas)
         )
         coalescer.submit(item(0))
         await coalescer.drain()
