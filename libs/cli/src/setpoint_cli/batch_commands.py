@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,9 @@ from setpoint_runtime import ids
 
 WATCH_SECONDS = 24 * 3600.0
 PAGE = 20
+PAUSE_SECONDS = 1.0
+MAX_SILENCES = 120
+"""Times that a watch is opened in vain, one after the other; the job goes on without anybody watching."""
 
 ENDED = (
     messages.BATCH_PREDICTION_STATE_SUCCEEDED,
@@ -197,14 +201,20 @@ def _changes(client: Client, job: messages.BatchPrediction) -> Iterator[messages
     request = batch_service_pb2.WatchBatchPredictionRequest(
         batch_prediction_id=job.batch_prediction_id
     )
+    silences = 0
     while job.state not in ENDED:
         try:
             for seen in client.stubs.batch.WatchBatchPrediction(request, timeout=WATCH_SECONDS):
-                job = seen.batch_prediction
+                job, silences = seen.batch_prediction, 0
                 yield job
         except grpc.RpcError as error:
             if not isinstance(typed_error(error), errors.UnavailableError):
                 raise
+            silences += 1
+            if silences >= MAX_SILENCES:
+                raise
+        if job.state not in ENDED:
+            time.sleep(PAUSE_SECONDS)
 
 
 def _list(client: Client, name: str) -> None:
