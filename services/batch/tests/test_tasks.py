@@ -263,6 +263,24 @@ def test_nothing_there(tmp_path: Path) -> None:
         planned(testing.task(tmp_path, tmp_path / "none.csv"))
 
 
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("nope://host/in.csv", errors.InvalidArgumentError),
+        ("reference://in.csv", errors.InvalidArgumentError),
+        ("ftp://127.0.0.1:1/in.csv", errors.UnavailableError),
+    ],
+)
+def test_store_that_does_not_answer(
+    tmp_path: Path, url: str, kind: type[errors.SetpointError]
+) -> None:
+    """A store that nobody knows is refused; one that is away may come back; both for in and out."""
+    with pytest.raises(kind):
+        inputs.look_through({**testing.task(tmp_path, ""), "input_url": url})
+    with pytest.raises(kind):
+        planned(testing.task(tmp_path, written(tmp_path, frame()), output_url=url))
+
+
 def test_changed_file(tmp_path: Path) -> None:
     """A file that is another one by now is not mixed with what was read of the first."""
     source = written(tmp_path, frame())

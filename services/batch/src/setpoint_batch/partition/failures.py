@@ -45,6 +45,11 @@ def reading(url: str) -> Iterator[None]:
         raise invalid_input(url, _first_line(error)) from error
     except PermissionError as error:
         raise _refused(url) from error
+    except (ConnectionError, TimeoutError) as error:
+        # A store that is away, for one, may come back.
+        raise errors.UnavailableError(
+            errors.Reason.UNAVAILABLE, f"{url}: cannot be reached: {_first_line(error)}"
+        ) from error
     except (OSError, ValueError) as error:
         raise invalid_input(url, f"cannot be read: {_first_line(error)}") from error
 

@@ -33,8 +33,9 @@ def local_path(url: str) -> Path:
 def file_system(url: str) -> tuple[Any, str]:
     """Returns who has a URL, and its path there. Raises InvalidArgumentError."""
     try:
-        system, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+        with failures.reading(url):
+            system, path = fsspec.core.url_to_fs(url)
+    except (ImportError, TypeError) as error:
         raise failures.invalid_input(url, f"no way to get there: {error}") from error
     return system, str(path)
 
@@ -103,17 +104,18 @@ def sha256(url: str) -> str:
 
 def exists(url: str) -> bool:
     """Says whether there is a file or folder."""
-    if is_local(url):
-        return local_path(url).exists()
-    system, path = file_system(url)
-    return bool(system.exists(path))
+    with failures.reading(url):
+        if is_local(url):
+            return local_path(url).exists()
+        system, path = file_system(url)
+        return bool(system.exists(path))
 
 
 def read(url: str) -> bytes | None:
     """Returns the bytes of a small file, or None."""
     if not exists(url):
         return None
-    with open_input(url) as file:
+    with open_input(url) as file, failures.reading(url):
         return file.read()
 
 
@@ -122,7 +124,9 @@ def names(url: str) -> list[str]:
     if not exists(url):
         return []
     system, path = file_system(url)
-    return sorted(posixpath.basename(each.rstrip("/")) for each in system.ls(path, detail=False))
+    with failures.reading(url):
+        found = system.ls(path, detail=False)
+    return sorted(posixpath.basename(each.rstrip("/")) for each in found)
 
 
 def make_folder(url: str) -> None:
