@@ -56,8 +56,8 @@ def parse(data: bytes | mmap.mmap) -> External:
     values = {}
     for key in sorted(_KEYS):
         value = content.get(key, "")
-        if not isinstance(value, str) or len(value) > _MAX_LENGTH:
-            raise _invalid(f"has a {key} that is no text of at most {_MAX_LENGTH} characters")
+        if not isinstance(value, str) or len(value) > _MAX_LENGTH or not value.isprintable():
+            raise _invalid(f"has a {key} that is no plain text of at most {_MAX_LENGTH} characters")
         values[key] = value
     if not values["model"]:
         raise _invalid("names no model")

@@ -6,6 +6,7 @@ whoever loads it, in a process of its own and against the platform's list of tru
 
 import io
 import json
+import lzma
 import mmap
 import zipfile
 import zlib
@@ -21,6 +22,19 @@ _MAX_GROWTH: Final = 100
 """Arrays of numbers do not become smaller by more; a bomb does."""
 _MAX_SCHEMA_BYTES: Final = 64 * 1024 * 1024
 
+# Beside its own error zipfile raises whatever its decompressors do; RuntimeError is for encrypted
+# members and for ways to compress that it does not know.
+_UNREADABLE: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+    MemoryError,
+    OSError,
+    ValueError,
+    EOFError,
+)
+
 
 def inspect(data: bytes | mmap.mmap) -> Signature:
     """Check an archive; what the estimator takes and gives only a run can say.
@@ -31,7 +45,7 @@ def inspect(data: bytes | mmap.mmap) -> Signature:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             _check(archive, len(data))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, ValueError, EOFError):
+    except _UNREADABLE:
         raise _invalid("cannot be read as a skops archive") from None
     return Signature((), ())
 
