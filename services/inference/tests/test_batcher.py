@@ -101,6 +101,17 @@ async def test_join_after_a_caller_left_at_once_finds_its_slot() -> None:
     assert model.sizes == [1]
 
 
+async def test_full_batch_waits_for_no_more_than_it_may_hold() -> None:
+    """A preferred number of rows beyond the most of a batch keeps no full batch waiting."""
+    model = Model()
+    model.gate.set()
+    rules = Batching(2, preferred_rows=(8,), max_delay_us=60_000_000)
+    async with batcher_of(model, rules) as call, asyncio.timeout(10):
+        answers = await asyncio.gather(call(1.0), call(2.0))
+    assert [said(each) for each in answers] == [[2.0], [4.0]]
+    assert model.sizes == [2]
+
+
 async def test_join_alone_runs_at_once() -> None:
     """A single caller at low load waits for no timer: its run begins in the same moment."""
     model = Model()

@@ -166,7 +166,7 @@ class Batcher:
         rules = self._rules
         if not rules.max_delay_us or self._delayed:
             return True
-        enough = (rules.preferred_rows or (rules.max_rows,))[0]
+        enough = min((rules.max_rows, *rules.preferred_rows[:1]))
         oldest = self._waiting[0].queued
         return self._rows >= enough or oldest + rules.max_delay_us / 1e6 <= now
 
