@@ -148,6 +148,11 @@ class Coalescer(Generic[T]):
         return not self._queue and not self._tasks
 
     @property
+    def is_full(self) -> bool:
+        """Whether whatever comes is refused."""
+        return self._queued_rows >= self._bounds.queued_rows
+
+    @property
     def wait_seconds(self) -> float:
         """How long another item takes; 0 when it goes with one of the next calls.
 

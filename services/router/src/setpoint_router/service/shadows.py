@@ -142,12 +142,9 @@ class Shadows:
             self._lanes[plan] = lane
         step = self._bounds.rows
         for start in range(0, copy.rows, step):
-            end = start + step
-            piece = Copy(copy.work, copy.at[start:end], copy.slots[start:end])
-            try:
-                lane.submit(piece)
-            except errors.ResourceExhaustedError:
-                self._observer.dropped(plan, piece.rows, QUEUE_FULL)
+            at, slots = copy.at[start : start + step], copy.slots[start : start + step]
+            if lane.is_full or not _submitted(lane, Copy(*_alone(copy.work, at), slots)):
+                self._observer.dropped(plan, len(at), QUEUE_FULL)
 
     def _obstacle(self) -> str:
         if self._is_closed:
@@ -263,6 +260,21 @@ class Shadows:
         for at, misfit in strange:
             bad.setdefault(at, misfit)
         return columns
+
+
+def _alone(work: Work, at: Rows) -> tuple[Work, Rows]:
+    """Return some rows of a work without the others, which a queue would keep in memory."""
+    if len(at) == work.rows:
+        return work, at
+    return work.take(at.tolist()), np.arange(len(at))
+
+
+def _submitted(lane: Coalescer[Copy], piece: Copy) -> bool:
+    try:
+        lane.submit(piece)
+    except errors.ResourceExhaustedError:
+        return False
+    return True
 
 
 def _fitted(sent: Columns, fields: Sequence[Field], bad: table.RowErrors) -> Columns:
