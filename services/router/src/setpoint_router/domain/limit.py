@@ -51,9 +51,7 @@ class Pace:
         """The no-load latency; infinite before the first prediction."""
         return min(self._least, self._before)
 
-    def stretch(
-        self, seconds: float, ahead: int, now: float, tolerance: float, quiet: int = QUIET
-    ) -> float:
+    def stretch(self, seconds: float, ahead: int, now: float, tolerance: float) -> float:
         """Note a latency; return it in parts of what is tolerated, so that 1 is the most.
 
         Args:
@@ -62,9 +60,8 @@ class Pace:
                 nothing about the one without, except that it is not longer.
             now: In seconds of a monotonic clock.
             tolerance: Seconds that are tolerated of a quick version.
-            quiet: Most predictions on their way that count as no load.
         """
-        if ahead <= quiet and now - self._since > FORGET_SECONDS:
+        if ahead <= QUIET and now - self._since > FORGET_SECONDS:
             self._before, self._least, self._since = self._least, seconds, now
         elif seconds < self._least:
             self._least = seconds
@@ -85,7 +82,6 @@ class AdaptiveLimit:
         "_refused",
         "_seen_at",
         "current",
-        "quiet",
         "retry_step",
         "tolerance",
     )
@@ -104,10 +100,6 @@ class AdaptiveLimit:
         self._most = most
         self.tolerance = tolerance
         """As given, for paces."""
-        self.quiet = max(QUIET, self._least)
-        """With so few predictions on their way there is no queue that refusals could shorten, since
-        the least are always let in. What is slow then is so by itself: it cuts nothing, and paces
-        believe it after a while."""
         self.current = most
         """Predictions that may be on their way."""
         self.retry_step = 0
@@ -151,8 +143,9 @@ class AdaptiveLimit:
     def _judge(self) -> None:
         if self._fastest <= 1.0:
             self._grow(1)
-        elif self._ahead > self.quiet:
-            # What it took is in proportion to what was ahead of it.
+        elif self._ahead > self._least:
+            # With fewer than the least no refusal could have made it quicker. What it took is in
+            # proportion to what was ahead of it.
             fitting = max(self._least, int(self._ahead / self._fastest))
             self.current = min(self.current, fitting)
         # The more are turned away, the later they should come again.

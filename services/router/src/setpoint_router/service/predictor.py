@@ -382,11 +382,10 @@ class Predictor:
         if lane is None or not jobs or len(work.errors) == work.rows:
             return
         youngest, now = jobs[-1], self._clock.monotonic()
-        limit = self._limit
         stretch = lane.paces[work.is_given].stretch(
-            now - youngest.arrived, youngest.ahead, now, limit.tolerance, limit.quiet
+            now - youngest.arrived, youngest.ahead, now, self._limit.tolerance
         )
-        limit.observe(stretch, youngest.ahead, work.rows)
+        self._limit.observe(stretch, youngest.ahead, work.rows)
 
     # The fallback version.
 
