@@ -338,6 +338,14 @@ async def test_ejected_replica_comes_back() -> None:
         assert first.run.calls == 1
 
 
+async def test_replica_that_was_let_go_is_not_alive(pair: Replicas) -> None:
+    """Whoever asks after a replica just when it goes hears no, rather than that he should not ask."""
+    replica = pair.replica(pair.doubles[0])
+    assert await replica.is_alive(SECONDS)
+    await replica.close()
+    assert not await replica.is_alive(SECONDS)
+
+
 async def test_model_errors_are_nobodys_failure(pair: Replicas) -> None:
     """Errors that a model sends are told as they are, once, and eject no replica."""
     first, second = pair.ranked

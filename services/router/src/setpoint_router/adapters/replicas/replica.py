@@ -116,6 +116,9 @@ class Replica:
             await self._health.Check(_LIVENESS, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             return is_answer(error)
+        except grpc.aio.UsageError:
+            # It was let go in this very moment, which is no defect of who asks.
+            return False
         return True
 
     async def watch(self) -> None:
