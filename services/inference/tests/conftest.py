@@ -44,7 +44,11 @@ def start(serve: Serve, fake_registry: tuple[testing.FakeRegistry, str], tmp_pat
             channel.connect(server.address, client="test") as opened,
         ):
             stub = inference_service_pb2_grpc.InferenceServiceStub(opened)
-            yield testing.Inference(stub, fake, opened, server.address)
+
+            def taken() -> float | None:
+                return server.metrics_registry.get_sample_value("setpoint_inference_pool_taken")
+
+            yield testing.Inference(stub, fake, opened, server.address, taken)
 
     return started
 

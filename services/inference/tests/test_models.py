@@ -410,10 +410,10 @@ async def test_unload_waits_for_calls(inference: Inference) -> None:
     spec = [("X", DataType.FLOAT32, ("a",))]
     inference.registry.add("slow", 1, artifacts.counting(), spec, [SCORE])
     await inference.load("slow", 1)
-    call = asyncio.ensure_future(inference.predict("slow", 1, floats({"a": [100_000.0]})))
-    await asyncio.sleep(0.05)
+    call = asyncio.ensure_future(inference.predict("slow", 1, floats({"a": [500_000.0]})))
+    await inference.until_taken(1)
     await inference.unload("slow", 1)
-    assert (await asyncio.wait_for(call, 10))["score"].to_list() == [100_000.0]
+    assert (await asyncio.wait_for(call, 10))["score"].to_list() == [500_000.0]
     assert await inference.listed() == []
 
 

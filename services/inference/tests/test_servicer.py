@@ -218,7 +218,7 @@ async def test_predict_cancelled_run_stops(start: Any) -> None:
         add_counting(inference.registry)
         await inference.load("counting", 1)
         call = inference.stub.Predict(counting_request(FOR_EVER), timeout=60)
-        await asyncio.sleep(0.2)
+        await inference.until_taken(1)
         call.cancel()
         late = inference.stub.Predict(counting_request(FOR_EVER), timeout=0.5)
         code, _ = await failing(late)
@@ -232,7 +232,7 @@ async def test_predict_overloaded(start: Any) -> None:
         add_counting(inference.registry)
         await inference.load("counting", 1)
         held = [inference.stub.Predict(counting_request(FOR_EVER), timeout=60) for _ in range(3)]
-        await asyncio.sleep(0.3)
+        await inference.until_taken(3)
         for _ in range(5):
             code, error = await failing(inference.stub.Predict(counting_request(1), timeout=20))
             assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -240,7 +240,7 @@ async def test_predict_overloaded(start: Any) -> None:
             assert error.retry_after_seconds is not None
         for call in held:
             call.cancel()
-        await asyncio.sleep(0.3)
+        await inference.until_taken(0)
         assert answered(await inference.stub.Predict(counting_request(1), timeout=20)).rows == 1
 
 
@@ -252,7 +252,7 @@ async def test_predict_small_calls_pass_slow_ones(start: Any) -> None:
         await inference.load("counting", 1)
         await inference.load("linear", 1)
         slow = inference.stub.Predict(counting_request(FOR_EVER), timeout=60)
-        await asyncio.sleep(0.1)
+        await inference.until_taken(1)
         for _ in range(20):
             await inference.predict("linear", 1, ROW)
         assert not slow.done()

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,6 +174,14 @@ class Inference:
     registry: FakeRegistry
     channel: grpc.aio.Channel
     address: str = ""
+    taken: Callable[[], float | None] = lambda: None
+    """How many calls run or wait for a thread."""
+
+    async def until_taken(self, count: int) -> None:
+        """Wait until so many calls run or wait for a thread."""
+        async with asyncio.timeout(30):
+            while self.taken() != count:
+                await asyncio.sleep(0.005)
 
     async def predict(
         self, model: str, version: int, columns: Columns, timeout: float = 10.0
