@@ -39,8 +39,8 @@ UNTRACED = "full path, not traced"
 SIDES = (FULL, GIVEN, ECHO, PLAIN)
 
 ALONE = loads.Level(1, 1)
-LEVELS = (ALONE, loads.Level(4, 4), loads.Level(8, 8))
-TRACED_LEVEL = LEVELS[-1]
+LEVELS = (ALONE, loads.Level(4, 4), loads.Level(8, 8), loads.Level(16, 16))
+TRACED_LEVEL = loads.Level(8, 8)
 
 SERVICES = ("registry", "feature", "validation", "monitoring", "inference", "router")
 PREDICT = "/setpoint.router.v1.RouterService/Predict"
@@ -93,7 +93,9 @@ async def run(options: Options, console: Console) -> Outcome:
     generator = loads.choose(options.folder, options.generator)
     console.print("training, and starting the stack and what it is compared with …")
     async with _world(options.folder) as world:
-        await scale.predict_many(world.trained, world.client, world.house, scale.FEW)
+        while await world.predicted() < scale.FEW:
+            await generator.put(world.targets[FULL], TRACED_LEVEL, TIMES)
+        await children.settle(world.pids, SETTLE_SECONDS)
         memory_before = scale.memory(world.house, "router")
         found, share = await _measure(world, generator, options, console)
         rows = measures(found, share)

@@ -17,12 +17,12 @@ def window(rate: float, p50_ms: float = 1.0) -> Window:
 
 @pytest.fixture
 def found() -> serving.Found:
-    """Two rounds, the second on a machine that is twice as slow; all peak at the middle level."""
+    """Two rounds, the second on a machine that is twice as slow; all peak at the second level."""
     rates = {
-        serving.FULL: (100.0, 800.0, 700.0),
-        serving.GIVEN: (150.0, 1200.0, 900.0),
-        serving.ECHO: (500.0, 1600.0, 1500.0),
-        serving.PLAIN: (90.0, 200.0, 150.0),
+        serving.FULL: (100.0, 800.0, 700.0, 600.0),
+        serving.GIVEN: (150.0, 1200.0, 900.0, 800.0),
+        serving.ECHO: (500.0, 1600.0, 1500.0, 1400.0),
+        serving.PLAIN: (90.0, 200.0, 150.0, 120.0),
     }
     made: serving.Found = {
         (side, level): [window(rate, 4.0), window(rate / 2, 8.0)]
