@@ -8,6 +8,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from setpoint.common.v1 import value_pb2
 from setpoint.router.v1 import route_pb2, router_service_pb2
 from setpoint_columns import Column, Columns, DataType
 from setpoint_columns import proto as columns_proto
@@ -15,6 +16,13 @@ from setpoint_router import testing
 from setpoint_router.domain import assignment
 from setpoint_rpc import channel
 from setpoint_runtime import errors, ids
+
+GIVEN = {
+    "share": value_pb2.Value(double_value=0.5),
+    "delay": value_pb2.Value(double_value=2.0),
+    "hour": value_pb2.Value(int_value=8),
+    "origin": value_pb2.Value(string_value="JFK"),
+}
 
 
 def given(rows: int) -> Columns:
@@ -101,6 +109,29 @@ async def test_predict_batch_by_entity(router: Any) -> None:
     row = router.peers.ingest.row(results["prediction_id"].item(3))
     assert (row["event_time"], row["entities"]) == (77, {"carrier": "c3"})
     assert row["assignment_key"] == "c3"
+
+
+async def test_share_of_users_holds_over_many_requests(router: Any) -> None:
+    """Shows that one in ten users gets the canary, always the same ones, however often they ask."""
+    await router.create("canary", weights={1: 9_000, 2: 1_000})
+    users, times = 500, 20
+    asked = given(users * times).with_column(
+        Column.from_list(
+            "user", [f"user-{number % users}" for number in range(users * times)], DataType.STRING
+        )
+    )
+    results, _, _ = await predict(router, asked, route="canary", assignment_key_column="user")
+    versions = np.array(results["version"].to_list()).reshape(times, users)
+    assert (versions == versions[0]).all()
+    slots = assignment.slots_of("canary", [f"user-{number}" for number in range(users)])
+    canary = set(slots[versions[0] == 2].tolist())
+    assert canary
+    assert canary.isdisjoint(slots[versions[0] == 1].tolist())
+    # 500 users at 10 %: five standard deviations to both sides.
+    assert 17 <= (versions[0] == 2).sum() <= 83
+    for number in range(0, users, 50):
+        answer = await router.predict("canary", inputs=GIVEN, assignment_key=f"user-{number}")
+        assert answer.assignment.model_version.version == versions[0, number]
 
 
 async def test_predict_batch_largest(router: Any) -> None:
