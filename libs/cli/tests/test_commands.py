@@ -53,6 +53,8 @@ def test_help_of_a_command_has_an_example(name: str) -> None:
         ["batch-predict", "in-{date}.csv", "out", "--model", "late"],
         ["batch-predict", "in.csv", "out", "--model", "late", "--version", "1", "--alias", "a"],
         ["batches", "--cancel"],
+        ["features", "explain", "temp"],
+        ["features", "explain", "set.temp", "--time", "yesterday"],
         ["nonsense"],
     ],
 )
@@ -77,6 +79,21 @@ def test_session_exit_codes(
         raise error
     assert ended.value.exit_code == code
     assert error.reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["explain"])
+def test_help_of_features_has_an_example(name: str) -> None:
+    """Each command below ``features`` shows how it is used."""
+    shown = RUNNER.invoke(main.app, ["features", name, "--help"])
+    assert shown.exit_code == 0
+    assert f"setpoint features {name}" in " ".join(shown.output.split())
+
+
+def test_exact_time_keeps_microseconds() -> None:
+    """A time is written as exactly as it is, also one that no calendar has."""
+    assert session.exact_time(1_372_939_200_000_000) == "2013-07-04 12:00:00"
+    assert session.exact_time(1_372_939_200_250_000) == "2013-07-04 12:00:00.25"
+    assert session.exact_time(2**62) == f"{2**62} µs"
 
 
 def test_read_values_tells_numbers_from_text() -> None:

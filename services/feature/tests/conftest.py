@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from setpoint.feature.v1 import feature_service_pb2_grpc
+from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
 from setpoint_db import migrate
 from setpoint_feature import config, testing, wiring
 from setpoint_feature.store import tables
@@ -46,7 +46,8 @@ def start(feature_url: str, valkey_url: str, serve: serving.Serve) -> testing.St
             channels.connect(server.address, client="test") as channel,
         ):
             stub = feature_service_pb2_grpc.FeatureServiceStub(channel)
-            yield testing.Running(testing.Client(stub), clock, server)
+            audit = audit_service_pb2_grpc.AuditServiceStub(channel)
+            yield testing.Running(testing.Client(stub), clock, server, audit)
 
     return run
 

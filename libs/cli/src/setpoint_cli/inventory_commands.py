@@ -1,4 +1,4 @@
-"""Looking around: ``models``, ``features`` and ``drift``."""
+"""Looking around: ``models`` and ``drift``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from setpoint.common.v1 import column_pb2, reference_pb2
-from setpoint.feature.v1 import feature_service_pb2
+from setpoint.common.v1 import reference_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2, report_pb2
 from setpoint.registry.v1 import model_pb2, registry_service_pb2
 from setpoint_cli.session import (
@@ -85,48 +84,6 @@ def _version_row(version: model_pb2.ModelVersion, champion: bool) -> list[str]:
         measured,
         version.manifest_digest[:12],
     ]
-
-
-def features(
-    stack: StackFolder = DEFAULT_STACK,
-) -> None:
-    """List feature sets and the views that they take features from.
-
-    Example: setpoint features
-    """
-    table = _table("view", "entity", "fields", "time to live", "version", "owner")
-    sets = _table("feature set", "features", "request fields", "version")
-    with session(stack) as client:
-        views = client.stubs.feature.ListFeatureViews(
-            feature_service_pb2.ListFeatureViewsRequest(page_size=PAGE), timeout=TIMEOUT_SECONDS
-        ).views
-        bundles = client.stubs.feature.ListFeatureSets(
-            feature_service_pb2.ListFeatureSetsRequest(page_size=PAGE), timeout=TIMEOUT_SECONDS
-        ).feature_sets
-    for view in views:
-        fields = ", ".join(f"{each.name} {_type(each.dtype)}" for each in view.fields)
-        hours = view.ttl_microseconds / 3.6e9
-        table.add_row(
-            view.name,
-            view.entity,
-            fields,
-            f"{hours:g} h" if hours else "for ever",
-            view.version[:12],
-            view.owner,
-        )
-    for bundle in bundles:
-        sets.add_row(
-            bundle.name,
-            ", ".join(each.alias or each.field for each in bundle.features),
-            ", ".join(each.name for each in bundle.request_fields),
-            bundle.version[:12],
-        )
-    console.print(table if table.row_count else "there are no views")
-    console.print(sets if sets.row_count else "there are no feature sets")
-
-
-def _type(dtype: column_pb2.DataType.ValueType) -> str:
-    return column_pb2.DataType.Name(dtype).removeprefix("DATA_TYPE_").lower()
 
 
 def drift(

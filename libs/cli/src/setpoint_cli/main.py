@@ -6,6 +6,7 @@ import typer
 
 from setpoint_cli import (
     batch_commands,
+    feature_commands,
     inventory_commands,
     prediction_commands,
     retraining_commands,
@@ -27,7 +28,6 @@ for command in (
     prediction_commands.explain,
     prediction_commands.shadow,
     inventory_commands.models,
-    inventory_commands.features,
     inventory_commands.drift,
     retraining_commands.retrain,
     retraining_commands.approve,
@@ -37,3 +37,4 @@ for command in (
     app.command()(command)
 
 app.add_typer(route_commands.app, name="routes")
+app.add_typer(feature_commands.app, name="features")

@@ -118,3 +118,13 @@ def read_time(option: str, text: str | None) -> int:
 def show_time(time: int) -> str:
     """Writes a time in microseconds UTC; nothing for 0."""
     return f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M}" if time else ""
+
+
+def exact_time(time: int) -> str:
+    """Writes a time in microseconds UTC to the microsecond where it has any."""
+    try:
+        moment = datetime.fromtimestamp(time // 1_000_000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{time} µs"
+    fraction = f".{time % 1_000_000:06d}".rstrip("0").rstrip(".")
+    return f"{moment:%Y-%m-%d %H:%M:%S}{fraction}"

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from setpoint.batch.v1 import batch_service_pb2_grpc
-from setpoint.feature.v1 import feature_service_pb2_grpc
+from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
 from setpoint.inference.v1 import inference_service_pb2_grpc
 from setpoint.monitoring.v1 import ingest_service_pb2_grpc, monitoring_service_pb2_grpc
 from setpoint.registry.v1 import registry_service_pb2_grpc
@@ -44,6 +44,11 @@ class Stubs:
     def feature(self) -> feature_service_pb2_grpc.FeatureServiceStub:
         """Entities, views, feature sets and values."""
         return feature_service_pb2_grpc.FeatureServiceStub(self._channel("feature"))
+
+    @cached_property
+    def audit(self) -> audit_service_pb2_grpc.AuditServiceStub:
+        """Explanations and proofs, at the feature service."""
+        return audit_service_pb2_grpc.AuditServiceStub(self._channel("feature"))
 
     @cached_property
     def validation(self) -> validation_service_pb2_grpc.ValidationServiceStub:
@@ -101,6 +106,11 @@ class AsyncStubs:
     def feature(self) -> feature_service_pb2_grpc.FeatureServiceAsyncStub:
         """Entities, views, feature sets and values."""
         return feature_service_pb2_grpc.FeatureServiceStub(self._channel("feature"))
+
+    @cached_property
+    def audit(self) -> audit_service_pb2_grpc.AuditServiceAsyncStub:
+        """Explanations and proofs, at the feature service."""
+        return audit_service_pb2_grpc.AuditServiceStub(self._channel("feature"))
 
     @cached_property
     def validation(self) -> validation_service_pb2_grpc.ValidationServiceAsyncStub:

@@ -25,6 +25,11 @@ _EARLIEST = -(1 << 63)
 _LATEST = (1 << 63) - 1
 
 
+def boundary_to_proto(boundary: definitions.Boundary) -> definition_pb2.Boundary.ValueType:
+    """Returns the message's name of a boundary."""
+    return _BOUNDARY_NUMBERS[boundary]
+
+
 def specs_from_proto(
     specs: Iterable[reference_pb2.FieldSpec], field: str
 ) -> tuple[definitions.FieldSpec, ...]:

@@ -18,7 +18,7 @@ from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
 if TYPE_CHECKING:
-    from setpoint.feature.v1 import feature_service_pb2_grpc
+    from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
 
 NOW = 1_700_000_000_000_000
 """The time of the tests' clock."""
@@ -179,6 +179,7 @@ class Running:
     client: Client
     clock: clocks.ManualClock
     server: servers.Server
+    audit: "audit_service_pb2_grpc.AuditServiceAsyncStub"
 
 
 Start = Callable[..., AbstractAsyncContextManager[Running]]

@@ -4,14 +4,15 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from setpoint.feature.v1 import feature_service_pb2_grpc
+from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
 from setpoint_db import engine as engines
 from setpoint_db import migrate
-from setpoint_feature import config, servicer
+from setpoint_feature import audit_servicer, config, servicer
 from setpoint_feature.adapters import metrics, valkey_store
 from setpoint_feature.service import (
     catch_up,
     definitions,
+    explaining,
     joining,
     leakage,
     serving,
@@ -57,6 +58,12 @@ async def build(
             feature_service_pb2_grpc.add_FeatureServiceServicer_to_server,
             handler,
             servicer.SERVICE_NAME,
+        )
+        explainer = explaining.Explainer(stores.history, stores.online_reads, known, clock)
+        server.add(
+            audit_service_pb2_grpc.add_AuditServiceServicer_to_server,
+            audit_servicer.AuditServicer(explainer),
+            audit_servicer.SERVICE_NAME,
         )
         owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
         _ = owner.start("online-catch-up", follower.run())

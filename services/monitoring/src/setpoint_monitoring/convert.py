@@ -330,6 +330,17 @@ def _provenance(
     return told
 
 
+def sample_to_proto(sample: ports.RecordSample) -> monitoring_service_pb2.SampleRecordsResponse:
+    """Converts a share of the records."""
+    response = monitoring_service_pb2.SampleRecordsResponse(
+        through_record_id=sample.through, newest_record_id=sample.newest
+    )
+    for each in sample.records:
+        stored = response.records.add(record_id=each.record_id, record_time=each.record_time)
+        stored.record.ParseFromString(each.payload)
+    return response
+
+
 def outcome_to_proto(outcome: Outcome) -> prediction_pb2.Outcome:
     """Converts an outcome."""
     return prediction_pb2.Outcome(

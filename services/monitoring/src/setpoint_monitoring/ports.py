@@ -46,6 +46,26 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptRecord:
+    """A record as it was stored."""
+
+    record_id: int
+    record_time: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSample:
+    """A share of the records of a stretch."""
+
+    records: tuple[KeptRecord, ...]
+    through: int
+    """Every record up to this one has been considered."""
+    newest: int
+    """The newest record that there is, 0 without any."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListFilter:
     """Which predictions are listed; None means all."""
 
@@ -135,6 +155,11 @@ class PredictionStore(Protocol):
 
     async def sample(self, version: VersionKey, window: Window, limit: int) -> list[str]:
         """Return some prediction ids of a window, first those that failed over."""
+
+    async def sample_records(
+        self, after: int, basis_points: int, until: int | None
+    ) -> RecordSample:
+        """Return a share of the records after one, before the first that was stored after a time."""
 
     async def pending(self, limit: int) -> list[Pending]:
         """Return records that are not yet counted, oldest first."""

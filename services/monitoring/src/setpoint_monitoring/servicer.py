@@ -25,6 +25,9 @@ from setpoint_monitoring.service.watch import Watch
 from setpoint_runtime import errors, ids, paging
 from setpoint_runtime.clock import Clock
 
+WHOLE = 10_000
+"""Basis points."""
+
 
 class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     """Implements setpoint.monitoring.v1.IngestService."""
@@ -211,6 +214,22 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         return monitoring_service_pb2.ListAlertsResponse(
             alerts=[convert.alert_to_proto(each) for each in alerts], next_page_token=token
         )
+
+    async def SampleRecords(
+        self,
+        request: monitoring_service_pb2.SampleRecordsRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> monitoring_service_pb2.SampleRecordsResponse:
+        """Read a share of the records."""
+        share = request.basis_points
+        if not 0 <= share <= WHOLE:
+            raise errors.invalid("basis_points", share, f"must be 0 to {WHOLE}")
+        if request.after_record_id < 0:
+            raise errors.invalid("after_record_id", request.after_record_id, "must be at least 0")
+        sample = await self._reports.sample_records(
+            request.after_record_id, share or WHOLE, request.until_time or None
+        )
+        return convert.sample_to_proto(sample)
 
     async def AcknowledgeAlert(
         self,

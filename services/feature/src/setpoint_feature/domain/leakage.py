@@ -11,15 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_columns import Column, DataType
-from setpoint_feature.domain import history, visibility
+from setpoint_feature.domain import history, visibility, wording
 
 SHOWN_ROWS: Final = 10
-_MICROSECONDS: Final = (
-    ("d", 86_400_000_000),
-    ("h", 3_600_000_000),
-    ("min", 60_000_000),
-    ("s", 1_000_000),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +115,5 @@ def _message(
         return f"no value equals one of {name} that became known only after its row's time"
     return (
         f"{leaked} of {values} values equal one of {name} that became known only after their row's time, "
-        f"by {_duration(int(delays.min()))} to {_duration(int(delays.max()))}"
+        f"by {wording.duration(int(delays.min()))} to {wording.duration(int(delays.max()))}"
     )
-
-
-def _duration(microseconds: int) -> str:
-    for unit, size in _MICROSECONDS:
-        if microseconds >= size:
-            return f"{microseconds / size:.3g} {unit}"
-    return f"{microseconds} µs"

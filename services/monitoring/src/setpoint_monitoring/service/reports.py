@@ -50,6 +50,12 @@ class Reports:
         """Return predictions, newest event time first, those before one."""
         return await self._store.list_predictions(which, before, limit)
 
+    async def sample_records(
+        self, after: int, basis_points: int, until: int | None
+    ) -> ports.RecordSample:
+        """Return a share of the records after one, before the first that was stored after a time."""
+        return await self._store.sample_records(after, basis_points, until)
+
     async def count_predictions(self, which: ports.ListFilter) -> int:
         """Return how many predictions match."""
         return await self._store.count_predictions(which)

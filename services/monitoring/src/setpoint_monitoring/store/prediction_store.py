@@ -141,6 +141,37 @@ _SAMPLE = sa.text(
 """Those first that another version had to stand in for: they are why somebody looks."""
 
 
+_STRETCH = sa.text(
+    """
+    SELECT least(newest.record_id, :after + CAST(:stretch AS bigint), beyond.record_id - 1) AS through,
+           newest.record_id AS newest
+    FROM (SELECT coalesce(max(record_id), 0) AS record_id FROM records) newest,
+         (SELECT min(record_id) AS record_id FROM records
+          WHERE record_id > :after AND record_id <= :after + CAST(:stretch AS bigint)
+            AND record_time > CAST(:until AS bigint)) beyond
+    """
+)
+_SAMPLED_RECORDS = sa.text(
+    """
+    SELECT record_id, record_time, payload FROM (
+        SELECT record_id, record_time, payload,
+               sum(octet_length(payload)) OVER (ORDER BY record_id) AS size
+        FROM (SELECT * FROM records
+              WHERE record_id > :after AND record_id <= :through
+                AND (hashint8(record_id) & 2147483647) % 10000 < :basis_points
+              ORDER BY record_id LIMIT :limit) taken
+    ) measured
+    WHERE size - octet_length(payload) < :bytes
+    ORDER BY record_id
+    """
+)
+STRETCH = 10_000
+"""Numbers of records that one sample looks through."""
+SAMPLED_RECORDS = 256
+SAMPLED_BYTES = 1_500_000
+"""A further record is taken while there are fewer; one has 2 MiB at most, and a message 4 MiB."""
+
+
 class PredictionStore:
     """Implements `ports.PredictionStore`."""
 
@@ -352,6 +383,27 @@ class PredictionStore:
             found = (await connection.execute(_SAMPLE, values)).scalars()
             return [str(each) for each in found]
 
+    async def sample_records(
+        self, after: int, basis_points: int, until: int | None
+    ) -> ports.RecordSample:
+        """Return a share of the records after one, before the first that was stored after a time."""
+        async with engine.transaction(self._reports) as connection:
+            given = {"after": after, "stretch": STRETCH, "until": until}
+            stretch = (await connection.execute(_STRETCH, given)).one()
+            wanted = {
+                "after": after,
+                "through": stretch.through,
+                "basis_points": basis_points,
+                "limit": SAMPLED_RECORDS,
+                "bytes": SAMPLED_BYTES,
+            }
+            rows = (await connection.execute(_SAMPLED_RECORDS, wanted)).all()
+            through = max(after, stretch.through)
+            if rows and await _is_cut(connection, {**wanted, "after": rows[-1].record_id}):
+                through = rows[-1].record_id
+        records = tuple(ports.KeptRecord(*row) for row in rows)
+        return ports.RecordSample(records, through, stretch.newest)
+
     async def pending(self, limit: int) -> list[ports.Pending]:
         """Return records that are not yet counted, oldest first."""
         async with engine.transaction(self._reports) as connection:
@@ -400,6 +452,12 @@ class PredictionStore:
         async with engine.transaction(self._reports) as connection:
             rows = (await connection.execute(query)).all()
         return [(row.column_name, row.hour, np.array(row.counts, dtype=np.int64)) for row in rows]
+
+
+async def _is_cut(connection: AsyncConnection, wanted: Mapping[str, int]) -> bool:
+    """Tells whether a sample had no room for all records of its stretch."""
+    more = await connection.execute(_SAMPLED_RECORDS, {**wanted, "limit": 1})
+    return more.first() is not None
 
 
 def _record_row(record_id: int, record: Record, now: int) -> dict[str, object]:

@@ -650,3 +650,88 @@ class AcknowledgeAlertResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["alert", b"alert"]) -> None: ...
 
 Global___AcknowledgeAlertResponse: typing_extensions.TypeAlias = AcknowledgeAlertResponse
+
+@typing.final
+class SampleRecordsRequest(google.protobuf.message.Message):
+    """SampleRecordsRequest is the request of SampleRecords."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AFTER_RECORD_ID_FIELD_NUMBER: builtins.int
+    BASIS_POINTS_FIELD_NUMBER: builtins.int
+    UNTIL_TIME_FIELD_NUMBER: builtins.int
+    after_record_id: builtins.int
+    """Where to go on: only records after this one; 0 means from the first."""
+    basis_points: builtins.int
+    """The share of the records, 1 to 10,000; 0 means all."""
+    until_time: builtins.int
+    """Only up to the first record that was stored after this time, microseconds UTC; 0 means all. A few seconds back, so that no
+    record is passed over whose transaction is still open.
+    """
+    def __init__(
+        self,
+        *,
+        after_record_id: builtins.int = ...,
+        basis_points: builtins.int = ...,
+        until_time: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_record_id", b"after_record_id", "basis_points", b"basis_points", "until_time", b"until_time"]) -> None: ...
+
+Global___SampleRecordsRequest: typing_extensions.TypeAlias = SampleRecordsRequest
+
+@typing.final
+class SampleRecordsResponse(google.protobuf.message.Message):
+    """SampleRecordsResponse is the answer of SampleRecords."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: builtins.int
+    THROUGH_RECORD_ID_FIELD_NUMBER: builtins.int
+    NEWEST_RECORD_ID_FIELD_NUMBER: builtins.int
+    through_record_id: builtins.int
+    """All records up to this one have been considered."""
+    newest_record_id: builtins.int
+    """The newest record that there is; 0 when there is none."""
+    @property
+    def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StoredRecord]:
+        """In the order of their numbers."""
+
+    def __init__(
+        self,
+        *,
+        records: collections.abc.Iterable[Global___StoredRecord] | None = ...,
+        through_record_id: builtins.int = ...,
+        newest_record_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["newest_record_id", b"newest_record_id", "records", b"records", "through_record_id", b"through_record_id"]) -> None: ...
+
+Global___SampleRecordsResponse: typing_extensions.TypeAlias = SampleRecordsResponse
+
+@typing.final
+class StoredRecord(google.protobuf.message.Message):
+    """StoredRecord is a record with its number."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECORD_ID_FIELD_NUMBER: builtins.int
+    RECORD_TIME_FIELD_NUMBER: builtins.int
+    RECORD_FIELD_NUMBER: builtins.int
+    record_id: builtins.int
+    """Grows with every record."""
+    record_time: builtins.int
+    """When it was stored, microseconds UTC."""
+    @property
+    def record(self) -> setpoint.monitoring.v1.prediction_pb2.PredictionRecords:
+        """What the router sent."""
+
+    def __init__(
+        self,
+        *,
+        record_id: builtins.int = ...,
+        record_time: builtins.int = ...,
+        record: setpoint.monitoring.v1.prediction_pb2.PredictionRecords | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["record", b"record"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["record", b"record", "record_id", b"record_id", "record_time", b"record_time"]) -> None: ...
+
+Global___StoredRecord: typing_extensions.TypeAlias = StoredRecord

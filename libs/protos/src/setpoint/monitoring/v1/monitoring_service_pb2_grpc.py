@@ -78,6 +78,11 @@ class MonitoringServiceStub(object):
                 request_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.ListAlertsRequest.SerializeToString,
                 response_deserializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.ListAlertsResponse.FromString,
                 _registered_method=True)
+        self.SampleRecords = channel.unary_unary(
+                '/setpoint.monitoring.v1.MonitoringService/SampleRecords',
+                request_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.SampleRecordsRequest.SerializeToString,
+                response_deserializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.SampleRecordsResponse.FromString,
+                _registered_method=True)
         self.AcknowledgeAlert = channel.unary_unary(
                 '/setpoint.monitoring.v1.MonitoringService/AcknowledgeAlert',
                 request_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.AcknowledgeAlertRequest.SerializeToString,
@@ -157,6 +162,16 @@ class MonitoringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SampleRecords(self, request, context):
+        """Reads a share of the stored records, as routers sent them, in the order in which they were stored. For those who compute
+        something of every prediction anew: a caller comes back with through_record_id for what follows. The same share takes
+        the same records each time. An answer holds at most 256 records and about 3 MiB, and none may be in it though more
+        follow; through_record_id moves on all the same. Callers: feature.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AcknowledgeAlert(self, request, context):
         """Takes a firing alert. NOT_FOUND (ALERT_NOT_FOUND); FAILED_PRECONDITION (INVALID_FIELD) when it does not fire. Idempotent.
         Callers: people.
@@ -207,6 +222,11 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.ListAlerts,
                     request_deserializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.ListAlertsRequest.FromString,
                     response_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'SampleRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.SampleRecords,
+                    request_deserializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.SampleRecordsRequest.FromString,
+                    response_serializer=setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.SampleRecordsResponse.SerializeToString,
             ),
             'AcknowledgeAlert': grpc.unary_unary_rpc_method_handler(
                     servicer.AcknowledgeAlert,
@@ -434,6 +454,33 @@ class MonitoringService(object):
             '/setpoint.monitoring.v1.MonitoringService/ListAlerts',
             setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.ListAlertsRequest.SerializeToString,
             setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SampleRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/setpoint.monitoring.v1.MonitoringService/SampleRecords',
+            setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.SampleRecordsRequest.SerializeToString,
+            setpoint_dot_monitoring_dot_v1_dot_monitoring__service__pb2.SampleRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -153,6 +153,22 @@ _MonitoringServiceListAlertsType = typing_extensions.TypeVar(
     ],
 )
 
+_MonitoringServiceSampleRecordsType = typing_extensions.TypeVar(
+    '_MonitoringServiceSampleRecordsType',
+    grpc.UnaryUnaryMultiCallable[
+        setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsRequest,
+        setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsRequest,
+        setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsRequest,
+        setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsResponse,
+    ],
+)
+
 _MonitoringServiceAcknowledgeAlertType = typing_extensions.TypeVar(
     '_MonitoringServiceAcknowledgeAlertType',
     grpc.UnaryUnaryMultiCallable[
@@ -169,7 +185,7 @@ _MonitoringServiceAcknowledgeAlertType = typing_extensions.TypeVar(
     ],
 )
 
-class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, _MonitoringServiceListPredictionsType, _MonitoringServiceGetPerformanceType, _MonitoringServiceGetDriftType, _MonitoringServiceCompareVersionsType, _MonitoringServiceCompareShadowType, _MonitoringServiceEvaluateAlertsType, _MonitoringServiceListAlertsType, _MonitoringServiceAcknowledgeAlertType]):
+class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, _MonitoringServiceListPredictionsType, _MonitoringServiceGetPerformanceType, _MonitoringServiceGetDriftType, _MonitoringServiceCompareVersionsType, _MonitoringServiceCompareShadowType, _MonitoringServiceEvaluateAlertsType, _MonitoringServiceListAlertsType, _MonitoringServiceSampleRecordsType, _MonitoringServiceAcknowledgeAlertType]):
     """MonitoringService answers what was predicted, whether it was right, and whether the world has moved.
 
     Windows are half-open ranges of event time, aligned to multiples of their length since 1970. Any method may answer
@@ -211,6 +227,10 @@ class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, 
             setpoint.monitoring.v1.monitoring_service_pb2.ListAlertsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsRequest,
+            setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             setpoint.monitoring.v1.monitoring_service_pb2.AcknowledgeAlertRequest,
             setpoint.monitoring.v1.monitoring_service_pb2.AcknowledgeAlertResponse,
         ],
@@ -249,6 +269,10 @@ class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, 
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.monitoring.v1.monitoring_service_pb2.ListAlertsRequest,
             setpoint.monitoring.v1.monitoring_service_pb2.ListAlertsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsRequest,
+            setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.monitoring.v1.monitoring_service_pb2.AcknowledgeAlertRequest,
@@ -295,6 +319,13 @@ class MonitoringServiceStub(typing.Generic[_MonitoringServiceGetPredictionType, 
     ListAlerts: _MonitoringServiceListAlertsType
     """Lists alerts, newest first. Callers: anyone."""
 
+    SampleRecords: _MonitoringServiceSampleRecordsType
+    """Reads a share of the stored records, as routers sent them, in the order in which they were stored. For those who compute
+    something of every prediction anew: a caller comes back with through_record_id for what follows. The same share takes
+    the same records each time. An answer holds at most 256 records and about 3 MiB, and none may be in it though more
+    follow; through_record_id moves on all the same. Callers: feature.
+    """
+
     AcknowledgeAlert: _MonitoringServiceAcknowledgeAlertType
     """Takes a firing alert. NOT_FOUND (ALERT_NOT_FOUND); FAILED_PRECONDITION (INVALID_FIELD) when it does not fire. Idempotent.
     Callers: people.
@@ -332,6 +363,10 @@ MonitoringServiceAsyncStub: typing_extensions.TypeAlias = MonitoringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.monitoring.v1.monitoring_service_pb2.ListAlertsRequest,
         setpoint.monitoring.v1.monitoring_service_pb2.ListAlertsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsRequest,
+        setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.monitoring.v1.monitoring_service_pb2.AcknowledgeAlertRequest,
@@ -424,6 +459,18 @@ class MonitoringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.monitoring.v1.monitoring_service_pb2.ListAlertsResponse, collections.abc.Awaitable[setpoint.monitoring.v1.monitoring_service_pb2.ListAlertsResponse]]:
         """Lists alerts, newest first. Callers: anyone."""
+
+    @abc.abstractmethod
+    def SampleRecords(
+        self,
+        request: setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsResponse, collections.abc.Awaitable[setpoint.monitoring.v1.monitoring_service_pb2.SampleRecordsResponse]]:
+        """Reads a share of the stored records, as routers sent them, in the order in which they were stored. For those who compute
+        something of every prediction anew: a caller comes back with through_record_id for what follows. The same share takes
+        the same records each time. An answer holds at most 256 records and about 3 MiB, and none may be in it though more
+        follow; through_record_id moves on all the same. Callers: feature.
+        """
 
     @abc.abstractmethod
     def AcknowledgeAlert(

@@ -102,6 +102,7 @@ class PredictionRecords(google.protobuf.message.Message):
         primary_prediction_id (STRING), the prediction that each row copies; their slot is that of the shadow's own salt.
         Where the route's fallback stood in: chosen_version (INT64), the version that was assigned and could not answer; null in
         rows, and absent from records, where the assigned version is the one of model_version.
+        event_time is also the time that the features were asked for, their as_of_time, to the microsecond.
         """
 
     @property
