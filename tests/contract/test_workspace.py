@@ -18,7 +18,7 @@ GENERATED = ROOT / "libs" / "protos" / "src"
 
 # Libraries that the core of services may use, but for the modules that convert to and from
 # messages, and those that read models, which are messages.
-PURE_LIBRARIES = ("artifacts", "columns", "rules", "scoring")
+PURE_LIBRARIES = ("artifacts", "columns", "features", "rules", "scoring")
 IMPURE_MODULES = {
     "setpoint_artifacts.proto",
     "setpoint_artifacts.onnx_model",

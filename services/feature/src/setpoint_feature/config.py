@@ -19,6 +19,9 @@ class FeatureSettings(service_settings.ServiceSettings):
     valkey_url: str = "redis://127.0.0.1:6379/0"
     """Valkey or Redis that holds the online copies; it must not evict keys (`noeviction`)."""
 
+    modules: str = ""
+    """Python modules with the transformations of feature sets, separated by commas; packages with all in them."""
+
     future_tolerance_seconds: float = Field(default=300.0, ge=0)
     """How far ahead of this service's clock written times may lie, since clocks differ."""
 

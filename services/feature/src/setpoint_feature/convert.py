@@ -64,7 +64,9 @@ def entity_from_proto(entity: definition_pb2.Entity) -> definitions.Entity:
         InvalidArgumentError: A type is unknown.
     """
     keys = specs_from_proto(entity.keys, "entity.keys")
-    return definitions.Entity(entity.name, keys, entity.description)
+    return definitions.Entity(
+        entity.name, keys, entity.description, owner=entity.owner, tags=dict(entity.tags)
+    )
 
 
 def entity_to_proto(entity: definitions.Entity) -> definition_pb2.Entity:
@@ -74,6 +76,8 @@ def entity_to_proto(entity: definitions.Entity) -> definition_pb2.Entity:
         keys=map(spec_to_proto, entity.keys),
         description=entity.description,
         create_time=entity.create_time,
+        owner=entity.owner,
+        tags=entity.tags,
     )
 
 
@@ -97,6 +101,7 @@ def view_from_proto(view: definition_pb2.FeatureView) -> definitions.FeatureView
         boundary=boundary,
         description=view.description,
         owner=view.owner,
+        tags=dict(view.tags),
     )
 
 
@@ -111,7 +116,9 @@ def _field_from_proto(message: definition_pb2.FeatureField, path: str) -> defini
             raise errors.invalid(where, None, rule, errors.Reason.NULL_REFUSED)
         if dtype in (DataType.FLOAT32, DataType.FLOAT64):
             default = _float_default(float(default), dtype)
-    return definitions.Field(message.name, dtype, default, message.sensitive, message.description)
+    return definitions.Field(
+        message.name, dtype, default, message.sensitive, message.description, dict(message.tags)
+    )
 
 
 def _float_default(number: float, dtype: DataType) -> float:
@@ -133,6 +140,7 @@ def view_to_proto(view: definitions.FeatureView) -> definition_pb2.FeatureView:
         description=view.description,
         owner=view.owner,
         create_time=view.create_time,
+        tags=view.tags,
     )
     for each in view.fields:
         field = message.fields.add(
@@ -140,6 +148,7 @@ def view_to_proto(view: definitions.FeatureView) -> definition_pb2.FeatureView:
             dtype=proto.data_type_to_proto(each.dtype),
             sensitive=each.sensitive,
             description=each.description,
+            tags=each.tags,
         )
         if each.default is None:
             continue
@@ -164,6 +173,14 @@ def feature_set_from_proto(message: definition_pb2.FeatureSet) -> definitions.Fe
         ),
         request_fields=specs_from_proto(message.request_fields, "feature_set.request_fields"),
         description=message.description,
+        owner=message.owner,
+        tags=dict(message.tags),
+        transformations=tuple(
+            definitions.Transformation(
+                each.name, each.function, dict(each.inputs), source_hash=each.source_hash
+            )
+            for each in message.transformations
+        ),
     )
 
 
@@ -175,6 +192,8 @@ def feature_set_to_proto(feature_set: definitions.FeatureSet) -> definition_pb2.
         request_fields=map(spec_to_proto, feature_set.request_fields),
         description=feature_set.description,
         create_time=feature_set.create_time,
+        owner=feature_set.owner,
+        tags=feature_set.tags,
     )
     for each in feature_set.features:
         message.features.add(
@@ -184,6 +203,15 @@ def feature_set_to_proto(feature_set: definitions.FeatureSet) -> definition_pb2.
             key_columns=each.key_columns,
             view_version=each.view_version,
             dtype=proto.data_type_to_proto(each.dtype) if each.dtype is not None else 0,
+        )
+    for derived in feature_set.transformations:
+        message.transformations.add(
+            name=derived.name,
+            function=derived.function,
+            inputs=derived.inputs,
+            dtype=proto.data_type_to_proto(derived.dtype) if derived.dtype is not None else 0,
+            source_hash=derived.source_hash,
+            source=derived.source,
         )
     return message
 

@@ -109,10 +109,12 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
     ) -> pb.GetFeatureSetResponse:
         """Reads a feature set."""
         asked = request.feature_set
-        found, keys = await self._definitions.feature_set(asked.name, asked.version)
+        found = await self._definitions.feature_set(asked.name, asked.version)
         return pb.GetFeatureSetResponse(
-            feature_set=convert.feature_set_to_proto(found),
-            key_columns=map(convert.spec_to_proto, keys),
+            feature_set=convert.feature_set_to_proto(found.feature_set),
+            key_columns=map(convert.spec_to_proto, found.key_columns),
+            request_columns=map(convert.spec_to_proto, found.request_columns),
+            sensitive_columns=found.sensitive_columns,
         )
 
     async def ListFeatureSets(

@@ -20,6 +20,7 @@ from setpoint_feature.service import (
     writing,
 )
 from setpoint_feature.store import definition_store, history_store, tables
+from setpoint_features import library
 from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import tasks
@@ -38,7 +39,8 @@ async def build(
     await migrate.upgrade(settings.database_url, schema=tables.SCHEMA, package=PACKAGE)
     async with contextlib.AsyncExitStack() as stack:
         stores = await _stores(settings, stack)
-        known = snapshot.Snapshot(stores.definitions, stores.history)
+        functions = library.load(filter(None, map(str.strip, settings.modules.split(","))))
+        known = snapshot.Snapshot(stores.definitions, stores.history, functions)
         await known.refresh()
         tolerance = int(settings.future_tolerance_seconds * _MICROSECONDS)
         writer = writing.Writer(stores.history, stores.online_writes, known, clock, tolerance)

@@ -12,6 +12,7 @@ NAMES = st.text(max_size=5)
 SPECS = st.builds(
     definitions.FieldSpec, name=NAMES, dtype=st.sampled_from(list(DataType)), description=NAMES
 )
+TAGS = st.dictionaries(NAMES, NAMES, max_size=2)
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 DEFAULTS: dict[DataType, st.SearchStrategy[Any]] = {
     DataType.BOOL: st.booleans(),
@@ -27,10 +28,17 @@ FIELDS = st.sampled_from(list(DEFAULTS)).flatmap(
         default=st.none() | DEFAULTS[dtype],
         sensitive=st.booleans(),
         description=NAMES,
+        tags=TAGS,
     )
 )
 DEFINITIONS = st.one_of(
-    st.builds(definitions.Entity, name=NAMES, keys=st.lists(SPECS, max_size=3).map(tuple)),
+    st.builds(
+        definitions.Entity,
+        name=NAMES,
+        keys=st.lists(SPECS, max_size=3).map(tuple),
+        owner=NAMES,
+        tags=TAGS,
+    ),
     st.builds(
         definitions.FeatureView,
         name=NAMES,
@@ -40,6 +48,7 @@ DEFINITIONS = st.one_of(
         boundary=st.sampled_from(definitions.Boundary),
         keys=st.lists(SPECS, max_size=3).map(tuple),
         create_time=INT64,
+        tags=TAGS,
     ),
     st.builds(
         definitions.FeatureSet,
@@ -57,6 +66,20 @@ DEFINITIONS = st.one_of(
             max_size=4,
         ).map(tuple),
         request_fields=st.lists(SPECS, max_size=3).map(tuple),
+        owner=NAMES,
+        tags=TAGS,
+        transformations=st.lists(
+            st.builds(
+                definitions.Transformation,
+                name=NAMES,
+                function=NAMES,
+                inputs=TAGS,
+                dtype=st.none() | st.sampled_from(list(DataType)),
+                source_hash=NAMES,
+                source=NAMES,
+            ),
+            max_size=2,
+        ).map(tuple),
     ),
 )
 
@@ -69,3 +92,22 @@ def test_documents_round_trip(definition: definitions.Definition) -> None:
     found = documents.from_document(documents.kind_of(definition), json.loads(text))
 
     assert repr(found) == repr(definition)
+
+
+def test_documents_of_earlier_releases_are_read() -> None:
+    """A definition that was stored before tags, owners and transformations existed has none."""
+    stored = definitions.FeatureSet("flights", (definitions.FeatureReference("v", "f"),))
+    for definition in (
+        stored,
+        definitions.Entity("e", ()),
+        definitions.FeatureView("v", "e", (definitions.Field("f", DataType.INT64),)),
+    ):
+        document = documents.to_document(definition)
+        for name in ("tags", "transformations"):
+            document.pop(name, None)
+        if not isinstance(definition, definitions.FeatureView):
+            del document["owner"]
+        for field in document.get("fields", ()):
+            del field["tags"]
+
+        assert documents.from_document(documents.kind_of(definition), document) == definition

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from setpoint_feature.domain import definitions, plan
+from setpoint_feature.domain import definitions, plan, transformations
+from setpoint_features import library
 from setpoint_runtime import errors
 
 _T = TypeVar("_T", definitions.FeatureView, definitions.FeatureSet)
@@ -45,8 +46,9 @@ class Catalog:
     It only grows, and what it hands out is immutable, so readers need no lock.
     """
 
-    def __init__(self) -> None:
-        """Starts empty."""
+    def __init__(self, functions: library.Library = library.EMPTY) -> None:
+        """Starts empty; `functions` are the transformations that this process has."""
+        self.functions = functions
         self.entities: dict[str, definitions.Entity] = {}
         self.views: _Versions[definitions.FeatureView] = _Versions()
         self.feature_sets: _Versions[definitions.FeatureSet] = _Versions()
@@ -110,14 +112,27 @@ class Catalog:
 
         Raises:
             NotFoundError: FEATURE_SET_NOT_FOUND.
+            FailedPreconditionError: TRANSFORMATION_NOT_FOUND or TRANSFORMATION_MISMATCH.
         """
         feature_set = self.feature_set(name, version)
         key = feature_set.name, feature_set.version
         found = self._plans.get(key)
         if found is None:
-            found = plan.compile_plan(feature_set, self._compiled)
+            found = plan.compile_plan(feature_set, self._compiled, self.functions)
             self._plans[key] = found
         return found
+
+    def sensitive_columns(self, feature_set: definitions.FeatureSet) -> tuple[str, ...]:
+        """Returns the columns of a set that are marked as sensitive, or computed from such."""
+        marked = set()
+        for each in feature_set.features:
+            view = self.views.by_version[each.view, each.view_version]
+            if any(field.sensitive for field in view.fields if field.name == each.field):
+                marked.add(each.column)
+        for derived in transformations.ordered(feature_set):
+            if not marked.isdisjoint(derived.inputs.values()):
+                marked.add(derived.name)
+        return tuple(sorted(marked))
 
     def key_columns(self, feature_set: definitions.FeatureSet) -> tuple[definitions.FieldSpec, ...]:
         """Returns the key columns that a request for a set must carry."""

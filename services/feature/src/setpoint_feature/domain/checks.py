@@ -13,8 +13,13 @@ MAX_FIELDS: Final = 1000
 MAX_TEXT_BYTES: Final = 65_536
 """Longest STRING value of a feature; a longer one belongs into an object store."""
 MAX_DESCRIPTION: Final = 4096
+MAX_TAGS: Final = 64
+MAX_TAG_CHARACTERS: Final = 256
+MAX_SOURCE: Final = 65_536
 COLUMN_RULE: Final = "must match ^[A-Za-z0-9_.-]{1,64}$"
 _COLUMN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TAG = re.compile(r"[A-Za-z0-9_./-]{1,64}")
+_FUNCTION = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,255}:[A-Za-z_][A-Za-z0-9_]{0,255}")
 _MAX_INT64: Final = (1 << 63) - 1
 
 
@@ -25,7 +30,7 @@ def check_entity(entity: definitions.Entity) -> None:
         InvalidArgumentError: Names the field.
     """
     names.check_name("entity.name", entity.name)
-    _check_description("entity.description", entity.description)
+    _check_people("entity", entity)
     if len(entity.keys) > keys.MAX_KEY_COLUMNS:
         rule = f"must hold at most {keys.MAX_KEY_COLUMNS} key columns"
         raise errors.invalid("entity.keys", f"{len(entity.keys)} keys", rule)
@@ -50,8 +55,7 @@ def check_view(view: definitions.FeatureView) -> None:
     """
     names.check_name("view.name", view.name)
     names.check_name("view.entity", view.entity)
-    _check_description("view.description", view.description)
-    _check_description("view.owner", view.owner)
+    _check_people("view", view)
     if not 0 <= view.ttl <= _MAX_INT64:
         raise errors.invalid("view.ttl_microseconds", view.ttl, "must be at least 0")
     if not 1 <= len(view.fields) <= MAX_FIELDS:
@@ -63,6 +67,7 @@ def check_view(view: definitions.FeatureView) -> None:
         check_column(f"{field}.name", each.name)
         if each.default is not None:
             _check_default(f"{field}.default_value", each.default, each.dtype)
+        _check_tags(f"{field}.tags", each.tags)
 
 
 def check_view_keys(view: definitions.FeatureView) -> None:
@@ -85,10 +90,11 @@ def check_feature_set(feature_set: definitions.FeatureSet) -> None:
         InvalidArgumentError: Names the field.
     """
     names.check_name("feature_set.name", feature_set.name)
-    _check_description("feature_set.description", feature_set.description)
-    total = len(feature_set.features) + len(feature_set.request_fields)
+    _check_people("feature_set", feature_set)
+    transformations = feature_set.transformations
+    total = len(feature_set.features) + len(feature_set.request_fields) + len(transformations)
     if not 1 <= total <= MAX_FIELDS:
-        rule = f"must hold 1 to {MAX_FIELDS} features and request fields"
+        rule = f"must hold 1 to {MAX_FIELDS} features, request fields and transformations"
         raise errors.invalid("feature_set.features", f"{total} columns", rule)
     columns = [each.column for each in feature_set.features]
     columns += [each.name for each in feature_set.request_fields]
@@ -100,6 +106,12 @@ def check_feature_set(feature_set: definitions.FeatureSet) -> None:
             check_column(f"{field}.key_columns[{key}]", column)
     for index, spec in enumerate(feature_set.request_fields):
         check_column(f"feature_set.request_fields[{index}].name", spec.name)
+    for index, derived in enumerate(transformations):
+        field = f"feature_set.transformations[{index}]"
+        check_column(f"{field}.name", derived.name)
+        if _FUNCTION.fullmatch(derived.function) is None:
+            raise errors.invalid(f"{field}.function", derived.function, "must be module:name")
+        columns.append(derived.name)
     _check_distinct("feature_set columns", columns)
 
 
@@ -129,6 +141,25 @@ def first_duplicate(found: Iterable[str]) -> str | None:
             return name
         seen.add(name)
     return None
+
+
+def _check_people(path: str, definition: definitions.Definition) -> None:
+    """Checks what people read, which every kind of definition has."""
+    _check_description(f"{path}.description", definition.description)
+    _check_description(f"{path}.owner", definition.owner)
+    _check_tags(f"{path}.tags", definition.tags)
+
+
+def _check_tags(field: str, tags: definitions.Tags) -> None:
+    if len(tags) > MAX_TAGS:
+        rule = f"must hold at most {MAX_TAGS} tags"
+        raise errors.invalid(field, f"{len(tags)} tags", rule, errors.Reason.TOO_LARGE)
+    for key, text in tags.items():
+        if _TAG.fullmatch(key) is None:
+            raise errors.invalid(field, key, "must have keys that match ^[A-Za-z0-9_./-]{1,64}$")
+        if len(text) > MAX_TAG_CHARACTERS:
+            rule = f"must have at most {MAX_TAG_CHARACTERS} characters"
+            raise errors.invalid(f"{field}[{key}]", text, rule, errors.Reason.TOO_LARGE)
 
 
 def _check_description(field: str, text: str) -> None:

@@ -16,6 +16,7 @@ KEY_TYPES = frozenset({DataType.INT32, DataType.INT64, DataType.STRING})
 INTEGER_KEY_TYPES = frozenset({DataType.INT32, DataType.INT64})
 
 DefaultValue = bool | int | float | str
+Tags = Mapping[str, str]
 
 
 class Boundary(enum.Enum):
@@ -52,6 +53,8 @@ class Entity:
     keys: tuple[FieldSpec, ...]
     description: str = ""
     create_time: int = 0
+    owner: str = ""
+    tags: Tags = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Field:
     default: DefaultValue | None = None
     sensitive: bool = False
     description: str = ""
+    tags: Tags = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class FeatureView:
     owner: str = ""
     version: str = ""
     create_time: int = 0
+    tags: Tags = dataclasses.field(default_factory=dict)
 
     def field_index(self, name: str) -> int | None:
         """Returns the position of a field, or None when the view has no such field."""
@@ -110,6 +115,21 @@ class FeatureReference:
 
 
 @dataclass(frozen=True, slots=True)
+class Transformation:
+    """A column of a feature set that a function computes from other columns."""
+
+    name: str
+    function: str
+    """`module:name`."""
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Parameter to column; bound at registration, when every parameter has one."""
+    dtype: DataType | None = None
+    source_hash: str = ""
+    source: str = ""
+    """As it was registered, for people."""
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureSet:
     """The exact inputs that a model version is trained on and served with."""
 
@@ -119,6 +139,9 @@ class FeatureSet:
     description: str = ""
     version: str = ""
     create_time: int = 0
+    owner: str = ""
+    tags: Tags = dataclasses.field(default_factory=dict)
+    transformations: tuple[Transformation, ...] = ()
 
 
 Definition = Entity | FeatureView | FeatureSet

@@ -23,7 +23,7 @@ from setpoint_runtime import errors
 Bytes = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
 
-_WIDTHS: Final = {
+WIDTHS: Final = {
     DataType.BOOL: 1,
     DataType.INT32: 4,
     DataType.INT64: 8,
@@ -74,7 +74,7 @@ class Layout:
         start = self.bitmap_bytes
         texts = 0
         for each in fields:
-            stop = start + _WIDTHS[each.dtype]
+            stop = start + WIDTHS[each.dtype]
             is_text = each.dtype is DataType.STRING
             slots.append(Slot(each.name, each.dtype, start, stop, texts if is_text else -1))
             texts += is_text

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from setpoint_columns import DataType
-from setpoint_feature.domain import definitions, keys, packing, visibility
+from setpoint_feature.domain import definitions, derivation, keys, packing, visibility
+from setpoint_features import library
 
 
 class CompiledView:
@@ -41,16 +42,24 @@ class Plan:
     groups: tuple[Group, ...]
     row_bytes: int
     """Bytes of one answered row without texts, statuses and event times included."""
+    recipe: derivation.Derivation | None = None
+    """How the transformations' columns follow; None without any."""
 
 
 def compile_plan(
-    feature_set: definitions.FeatureSet, views: Mapping[tuple[str, str], CompiledView]
+    feature_set: definitions.FeatureSet,
+    views: Mapping[tuple[str, str], CompiledView],
+    functions: library.Library = library.EMPTY,
 ) -> Plan:
     """Returns the plan of a feature set whose references are bound.
 
     Args:
         feature_set: The set.
         views: Compiled views by name and version.
+        functions: The transformations that this process has.
+
+    Raises:
+        FailedPreconditionError: TRANSFORMATION_NOT_FOUND or TRANSFORMATION_MISMATCH.
     """
     gathered: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[int]] = {}
     for place, each in enumerate(feature_set.features):
@@ -63,7 +72,10 @@ def compile_plan(
     )
     columns = tuple(each.column for each in feature_set.features)
     width = sum(_width(group.view, position) for group in groups for position in group.fields)
-    return Plan(feature_set, columns, groups, width + len(columns) * _OVERHEAD_BYTES)
+    width += sum(packing.WIDTHS[each.dtype] for each in feature_set.transformations if each.dtype)
+    total = width + (len(columns) + len(feature_set.transformations)) * _OVERHEAD_BYTES
+    recipe = derivation.compile_derivation(feature_set, functions)
+    return Plan(feature_set, columns, groups, total, recipe)
 
 
 _OVERHEAD_BYTES = 10

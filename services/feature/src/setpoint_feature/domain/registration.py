@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from setpoint_columns import DataType
-from setpoint_feature.domain import catalog, checks, definitions, versions
+from setpoint_feature.domain import catalog, checks, definitions, transformations, versions
+from setpoint_features import library
 from setpoint_runtime import errors
 
 
@@ -57,19 +58,26 @@ def view(
 
 
 def feature_set(
-    known: catalog.Catalog, wanted: definitions.FeatureSet, now: int
+    known: catalog.Catalog,
+    wanted: definitions.FeatureSet,
+    now: int,
+    functions: library.Library = library.EMPTY,
 ) -> definitions.FeatureSet:
-    """Decides on a feature set, bound to the latest versions of its views.
+    """Decides on a feature set, bound to the latest versions of its views and to its functions.
 
     Raises:
-        InvalidArgumentError: Names a bad field: an unknown view, field or key, or a clash of columns.
+        InvalidArgumentError: Names a bad field: an unknown view, field, key or function, a clash of columns, or
+            transformations that read each other in a circle.
+        FailedPreconditionError: TRANSFORMATION_MISMATCH, when a function is not the one that the caller has.
     """
     checks.check_feature_set(wanted)
     features = tuple(
         _bind(known, each, f"feature_set.features[{index}]")
         for index, each in enumerate(wanted.features)
     )
-    bound = dataclasses.replace(wanted, features=features)
+    bound = dataclasses.replace(
+        wanted, features=features, transformations=transformations.bind(wanted, functions)
+    )
     _check_columns(known, bound)
     version = versions.feature_set_version(bound)
     found = known.feature_sets.find(wanted.name, version)
@@ -143,6 +151,7 @@ def _check_columns(known: catalog.Catalog, bound: definitions.FeatureSet) -> Non
     for spec in bound.request_fields:
         columns[spec.name] = spec.dtype is DataType.STRING
     features = {each.column for each in bound.features}
+    features |= {each.name for each in bound.transformations}
     for index, each in enumerate(bound.features):
         view = known.views.by_version[each.view, each.view_version]
         for key in view.keys:

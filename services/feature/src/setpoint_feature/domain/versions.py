@@ -32,22 +32,27 @@ def view_version(view: definitions.FeatureView) -> str:
 
 def feature_set_version(feature_set: definitions.FeatureSet) -> str:
     """Returns the hash of a feature set whose references are bound to view versions."""
-    return _hash(
-        {
-            "set": feature_set.name,
-            "features": [
-                [
-                    each.column,
-                    each.view,
-                    each.view_version,
-                    each.field,
-                    sorted(each.key_columns.items()),
-                ]
-                for each in feature_set.features
-            ],
-            "request_fields": [[each.name, each.dtype.name] for each in feature_set.request_fields],
-        }
-    )
+    content: dict[str, Any] = {
+        "set": feature_set.name,
+        "features": [
+            [
+                each.column,
+                each.view,
+                each.view_version,
+                each.field,
+                sorted(each.key_columns.items()),
+            ]
+            for each in feature_set.features
+        ],
+        "request_fields": [[each.name, each.dtype.name] for each in feature_set.request_fields],
+    }
+    if feature_set.transformations:
+        # Where the code lies does not count; what it is does.
+        content["transformations"] = [
+            [each.name, sorted(each.inputs.items()), each.source_hash]
+            for each in feature_set.transformations
+        ]
+    return _hash(content)
 
 
 def _key_kind(key: definitions.FieldSpec) -> str:

@@ -2,15 +2,27 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from setpoint_feature import ports
-from setpoint_feature.domain import catalog, definitions, registration
+from setpoint_feature.domain import catalog, definitions, derivation, registration
 from setpoint_feature.service import snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import paging
 
 _D = TypeVar("_D", definitions.Entity, definitions.FeatureView, definitions.FeatureSet)
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedSet:
+    """A feature set and what those who use it must know."""
+
+    feature_set: definitions.FeatureSet
+    key_columns: tuple[definitions.FieldSpec, ...]
+    request_columns: tuple[definitions.FieldSpec, ...]
+    """Request fields that its transformations read."""
+    sensitive_columns: tuple[str, ...]
 
 
 class DefinitionService:
@@ -40,7 +52,8 @@ class DefinitionService:
         self, wish: ports.Wish, feature_set: definitions.FeatureSet
     ) -> tuple[definitions.FeatureSet, bool]:
         """Registers a feature set; returns it as stored, and whether the call is a replay."""
-        return await self._register(wish, registration.feature_set, feature_set)
+        rule = functools.partial(registration.feature_set, functions=self._known.catalog.functions)
+        return await self._register(wish, rule, feature_set)
 
     async def _register(
         self, wish: ports.Wish, rule: Callable[[catalog.Catalog, _D, int], _D], wanted: _D
@@ -67,16 +80,20 @@ class DefinitionService:
         compiled = await self._known.find(lambda found: found.view(name, version))
         return compiled.view
 
-    async def feature_set(
-        self, name: str, version: str
-    ) -> tuple[definitions.FeatureSet, tuple[definitions.FieldSpec, ...]]:
-        """Returns a version of a feature set and the key columns its requests carry.
+    async def feature_set(self, name: str, version: str) -> DescribedSet:
+        """Returns a version of a feature set and what its requests carry.
 
         Raises:
             NotFoundError: FEATURE_SET_NOT_FOUND.
         """
         found = await self._known.find(lambda found: found.feature_set(name, version))
-        return found, self._known.catalog.key_columns(found)
+        catalog = self._known.catalog
+        return DescribedSet(
+            found,
+            catalog.key_columns(found),
+            derivation.request_columns(found),
+            catalog.sensitive_columns(found),
+        )
 
     def entities(self, size: int, token: str) -> tuple[list[definitions.Entity], str]:
         """Returns one page of entities by name, and the token of the next."""

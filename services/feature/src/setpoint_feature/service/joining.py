@@ -9,7 +9,14 @@ import numpy as np
 
 from setpoint_columns import Columns, DataType
 from setpoint_feature import ports
-from setpoint_feature.domain import assemble, definitions, history, plan, visibility
+from setpoint_feature.domain import (
+    assemble,
+    definitions,
+    derived,
+    history,
+    plan,
+    visibility,
+)
 from setpoint_feature.service import snapshot
 from setpoint_runtime import errors
 
@@ -144,11 +151,17 @@ class Join:
             rule = f"must be at most {MAX_ROWS}"
             raise errors.invalid(f"{_FIELD}.rows", spine.rows, rule, errors.Reason.TOO_LARGE)
         times = spine_times(spine, self._ask.time_column, _FIELD)
+        recipe = self._compiled.recipe
+        given = None if recipe is None else recipe.given(spine, _FIELD)
         winners = [
             await self._sources[group.view.number].join(group, spine, times)
             for group in self._compiled.groups
         ]
-        return await asyncio.to_thread(assemble.serve, self._compiled, spine.rows, winners)
+        served = await asyncio.to_thread(assemble.serve, self._compiled, spine.rows, winners)
+        if recipe is None or given is None:
+            return served
+        # What is learned from must not depend on which rows came together.
+        return await asyncio.to_thread(derived.derive, recipe, served, given, is_checked=True)
 
 
 class HistoricalReader:

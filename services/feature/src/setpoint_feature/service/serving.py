@@ -10,7 +10,7 @@ import numpy.typing as npt
 from setpoint_columns import Columns
 from setpoint_feature import ports
 from setpoint_feature.domain import assemble, definitions, online, plan, visibility
-from setpoint_feature.service import snapshot
+from setpoint_feature.service import deriving, snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
@@ -41,6 +41,7 @@ class OnlineReader:
         self._known = known
         self._clock = clock
         self._max_bytes = max_bytes
+        self._deriver = deriving.Deriver()
 
     async def read(
         self, name: str, version: str, entities: Columns, as_of_times: Sequence[int]
@@ -55,7 +56,9 @@ class OnlineReader:
 
         Raises:
             NotFoundError: FEATURE_SET_NOT_FOUND.
-            InvalidArgumentError: A key column is missing or of another type, or there are too many rows.
+            InvalidArgumentError: A key or request column is missing or of another type, or there are too many rows.
+            FailedPreconditionError: TRANSFORMATION_NOT_FOUND or TRANSFORMATION_MISMATCH.
+            InternalError: TRANSFORMATION_FAILED.
             UnavailableError: ONLINE_STORE_UNAVAILABLE, also while its copies are being rebuilt.
         """
         try:
@@ -65,6 +68,8 @@ class OnlineReader:
         self._check_size(compiled, entities.rows)
         times = self._times(as_of_times, entities.rows)
         lookups = [_look_up(group, entities) for group in compiled.groups]
+        recipe = compiled.recipe
+        given = None if recipe is None else recipe.given(entities, _FIELD)
         views = _views(compiled)
         marks, values = await self._store.read(
             [view.view.version for view in views],
@@ -78,7 +83,10 @@ class OnlineReader:
             online.judge(group.view, found, lookup.rows, times)
             for group, lookup, found in zip(compiled.groups, lookups, values, strict=True)
         ]
-        return compiled.feature_set, assemble.serve(compiled, entities.rows, winners)
+        served = assemble.serve(compiled, entities.rows, winners)
+        if recipe is not None and given is not None:
+            served = await self._deriver.derive(recipe, served, given)
+        return compiled.feature_set, served
 
     def _check_size(self, compiled: plan.Plan, rows: int) -> None:
         limit = min(MAX_ROWS, self._max_bytes // max(1, compiled.row_bytes))

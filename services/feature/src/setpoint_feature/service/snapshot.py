@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from setpoint_feature import ports
 from setpoint_feature.domain import catalog
+from setpoint_features import library
 from setpoint_runtime import errors
 
 _T = TypeVar("_T")
@@ -14,9 +15,14 @@ _T = TypeVar("_T")
 class Snapshot:
     """Definitions and last sequences as of the last refresh."""
 
-    def __init__(self, definitions: ports.DefinitionStore, history: ports.HistoryStore) -> None:
+    def __init__(
+        self,
+        definitions: ports.DefinitionStore,
+        history: ports.HistoryStore,
+        functions: library.Library = library.EMPTY,
+    ) -> None:
         """Starts empty; `refresh` fills it."""
-        self.catalog = catalog.Catalog()
+        self.catalog = catalog.Catalog(functions)
         self.last_sequences: dict[int, int] = {}
         self._definitions = definitions
         self._history = history

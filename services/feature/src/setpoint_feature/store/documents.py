@@ -56,6 +56,8 @@ def _entity_document(entity: definitions.Entity) -> Document:
         "keys": [_spec_document(key) for key in entity.keys],
         "description": entity.description,
         "create_time": entity.create_time,
+        "owner": entity.owner,
+        "tags": dict(entity.tags),
     }
 
 
@@ -65,6 +67,9 @@ def _entity(document: Document) -> definitions.Entity:
         tuple(map(_spec, document["keys"])),
         document["description"],
         document["create_time"],
+        # Documents of earlier releases have neither.
+        document.get("owner", ""),
+        document.get("tags", {}),
     )
 
 
@@ -81,6 +86,7 @@ def _view_document(view: definitions.FeatureView) -> Document:
                 "default": each.default,
                 "sensitive": each.sensitive,
                 "description": each.description,
+                "tags": dict(each.tags),
             }
             for each in view.fields
         ],
@@ -89,6 +95,7 @@ def _view_document(view: definitions.FeatureView) -> Document:
         "description": view.description,
         "owner": view.owner,
         "create_time": view.create_time,
+        "tags": dict(view.tags),
     }
 
 
@@ -104,6 +111,7 @@ def _view(document: Document) -> definitions.FeatureView:
         description=document["description"],
         owner=document["owner"],
         create_time=document["create_time"],
+        tags=document.get("tags", {}),
     )
 
 
@@ -114,6 +122,7 @@ def _field(document: Document) -> definitions.Field:
         document["default"],
         document["sensitive"],
         document["description"],
+        document.get("tags", {}),
     )
 
 
@@ -135,6 +144,19 @@ def _set_document(feature_set: definitions.FeatureSet) -> Document:
         "request_fields": [_spec_document(each) for each in feature_set.request_fields],
         "description": feature_set.description,
         "create_time": feature_set.create_time,
+        "owner": feature_set.owner,
+        "tags": dict(feature_set.tags),
+        "transformations": [
+            {
+                "name": each.name,
+                "function": each.function,
+                "inputs": dict(each.inputs),
+                "dtype": None if each.dtype is None else each.dtype.name,
+                "source_hash": each.source_hash,
+                "source": each.source,
+            }
+            for each in feature_set.transformations
+        ],
     }
 
 
@@ -156,4 +178,18 @@ def _feature_set(document: Document) -> definitions.FeatureSet:
         request_fields=tuple(map(_spec, document["request_fields"])),
         description=document["description"],
         create_time=document["create_time"],
+        owner=document.get("owner", ""),
+        tags=document.get("tags", {}),
+        transformations=tuple(map(_transformation, document.get("transformations", ()))),
+    )
+
+
+def _transformation(document: Document) -> definitions.Transformation:
+    return definitions.Transformation(
+        name=document["name"],
+        function=document["function"],
+        inputs=document["inputs"],
+        dtype=None if document["dtype"] is None else DataType[document["dtype"]],
+        source_hash=document["source_hash"],
+        source=document["source"],
     )

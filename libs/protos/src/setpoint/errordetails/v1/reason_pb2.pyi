@@ -66,6 +66,12 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """A column holds values that are not known at the time they are asked for."""
     REASON_ONLINE_STORE_UNAVAILABLE: _Reason.ValueType  # 36
     """The online store does not answer."""
+    REASON_TRANSFORMATION_NOT_FOUND: _Reason.ValueType  # 37
+    """The function of a transformation is in none of the service's modules."""
+    REASON_TRANSFORMATION_MISMATCH: _Reason.ValueType  # 38
+    """The function of a transformation is not the one that the feature set was registered with."""
+    REASON_TRANSFORMATION_FAILED: _Reason.ValueType  # 39
+    """The function of a transformation failed, or its result is not what it declares."""
     REASON_MODEL_NOT_FOUND: _Reason.ValueType  # 40
     """The model does not exist."""
     REASON_MODEL_VERSION_NOT_FOUND: _Reason.ValueType  # 41
@@ -204,6 +210,12 @@ REASON_FEATURE_LEAK: Reason.ValueType  # 35
 """A column holds values that are not known at the time they are asked for."""
 REASON_ONLINE_STORE_UNAVAILABLE: Reason.ValueType  # 36
 """The online store does not answer."""
+REASON_TRANSFORMATION_NOT_FOUND: Reason.ValueType  # 37
+"""The function of a transformation is in none of the service's modules."""
+REASON_TRANSFORMATION_MISMATCH: Reason.ValueType  # 38
+"""The function of a transformation is not the one that the feature set was registered with."""
+REASON_TRANSFORMATION_FAILED: Reason.ValueType  # 39
+"""The function of a transformation failed, or its result is not what it declares."""
 REASON_MODEL_NOT_FOUND: Reason.ValueType  # 40
 """The model does not exist."""
 REASON_MODEL_VERSION_NOT_FOUND: Reason.ValueType  # 41

@@ -92,21 +92,47 @@ class Entity(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class TagsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAME_FIELD_NUMBER: builtins.int
     KEYS_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     description: builtins.str
     """For people."""
     create_time: builtins.int
     """When it was registered; set by the service."""
+    owner: builtins.str
+    """Who answers for it."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
         """The key columns that together identify one such thing, at most 8, INT32, INT64 or STRING of at most 1024 bytes; none
         for a global entity, of which there is one thing. int32 and int64 keys of one number are the same key. Names match
         ^[A-Za-z0-9_.-]{1,64}$. The keys of an entity never change.
+        """
+
+    @property
+    def tags(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """For people and their programs: at most 64; keys match ^[A-Za-z0-9_./-]{1,64}$, values have at most 256 characters. Tags,
+        owner and descriptions never make a version.
         """
 
     def __init__(
@@ -116,8 +142,10 @@ class Entity(google.protobuf.message.Message):
         keys: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
         description: builtins.str = ...,
         create_time: builtins.int = ...,
+        owner: builtins.str = ...,
+        tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "description", b"description", "keys", b"keys", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "description", b"description", "keys", b"keys", "name", b"name", "owner", b"owner", "tags", b"tags"]) -> None: ...
 
 Global___Entity: typing_extensions.TypeAlias = Entity
 
@@ -126,6 +154,22 @@ class FeatureView(google.protobuf.message.Message):
     """FeatureView is a group of fields of one entity that become true together at an event time."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class TagsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
@@ -136,6 +180,7 @@ class FeatureView(google.protobuf.message.Message):
     DESCRIPTION_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     version: builtins.str
@@ -156,6 +201,10 @@ class FeatureView(google.protobuf.message.Message):
     def fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FeatureField]:
         """The values."""
 
+    @property
+    def tags(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """As in Entity."""
+
     def __init__(
         self,
         *,
@@ -168,8 +217,9 @@ class FeatureView(google.protobuf.message.Message):
         description: builtins.str = ...,
         owner: builtins.str = ...,
         create_time: builtins.int = ...,
+        tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["boundary", b"boundary", "create_time", b"create_time", "description", b"description", "entity", b"entity", "fields", b"fields", "name", b"name", "owner", b"owner", "ttl_microseconds", b"ttl_microseconds", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["boundary", b"boundary", "create_time", b"create_time", "description", b"description", "entity", b"entity", "fields", b"fields", "name", b"name", "owner", b"owner", "tags", b"tags", "ttl_microseconds", b"ttl_microseconds", "version", b"version"]) -> None: ...
 
 Global___FeatureView: typing_extensions.TypeAlias = FeatureView
 
@@ -179,11 +229,28 @@ class FeatureField(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class TagsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAME_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     DEFAULT_VALUE_FIELD_NUMBER: builtins.int
     SENSITIVE_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name, ^[A-Za-z0-9_.-]{1,64}$, unique within the view and other than its entity's keys, event_time and created_time."""
     dtype: setpoint.common.v1.column_pb2.DataType.ValueType
@@ -198,6 +265,10 @@ class FeatureField(google.protobuf.message.Message):
         null. Not null, NaN or infinite itself.
         """
 
+    @property
+    def tags(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """As in Entity."""
+
     def __init__(
         self,
         *,
@@ -206,9 +277,10 @@ class FeatureField(google.protobuf.message.Message):
         default_value: setpoint.common.v1.value_pb2.Value | None = ...,
         sensitive: builtins.bool = ...,
         description: builtins.str = ...,
+        tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "description", b"description", "dtype", b"dtype", "name", b"name", "sensitive", b"sensitive"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "description", b"description", "dtype", b"dtype", "name", b"name", "sensitive", b"sensitive", "tags", b"tags"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_default_value", b"_default_value"]) -> typing.Literal["default_value"] | None: ...
 
 Global___FeatureField: typing_extensions.TypeAlias = FeatureField
@@ -219,12 +291,31 @@ class FeatureSet(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class TagsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     FEATURES_FIELD_NUMBER: builtins.int
     REQUEST_FIELDS_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    TRANSFORMATIONS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     version: builtins.str
@@ -233,6 +324,8 @@ class FeatureSet(google.protobuf.message.Message):
     """For people."""
     create_time: builtins.int
     """When this version was registered; set by the service."""
+    owner: builtins.str
+    """Who answers for it."""
     @property
     def features(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FeatureReference]:
         """Features taken from views, in order."""
@@ -240,6 +333,16 @@ class FeatureSet(google.protobuf.message.Message):
     @property
     def request_fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
         """Inputs that the caller gives with the request, in order, after the features."""
+
+    @property
+    def tags(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """As in Entity."""
+
+    @property
+    def transformations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Transformation]:
+        """Columns computed from the others, in the order of the answer, after the features. They may read each other, not
+        themselves, whatever the order.
+        """
 
     def __init__(
         self,
@@ -250,10 +353,81 @@ class FeatureSet(google.protobuf.message.Message):
         request_fields: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
         description: builtins.str = ...,
         create_time: builtins.int = ...,
+        owner: builtins.str = ...,
+        tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        transformations: collections.abc.Iterable[Global___Transformation] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "description", b"description", "features", b"features", "name", b"name", "request_fields", b"request_fields", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "description", b"description", "features", b"features", "name", b"name", "owner", b"owner", "request_fields", b"request_fields", "tags", b"tags", "transformations", b"transformations", "version", b"version"]) -> None: ...
 
 Global___FeatureSet: typing_extensions.TypeAlias = FeatureSet
+
+@typing.final
+class Transformation(google.protobuf.message.Message):
+    """Transformation is a column of a feature set that a Python function computes from other columns, one row from one row, by
+    the same code online and offline. The service imports the function from the modules that it is told of
+    (SETPOINT_FEATURE_MODULES); it never runs the source that is stored here.
+
+    A derived value is as good as the worst of its inputs (FRESH, DEFAULT, STALE, MISSING, GIVEN counting as FRESH, and GIVEN
+    where all are); it is DEFAULT where an input is MISSING and the function gives a value all the same, and MISSING where its
+    result is no finite number and null is served for it. Its event time is the oldest of its inputs'.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class InputsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    NAME_FIELD_NUMBER: builtins.int
+    FUNCTION_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    DTYPE_FIELD_NUMBER: builtins.int
+    SOURCE_HASH_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the column, ^[A-Za-z0-9_.-]{1,64}$, unique within the set, request fields and key columns included."""
+    function: builtins.str
+    """The function as "module:name"."""
+    dtype: setpoint.common.v1.column_pb2.DataType.ValueType
+    """Type of the column, as the function declares it; set by the service."""
+    source_hash: builtins.str
+    """Hash of the function with everything of its package that it calls; part of the set's version. Set by the service, or
+    given by a caller who has the code too: registering another hash than the service's own is FAILED_PRECONDITION
+    (TRANSFORMATION_MISMATCH).
+    """
+    source: builtins.str
+    """The function's source as it was registered, for people; set by the service."""
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Parameter to the column that it gets: a feature, a request field, or another transformation. Parameters that are not
+        listed get the column of their own name; the service fills them in.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        function: builtins.str = ...,
+        inputs: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        dtype: setpoint.common.v1.column_pb2.DataType.ValueType = ...,
+        source_hash: builtins.str = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "function", b"function", "inputs", b"inputs", "name", b"name", "source", b"source", "source_hash", b"source_hash"]) -> None: ...
+
+Global___Transformation: typing_extensions.TypeAlias = Transformation
 
 @typing.final
 class FeatureReference(google.protobuf.message.Message):

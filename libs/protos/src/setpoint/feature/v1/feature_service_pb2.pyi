@@ -374,6 +374,8 @@ class GetFeatureSetResponse(google.protobuf.message.Message):
 
     FEATURE_SET_FIELD_NUMBER: builtins.int
     KEY_COLUMNS_FIELD_NUMBER: builtins.int
+    REQUEST_COLUMNS_FIELD_NUMBER: builtins.int
+    SENSITIVE_COLUMNS_FIELD_NUMBER: builtins.int
     @property
     def feature_set(self) -> setpoint.feature.v1.definition_pb2.FeatureSet:
         """As stored."""
@@ -382,14 +384,24 @@ class GetFeatureSetResponse(google.protobuf.message.Message):
     def key_columns(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
         """The key columns that a request for this set must carry, with their types."""
 
+    @property
+    def request_columns(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
+        """The request fields that transformations read: a request for this set must carry them as columns beside its keys."""
+
+    @property
+    def sensitive_columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Columns that must not appear in spans and logs: fields that their view marks so, and what is computed from them."""
+
     def __init__(
         self,
         *,
         feature_set: setpoint.feature.v1.definition_pb2.FeatureSet | None = ...,
         key_columns: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
+        request_columns: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
+        sensitive_columns: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "key_columns", b"key_columns"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "key_columns", b"key_columns", "request_columns", b"request_columns", "sensitive_columns", b"sensitive_columns"]) -> None: ...
 
 Global___GetFeatureSetResponse: typing_extensions.TypeAlias = GetFeatureSetResponse
 
@@ -515,8 +527,8 @@ class GetOnlineFeaturesRequest(google.protobuf.message.Message):
 
     @property
     def entities(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """Key columns of the set, one row for each entity; other columns are ignored. At most 10,000 rows, and fewer for wide
-        sets, whose answer must fit a message.
+        """Key columns of the set and its request columns, one row for each entity; other columns are ignored. At most 10,000
+        rows, and fewer for wide sets, whose answer must fit a message.
         """
 
     @property
@@ -553,15 +565,17 @@ class GetOnlineFeaturesResponse(google.protobuf.message.Message):
 
     @property
     def features(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """One column for each feature of the set, in the set's order (request fields are not in it)."""
+        """One column for each feature of the set, then one for each transformation, in the set's order (request fields are not in
+        it).
+        """
 
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """For each feature in order, one byte for each row: the number of its FeatureStatus."""
+        """For each column in order, one byte for each row: the number of its FeatureStatus."""
 
     @property
     def event_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """For each feature in order, one little-endian int64 for each row: the event time of its value, or of the stale one; -1
+        """For each column in order, one little-endian int64 for each row: the event time of its value, or of the stale one; -1
         where there is none.
         """
 
@@ -598,7 +612,7 @@ class GetHistoricalFeaturesRequest(google.protobuf.message.Message):
 
     @property
     def spine(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """Key columns and the time column; other columns are ignored. At most 100,000 rows in each message."""
+        """Key columns, request columns and the time column; other columns are ignored. At most 100,000 rows in each message."""
 
     def __init__(
         self,
@@ -635,7 +649,7 @@ class GetHistoricalFeaturesResponse(google.protobuf.message.Message):
 
     @property
     def features(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
-        """One column for each feature of the set, rows as in the spine's piece or in the part of it that this reply answers."""
+        """Columns as in GetOnlineFeaturesResponse, rows as in the spine's piece or in the part of it that this reply answers."""
 
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:

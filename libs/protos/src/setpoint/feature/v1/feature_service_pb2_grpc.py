@@ -170,8 +170,10 @@ class FeatureServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RegisterFeatureSet(self, request, context):
-        """Registers a feature set bound to the latest versions of its views; a changed content becomes a new version. Callers:
-        people, pipelines.
+        """Registers a feature set bound to the latest versions of its views; a changed content becomes a new version.
+        INVALID_ARGUMENT names a bad field: TRANSFORMATION_NOT_FOUND where a function is in none of the service's modules,
+        INVALID_FIELD where transformations read each other in a circle. FAILED_PRECONDITION (TRANSFORMATION_MISMATCH) says both
+        hashes of a function. Callers: people, pipelines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,8 +215,11 @@ class FeatureServiceServicer(object):
         order. Answers equal those of GetHistoricalFeatures for a time at which the greatest row of each entity is known: TTL,
         boundary and arrival are judged at each row's as_of_time. The online store keeps that greatest row alone; where it is
         not known yet at as_of_time (a time before the last write, or a clock behind the writer's) the value is MISSING or
-        DEFAULT, never one from the future, and older values are GetHistoricalFeatures' to tell. NOT_FOUND
-        (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
+        DEFAULT, never one from the future, and older values are GetHistoricalFeatures' to tell. Transformations follow:
+        FAILED_PRECONDITION (TRANSFORMATION_NOT_FOUND, or TRANSFORMATION_MISMATCH with both hashes) where the service's modules do
+        not have the code that the set was registered with, INTERNAL (TRANSFORMATION_FAILED) names one that failed on these rows;
+        fewer rows may do. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
+        column, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
         is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
         rebuilt: UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router, clients. Default deadline 150 ms from the router.
         """
@@ -228,7 +233,9 @@ class FeatureServiceServicer(object):
         one reply for each piece, or several where one would be too large for a message. All pieces see the history as it was
         when the stream began. Sorting the spine by time keeps large joins quick. A null key matches nothing. NOT_FOUND
         (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT where the spine lacks its time column or a key (MISSING_FIELD,
-        ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED for a null time). Callers: retraining, people.
+        ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED for a null time). Transformations are computed and fail as in
+        GetOnlineFeatures; one whose answer for a row depends on the others is refused here (TRANSFORMATION_FAILED). Callers:
+        retraining, people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
