@@ -20,6 +20,7 @@ from setpoint_artifacts import testing as artifacts
 from setpoint_columns.column import Column
 from setpoint_columns.columns import Columns
 from setpoint_columns.dtypes import DataType
+from setpoint_inference import wiring
 from setpoint_inference.adapters import memory
 from setpoint_inference.testing import FakeRegistry, Inference, floats, predict_request
 from setpoint_rpc import channel
@@ -395,6 +396,28 @@ async def test_unload_drops(inference: Inference) -> None:
     await inference.unload("linear", 1)
     assert await inference.listed() == []
     assert (await inference.predict("linear", 1, ROW)).rows == 1
+
+
+async def test_lease_over_the_wire(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leased version is told apart, renewed with what lacks, and let go of when nobody renews it."""
+    monkeypatch.setattr(wiring, "RELEASE_SECONDS", 0.01)
+    async with start() as inference:
+        add_linear(inference.registry)
+        loaded = await inference.load("linear", 1, lease_seconds=60)
+        assert (loaded.pinned, loaded.lease_microseconds) == (True, 60_000_000)
+        assert await inference.renew([("linear", 1), ("linear", 2)], 60) == [("linear", 2)]
+        for lease, model in ((0, "linear"), (60, "no name")):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await inference.renew([(model, 1)], lease)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    async with start() as inference:
+        await inference.load("linear", 1, lease_seconds=1e-6)
+        async with asyncio.timeout(20):
+            while await inference.listed():
+                await asyncio.sleep(0.01)
+        assert (await inference.predict("linear", 1, ROW)).to_rows() == [{"score": 5.5}]
 
 
 async def test_unload_not_loaded(inference: Inference) -> None:

@@ -1,7 +1,7 @@
 """The table of versions by itself: what becomes of those that wait for it, and how far it grows."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -48,13 +48,13 @@ class Parts:
         return job()
 
 
-def table(parts: Parts, owner: tasks.TaskOwner) -> models.Models:
+def table(parts: Parts, owner: tasks.TaskOwner, clock: clocks.Clock | None = None) -> models.Models:
     return models.Models(
         parts,
         parts,
         OnnxEngine(),
         parts,  # type: ignore[arg-type]  # nothing is run here
-        clocks.SystemClock(),
+        clock or clocks.SystemClock(),
         owner,
         models.Limits(1 << 20, 1 << 30, 60),
         lambda: 0,
@@ -91,3 +91,71 @@ async def test_failed_loads_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
             with pytest.raises(errors.UnavailableError):
                 await made.load(VersionKey("linear", number), None, is_explicit=False)
         assert [key.version for key, _ in made.all()] == [7, 8, 9]
+
+
+@dataclass
+class Leased:
+    """A table with one version, and time that a test moves."""
+
+    table: models.Models
+    clock: clocks.ManualClock
+
+    def after(self, seconds: float) -> bool:
+        """Let time pass and the table look around; say whether the version is still there."""
+        self.clock.advance(round(seconds * 1e6))
+        self.table.release()
+        return self.table.ready(KEY) is not None
+
+
+@pytest.fixture
+async def leased() -> AsyncIterator[Leased]:
+    """A version that is leased for 10 s."""
+    parts, clock = Parts(), clocks.ManualClock(0)
+    parts.gate.set()
+    async with tasks.TaskOwner() as owner:
+        made = table(parts, owner, clock)
+        await made.load(KEY, None, is_explicit=True, lease_seconds=10)
+        yield Leased(made, clock)
+
+
+async def test_release_after_the_lease(leased: Leased) -> None:
+    """A version whose lease is over, and that nobody calls, leaves the memory."""
+    assert leased.after(9.9)
+    assert not leased.after(0.2)
+    assert leased.table.counts.released == 1
+
+
+async def test_release_waits_for_renewals_and_calls(leased: Leased) -> None:
+    """Each renewal, and each call, keeps a version for another lease."""
+    assert leased.after(9)
+    assert leased.table.renew([KEY, VersionKey("linear", 2)], 10) == [VersionKey("linear", 2)]
+    assert leased.after(9)
+    found = leased.table.ready(KEY)
+    assert found is not None
+    found.last_used = leased.clock.monotonic()
+    assert leased.after(9)
+    assert not leased.after(1.1)
+
+
+async def test_release_waits_for_the_last_who_needs_it(leased: Leased) -> None:
+    """Of two who lease a version neither can end the other's lease, and the longest counts."""
+    leased.table.renew([KEY], 30)
+    leased.table.renew([KEY], 1)
+    assert leased.after(29)
+    assert not leased.after(1.1)
+
+
+async def test_release_leaves_what_was_loaded_for_good(leased: Leased) -> None:
+    """A version that somebody loaded without a lease stays, and so does one that a call brought."""
+    await leased.table.load(KEY, None, is_explicit=True)
+    other = VersionKey("linear", 2)
+    await leased.table.load(other, None, is_explicit=False)
+    assert leased.after(1e6)
+    assert leased.table.ready(other) is not None
+
+
+async def test_load_again_after_release(leased: Leased) -> None:
+    """A released version is loaded anew by the next call, without a lease."""
+    assert not leased.after(11)
+    found = await leased.table.load(KEY, None, is_explicit=False)
+    assert not found.hold.is_by_name

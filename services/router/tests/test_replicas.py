@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -18,7 +18,7 @@ from setpoint_router.adapters import replicas
 from setpoint_router.adapters.replicas import discovery
 from setpoint_router.adapters.replicas.discovery import Target
 from setpoint_router.adapters.replicas.replica import Replica, State
-from setpoint_router.domain import outliers, plan, route
+from setpoint_router.domain import outliers, placement, plan, route
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
@@ -105,7 +105,7 @@ class Replicas:
     @property
     def ranked(self) -> list[Double]:
         """The doubles, the one that the version prefers first."""
-        found = [each.name for each in self.fleet.holders(KEY)]
+        found = placement.ranked("delays/1", self.fleet.replicas)
         return sorted(self.doubles, key=lambda each: found.index(each.server.address))
 
     def replica(self, double: Double) -> Replica:
@@ -113,7 +113,7 @@ class Replicas:
 
     async def predict(self, seconds: float = SECONDS) -> list[float]:
         answer = await self.calls.predict(PLAN, INPUTS, seconds, None)
-        return answer["score"].to_list()
+        return list(answer.outputs["score"].to_list())
 
     async def ready(self) -> None:
         """Waits until everybody serves and holds the version."""
@@ -133,7 +133,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @contextlib.asynccontextmanager
 async def running(
-    number: int = 2, addresses: Any = None, calls: dict[str, Any] | None = None, **options: Any
+    number: int = 2,
+    addresses: Any = None,
+    calls: dict[str, Any] | None = None,
+    in_force: Sequence[tuple[str, int]] = (KEY,),
+    **options: Any,
 ) -> AsyncIterator[Replicas]:
     """Starts replicas and a fleet that knows them."""
     doubles = [MAKE() for _ in range(number)]
@@ -145,7 +149,7 @@ async def running(
         # No pause of the machine is a stalled replica.
         replicas.FleetOptions(**{"stall_seconds": SECONDS, **options}),
         clocks.SystemClock(),
-        in_force=lambda: [KEY],
+        in_force=lambda: in_force,
     )
     try:
         async with fleet:
@@ -230,6 +234,65 @@ async def test_load_reaches_every_holder() -> None:
         assert len(holders) == 3
         for each in found.doubles:
             assert (("delays", 7) in each.loaded) is (each.server.address in holders)
+
+
+async def test_versions_in_force_are_leased_and_no_others() -> None:
+    """What routes need is renewed without any calls; what they do not need any more is not."""
+    other = ("delays", 2)
+    in_force = [KEY, other]
+    async with running(1, in_force=in_force, lease_seconds=0.03) as found:
+        [double] = found.doubles
+        await until(lambda: min(double.renewed[KEY], double.renewed[other]) >= 2)
+        assert double.leases == {30_000}
+        in_force.remove(other)
+        found.fleet.follow_routes()
+        last, turns = double.renewed[other], double.renewed[KEY]
+        await until(lambda: double.renewed[KEY] >= turns + 3)
+        # One renewal may have been on its way.
+        assert double.renewed[other] <= last + 1
+
+
+async def test_version_that_a_replica_has_dropped_is_loaded_again() -> None:
+    """A replica that says it lacks a version gets no call for it before it has loaded it anew."""
+    async with running(1, lease_seconds=0.03) as found:
+        [double] = found.doubles
+        await found.ready()
+        double.may_load.clear()
+        double.dropped.add(KEY)
+        await until(lambda: not found.fleet.is_ready(KEY))
+        double.may_load.set()
+        await until(lambda: found.fleet.is_ready(KEY))
+        assert double.loaded == [KEY, KEY]
+
+
+async def test_leases_are_of_holders_alone() -> None:
+    """A version is kept on as many replicas as it should have; one that has it beside them lets go."""
+    async with running(3, copies=2, lease_seconds=0.03) as found:
+        await until(lambda: all(each.is_good for each in found.fleet.replicas.values()))
+        *_, surplus = found.ranked
+        others = [each for each in found.doubles if each is not surplus]
+        found.replica(surplus).loaded.add(KEY)
+        await until(lambda: KEY not in found.replica(surplus).loaded)
+        await until(lambda: all(KEY in found.replica(each).loaded for each in others))
+        for each in found.doubles:
+            each.renewed.clear()
+        await until(lambda: all(each.renewed[KEY] > 2 for each in others))
+        # One renewal may have been on its way.
+        assert surplus.renewed[KEY] <= 1
+
+
+async def test_replica_without_leases_serves(pair: Replicas) -> None:
+    """An older inference, which keeps everything that it has loaded, is used as ever."""
+    replica = pair.replica(pair.doubles[0])
+    refused = errors.UnimplementedError(errors.Reason.UNIMPLEMENTED, "no such method")
+
+    async def renew(keys: Any, lease_seconds: float) -> set[tuple[str, int]]:
+        raise refused
+
+    replica.renew = renew  # type: ignore[method-assign]  # as if the method were not there.
+    await pair.fleet._renew_some(replica, [KEY])
+    assert KEY in replica.loaded
+    assert await pair.predict() == EXPECTED
 
 
 async def test_load_says_why_it_cannot_be(pair: Replicas) -> None:
@@ -471,7 +534,7 @@ async def test_replica_that_cannot_load_gets_no_calls(caplog: pytest.LogCaptureF
         first, second = pair.ranked
         tries = 0
 
-        async def load(key: tuple[str, int]) -> None:
+        async def load(key: tuple[str, int], lease_seconds: float) -> None:
             nonlocal tries
             tries += 1
             if tries < 4:

@@ -50,8 +50,18 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     ) -> pb.LoadModelResponse:
         """Load a version before traffic moves to it."""
         key = messages.key_from_proto(request.model_version)
-        model = await self._service.load(key, served.remaining_seconds())
+        lease_seconds = messages.lease_from_proto(request.lease_microseconds, 0)
+        model = await self._service.load(key, served.remaining_seconds(), lease_seconds)
         return pb.LoadModelResponse(model=messages.model_to_proto(key, model))
+
+    async def RenewLeases(
+        self, request: pb.RenewLeasesRequest, context: _Context
+    ) -> pb.RenewLeasesResponse:
+        """Keep versions for another while."""
+        keys = messages.keys_from_proto(request.model_versions)
+        lease_seconds = messages.lease_from_proto(request.lease_microseconds, 1)
+        lacking = self._service.models.renew(keys, lease_seconds)
+        return pb.RenewLeasesResponse(not_ready=map(messages.key_to_proto, lacking))
 
     async def UnloadModel(
         self, request: pb.UnloadModelRequest, context: _Context

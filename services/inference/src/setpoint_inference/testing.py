@@ -190,11 +190,24 @@ class Inference:
         request = predict_request(model, version, columns)
         return answered(await self.stub.Predict(request, timeout=timeout))
 
-    async def load(self, model: str, version: int) -> pb.LoadedModel:
+    async def load(self, model: str, version: int, lease_seconds: float = 0.0) -> pb.LoadedModel:
         """Call LoadModel."""
         reference = reference_pb2.ModelVersionReference(model=model, version=version)
-        request = pb.LoadModelRequest(model_version=reference)
+        lease = round(lease_seconds * 1e6)
+        request = pb.LoadModelRequest(model_version=reference, lease_microseconds=lease)
         return (await self.stub.LoadModel(request, timeout=30)).model
+
+    async def renew(
+        self, versions: Sequence[tuple[str, int]], lease_seconds: float
+    ) -> list[tuple[str, int]]:
+        """Call RenewLeases and return what is not ready."""
+        made = reference_pb2.ModelVersionReference
+        request = pb.RenewLeasesRequest(
+            model_versions=[made(model=model, version=version) for model, version in versions],
+            lease_microseconds=round(lease_seconds * 1e6),
+        )
+        answer = await self.stub.RenewLeases(request, timeout=30)
+        return [(each.model, each.version) for each in answer.not_ready]
 
     async def unload(self, model: str, version: int) -> None:
         """Call UnloadModel."""

@@ -1,5 +1,6 @@
 """Puts inference together."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -27,6 +28,9 @@ from setpoint_scoring import onnx_engine
 SERVICE = "setpoint.inference.v1.InferenceService"
 ROUTER = "router"
 """Its calls are batches already."""
+
+RELEASE_SECONDS = 1.0
+"""Between two looks for versions whose leases are over."""
 
 
 @contextlib.asynccontextmanager
@@ -65,6 +69,7 @@ async def build(
         # Loads end first, so that none opens what nobody closes.
         stack.push_async_callback(table.close)
         await stack.enter_async_context(owner)
+        _ = owner.start("leases", _release(table))
         placement = predictions.Placement(
             settings.inline_microseconds,
             settings.batching(),
@@ -85,6 +90,13 @@ async def build(
         )
         server.metrics_registry.register(metrics.InferenceMetrics(table, workers.taken))
         yield
+
+
+async def _release(table: models.Models) -> None:
+    """Let go of what nobody needs any more, for ever."""
+    while True:
+        await asyncio.sleep(RELEASE_SECONDS)
+        table.release()
 
 
 def _backends(settings: config.InferenceSettings) -> dict[Format, ports.Backend]:

@@ -94,6 +94,10 @@ class RouterSettings(settings.ServiceSettings):
     """Shared calls in flight for each version on each of its replicas, and for each feature set."""
 
     batch_rows: int = Field(default=256, ge=1)
+    inference_lease_seconds: float = Field(default=300.0, ge=1)
+    """How long inference keeps a version after no route here needs it any more and nobody calls it.
+    A way back to it is quick for as long."""
+
     """Most predictions that share a call."""
 
     queued_rows: int = Field(default=4096, ge=1)

@@ -148,6 +148,12 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
         self.version_errors: dict[int, errors.SetpointError] = {}
         self.gates: dict[int, asyncio.Event] = {}
         """Versions that do not answer before an event is set."""
+        self.renewed: Counter[tuple[str, int]] = Counter()
+        """How often the lease of each version was renewed."""
+        self.dropped: set[tuple[str, int]] = set()
+        """Versions that are not there although they were loaded."""
+        self.leases: set[int] = set()
+        """Lengths of leases that were asked for, microseconds."""
         self.asked: Counter[int] = Counter()
         """Rows that each version was asked about."""
         self.poison: Callable[[Columns], errors.SetpointError | None] | None = None
@@ -182,7 +188,10 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
         """Remember a version."""
         if self.load_error is not None:
             raise self.load_error
-        self.loaded.append((request.model_version.model, request.model_version.version))
+        key = request.model_version.model, request.model_version.version
+        self.loaded.append(key)
+        self.dropped.discard(key)
+        self.leases.add(request.lease_microseconds)
         return inference_service_pb2.LoadModelResponse(
             model=inference_service_pb2.LoadedModel(
                 model_version=request.model_version,
@@ -194,6 +203,19 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
 def score(inputs: Columns, version: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Returns what the inference double answers."""
     total = np.full(inputs.rows, version * 1e6)
+    async def RenewLeases(
+        self, request: inference_service_pb2.RenewLeasesRequest, context: Context
+    ) -> inference_service_pb2.RenewLeasesResponse:
+        """Count renewals."""
+        self.leases.add(request.lease_microseconds)
+        answer = inference_service_pb2.RenewLeasesResponse()
+        for each in request.model_versions:
+            key = each.model, each.version
+            self.renewed[key] += 1
+            if key in self.dropped:
+                answer.not_ready.append(each)
+        return answer
+
     for column in inputs.columns:
         if column.dtype is not DataType.STRING:
             total += np.nan_to_num(column.floats())

@@ -245,6 +245,7 @@ async def _open_inference(
             failures=settings.inference_failures,
             base_seconds=settings.inference_ejection_seconds,
             share=settings.inference_ejected_share,
+        lease_seconds=settings.inference_lease_seconds,
         ),
     )
     addresses = replicas.parse(settings.inference_address)

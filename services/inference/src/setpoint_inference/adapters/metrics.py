@@ -84,3 +84,8 @@ class InferenceMetrics(Collector):
         evictions.add_metric(("call",), counts.evicted)
         evictions.add_metric(("name",), counts.evicted_pinned)
         yield evictions
+        yield CounterMetricFamily(
+            "setpoint_inference_released",
+            "Versions dropped because their leases were over.",
+            value=counts.released,
+        )

@@ -10,6 +10,9 @@ from setpoint_inference.domain.version import Manifest, VersionKey
 from setpoint_inference.service.models import Attempt, ReadyModel
 from setpoint_runtime import errors, names
 
+MAX_LEASED = 10_000
+"""Versions of one renewal."""
+
 
 def key_from_proto(message: reference_pb2.ModelVersionReference) -> VersionKey:
     """Return the version that a request names.
@@ -28,6 +31,33 @@ def key_to_proto(key: VersionKey) -> reference_pb2.ModelVersionReference:
     return reference_pb2.ModelVersionReference(model=key.model, version=key.version)
 
 
+def keys_from_proto(
+    references: Sequence[reference_pb2.ModelVersionReference],
+) -> list[VersionKey]:
+    """Return the versions that a request names.
+
+    Raises:
+        InvalidArgumentError: They are too many, or one cannot have its name.
+    """
+    if len(references) > MAX_LEASED:
+        reason = errors.Reason.TOO_LARGE
+        raise errors.invalid(
+            "model_versions", len(references), f"must be at most {MAX_LEASED}", reason
+        )
+    return [key_from_proto(each) for each in references]
+
+
+def lease_from_proto(microseconds: int, least: int) -> float:
+    """Return a lease in seconds.
+
+    Raises:
+        InvalidArgumentError: It is shorter than `least` microseconds.
+    """
+    if microseconds < least:
+        raise errors.invalid("lease_microseconds", microseconds, f"must be at least {least}")
+    return microseconds / 1e6
+
+
 def model_to_proto(key: VersionKey, model: ReadyModel | Attempt) -> pb.LoadedModel:
     """Return the truth about a version on this replica."""
     message = pb.LoadedModel(model_version=key_to_proto(key))
@@ -36,7 +66,8 @@ def model_to_proto(key: VersionKey, model: ReadyModel | Attempt) -> pb.LoadedMod
         message.state = pb.LOAD_STATE_READY
         message.ready_time = model.ready_time
         message.memory_bytes = model.memory_bytes
-        message.pinned = model.is_pinned
+        message.pinned = model.hold.is_by_name
+        message.lease_microseconds = int(model.hold.lease_seconds * 1e6)
     elif model.error is None:
         message.state = pb.LOAD_STATE_LOADING
     else:

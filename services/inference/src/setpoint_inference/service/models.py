@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
 from setpoint_artifacts import refusal, signature
 from setpoint_inference import ports
 from setpoint_inference.domain import cost, version
+from setpoint_inference.domain.hold import Hold
 from setpoint_inference.domain.version import Format, Manifest, VersionKey
 from setpoint_inference.service import opening
 from setpoint_inference.service.batcher import Batcher
@@ -62,8 +63,8 @@ class ReadyModel:
     last_used: float
     memory_bytes: int
     """What it takes, measured when it was opened; at least the size of its artifact."""
-    is_pinned: bool
-    """Loaded by name, not by a call: dropped only when no other is left to drop."""
+    hold: Hold
+    """Who needs it, calls aside: with anybody it is dropped only when no other is left to drop."""
     counts: Counts = field(default_factory=Counts)
     batcher: Batcher | None = None
     """Where calls wait for each other; None when each runs by itself."""
@@ -104,7 +105,7 @@ class Attempt:
     error: errors.SetpointError | None = None
     """Why it failed; None while it runs."""
     failed_at: float = 0.0
-    is_pinned: bool = False
+    hold: Hold = field(default_factory=Hold)
     task: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -131,6 +132,8 @@ class LoadCounts:
     """Versions dropped for memory that had been loaded by a call."""
     evicted_pinned: int = 0
     """Versions dropped for memory that had been loaded by name."""
+    released: int = 0
+    """Versions dropped because nobody needed them any more."""
 
 
 class Models:
@@ -189,7 +192,12 @@ class Models:
         return sorted(together.items(), key=lambda item: item[0])
 
     async def load(
-        self, key: VersionKey, timeout_seconds: float | None, *, is_explicit: bool
+        self,
+        key: VersionKey,
+        timeout_seconds: float | None,
+        *,
+        is_explicit: bool,
+        lease_seconds: float = 0.0,
     ) -> ReadyModel:
         """Return a version that answers, loading it if need be.
 
@@ -198,7 +206,8 @@ class Models:
         Args:
             key: The version.
             timeout_seconds: How long to wait; None for as long as a load may take.
-            is_explicit: Try a failed version again now, not only after a while, and pin it.
+            is_explicit: Try a failed version again now, not only after a while, and keep it.
+            lease_seconds: How long to keep it then; 0 until it is unloaded.
 
         Raises:
             UnavailableError: MODEL_NOT_READY, if it is not ready in time.
@@ -206,12 +215,14 @@ class Models:
         """
         ready = self._ready.get(key)
         if ready is not None:
-            ready.is_pinned |= is_explicit
+            if is_explicit:
+                ready.hold.ask(lease_seconds, self._clock.monotonic())
             return ready
         attempt = self._attempts.get(key)
         if attempt is None or (attempt.error and self._may_retry(attempt, is_explicit)):
             attempt = self._start(key)
-        attempt.is_pinned |= is_explicit
+        if is_explicit:
+            attempt.hold.ask(lease_seconds, self._clock.monotonic())
         try:
             async with asyncio.timeout(timeout_seconds):
                 await attempt.ended.wait()
@@ -223,6 +234,26 @@ class Models:
         if ready is None:
             raise version.not_ready(key, "it was dropped as soon as it was loaded", RETRY_SECONDS)
         return ready
+
+    def renew(self, keys: Iterable[VersionKey], lease_seconds: float) -> list[VersionKey]:
+        """Keep versions for another lease; return those that are not ready here."""
+        now, lacking = self._clock.monotonic(), []
+        for key in keys:
+            ready = self._ready.get(key)
+            if ready is None:
+                lacking.append(key)
+            else:
+                ready.hold.ask(lease_seconds, now)
+        return lacking
+
+    def release(self) -> None:
+        """Drop versions that were leased and that nobody has renewed or called since."""
+        now = self._clock.monotonic()
+        for key, ready in list(self._ready.items()):
+            if ready.hold.is_over(now, ready.last_used):
+                self._drop(key)
+                self.counts.released += 1
+                _LOGGER.info("dropped version %s, which nobody needs any more", key)
 
     async def close(self) -> None:
         """Let go of everything that runs outside this process; the server has stopped."""
@@ -342,7 +373,7 @@ class Models:
             ready_time=self._clock.now_us(),
             last_used=self._clock.monotonic(),
             memory_bytes=max(memory_bytes, manifest.size),
-            is_pinned=attempt.is_pinned,
+            hold=attempt.hold,
         )
 
     def _check(self, manifest: Manifest) -> None:
@@ -383,21 +414,25 @@ class Models:
         """
         total = sum(ready.memory_bytes for ready in self._ready.values())
         in_order = sorted(
-            self._ready.items(), key=lambda item: (item[1].is_pinned, item[1].last_used)
+            self._ready.items(), key=lambda item: (item[1].hold.is_by_name, item[1].last_used)
         )
         for key, ready in in_order:
             if total <= self._limits.max_loaded_bytes:
                 return
             if ready is newest:
                 continue
-            del self._ready[key]
+            self._drop(key)
             total -= ready.memory_bytes
-            if ready.is_remote:
-                # Owned by the owner, which waits for it at the end.
-                _ = self._owner.start(f"close {key}", ready.close())
-            if ready.is_pinned:
+            if ready.hold.is_by_name:
                 self.counts.evicted_pinned += 1
                 _LOGGER.warning("dropped version %s although it was loaded by name", key)
             else:
                 self.counts.evicted += 1
                 _LOGGER.info("dropped version %s, unused for longest", key)
+
+    def _drop(self, key: VersionKey) -> None:
+        """Take a version out of the table; its running calls finish."""
+        ready = self._ready.pop(key)
+        if ready.is_remote:
+            # Owned by the owner, which waits for it at the end.
+            _ = self._owner.start(f"close {key}", ready.close())

@@ -166,10 +166,12 @@ class InferenceService:
         """Return a version, loaded if need be."""
         return self.models.ready(key) or await self._loaded(key, remaining_seconds)
 
-    async def load(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:
-        """Load a version now, even if that failed a moment ago."""
+    async def load(
+        self, key: VersionKey, remaining_seconds: float | None, lease_seconds: float = 0.0
+    ) -> ReadyModel:
+        """Load a version now, even if that failed a moment ago, and keep it for a lease, or for good."""
         timeout = None if remaining_seconds is None else remaining_seconds - ANSWER_SECONDS
-        return await self.models.load(key, timeout, is_explicit=True)
+        return await self.models.load(key, timeout, is_explicit=True, lease_seconds=lease_seconds)
 
     async def _loaded(self, key: VersionKey, remaining_seconds: float | None) -> ReadyModel:
         timeout = None if remaining_seconds is None else remaining_seconds - ANSWER_SECONDS

@@ -26,33 +26,37 @@ from setpoint.common.v1 import column_pb2 as setpoint_dot_common_dot_v1_dot_colu
 from setpoint.common.v1 import reference_pb2 as setpoint_dot_common_dot_v1_dot_reference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-setpoint/inference/v1/inference_service.proto\x12\x15setpoint.inference.v1\x1a\x1fsetpoint/common/v1/column.proto\x1a\"setpoint/common/v1/reference.proto\"\x83\x01\n\x0ePredictRequest\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12/\n\x06inputs\x18\x02 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\"\xbb\x01\n\x0fPredictResponse\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x30\n\x07outputs\x18\x02 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x1a\n\x12queue_microseconds\x18\x03 \x01(\x03\x12\x18\n\x10run_microseconds\x18\x04 \x01(\x03\"T\n\x10LoadModelRequest\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\"F\n\x11LoadModelResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".setpoint.inference.v1.LoadedModel\"V\n\x12UnloadModelRequest\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\"\x15\n\x13UnloadModelResponse\"@\n\x17ListLoadedModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x18ListLoadedModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".setpoint.inference.v1.LoadedModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd8\x02\n\x0bLoadedModel\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .setpoint.inference.v1.LoadState\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x04 \x01(\t\x12\x15\n\rartifact_size\x18\x05 \x01(\x03\x12\x12\n\nready_time\x18\x06 \x01(\x03\x12-\n\x06inputs\x18\x07 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12.\n\x07outputs\x18\x08 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x03\x12\x0e\n\x06pinned\x18\n \x01(\x08*l\n\tLoadState\x12\x1a\n\x16LOAD_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LOAD_STATE_LOADING\x10\x01\x12\x14\n\x10LOAD_STATE_READY\x10\x02\x12\x15\n\x11LOAD_STATE_FAILED\x10\x03\x32\xa7\x03\n\x10InferenceService\x12X\n\x07Predict\x12%.setpoint.inference.v1.PredictRequest\x1a&.setpoint.inference.v1.PredictResponse\x12^\n\tLoadModel\x12\'.setpoint.inference.v1.LoadModelRequest\x1a(.setpoint.inference.v1.LoadModelResponse\x12\x64\n\x0bUnloadModel\x12).setpoint.inference.v1.UnloadModelRequest\x1a*.setpoint.inference.v1.UnloadModelResponse\x12s\n\x10ListLoadedModels\x12..setpoint.inference.v1.ListLoadedModelsRequest\x1a/.setpoint.inference.v1.ListLoadedModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-setpoint/inference/v1/inference_service.proto\x12\x15setpoint.inference.v1\x1a\x1fsetpoint/common/v1/column.proto\x1a\"setpoint/common/v1/reference.proto\"\x83\x01\n\x0ePredictRequest\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12/\n\x06inputs\x18\x02 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\"\xbb\x01\n\x0fPredictResponse\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x30\n\x07outputs\x18\x02 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x1a\n\x12queue_microseconds\x18\x03 \x01(\x03\x12\x18\n\x10run_microseconds\x18\x04 \x01(\x03\"p\n\x10LoadModelRequest\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x1a\n\x12lease_microseconds\x18\x02 \x01(\x03\"s\n\x12RenewLeasesRequest\x12\x41\n\x0emodel_versions\x18\x01 \x03(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12\x1a\n\x12lease_microseconds\x18\x02 \x01(\x03\"S\n\x13RenewLeasesResponse\x12<\n\tnot_ready\x18\x01 \x03(\x0b\x32).setpoint.common.v1.ModelVersionReference\"F\n\x11LoadModelResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".setpoint.inference.v1.LoadedModel\"V\n\x12UnloadModelRequest\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\"\x15\n\x13UnloadModelResponse\"@\n\x17ListLoadedModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x18ListLoadedModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".setpoint.inference.v1.LoadedModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf4\x02\n\x0bLoadedModel\x12@\n\rmodel_version\x18\x01 \x01(\x0b\x32).setpoint.common.v1.ModelVersionReference\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .setpoint.inference.v1.LoadState\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x04 \x01(\t\x12\x15\n\rartifact_size\x18\x05 \x01(\x03\x12\x12\n\nready_time\x18\x06 \x01(\x03\x12-\n\x06inputs\x18\x07 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12.\n\x07outputs\x18\x08 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x03\x12\x0e\n\x06pinned\x18\n \x01(\x08\x12\x1a\n\x12lease_microseconds\x18\x0b \x01(\x03*l\n\tLoadState\x12\x1a\n\x16LOAD_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LOAD_STATE_LOADING\x10\x01\x12\x14\n\x10LOAD_STATE_READY\x10\x02\x12\x15\n\x11LOAD_STATE_FAILED\x10\x03\x32\x8d\x04\n\x10InferenceService\x12X\n\x07Predict\x12%.setpoint.inference.v1.PredictRequest\x1a&.setpoint.inference.v1.PredictResponse\x12^\n\tLoadModel\x12\'.setpoint.inference.v1.LoadModelRequest\x1a(.setpoint.inference.v1.LoadModelResponse\x12\x64\n\x0bRenewLeases\x12).setpoint.inference.v1.RenewLeasesRequest\x1a*.setpoint.inference.v1.RenewLeasesResponse\x12\x64\n\x0bUnloadModel\x12).setpoint.inference.v1.UnloadModelRequest\x1a*.setpoint.inference.v1.UnloadModelResponse\x12s\n\x10ListLoadedModels\x12..setpoint.inference.v1.ListLoadedModelsRequest\x1a/.setpoint.inference.v1.ListLoadedModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'setpoint.inference.v1.inference_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOADSTATE']._serialized_start=1252
-  _globals['_LOADSTATE']._serialized_end=1360
+  _globals['_LOADSTATE']._serialized_start=1510
+  _globals['_LOADSTATE']._serialized_end=1618
   _globals['_PREDICTREQUEST']._serialized_start=142
   _globals['_PREDICTREQUEST']._serialized_end=273
   _globals['_PREDICTRESPONSE']._serialized_start=276
   _globals['_PREDICTRESPONSE']._serialized_end=463
   _globals['_LOADMODELREQUEST']._serialized_start=465
-  _globals['_LOADMODELREQUEST']._serialized_end=549
-  _globals['_LOADMODELRESPONSE']._serialized_start=551
-  _globals['_LOADMODELRESPONSE']._serialized_end=621
-  _globals['_UNLOADMODELREQUEST']._serialized_start=623
-  _globals['_UNLOADMODELREQUEST']._serialized_end=709
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=711
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=732
-  _globals['_LISTLOADEDMODELSREQUEST']._serialized_start=734
-  _globals['_LISTLOADEDMODELSREQUEST']._serialized_end=798
-  _globals['_LISTLOADEDMODELSRESPONSE']._serialized_start=800
-  _globals['_LISTLOADEDMODELSRESPONSE']._serialized_end=903
-  _globals['_LOADEDMODEL']._serialized_start=906
-  _globals['_LOADEDMODEL']._serialized_end=1250
-  _globals['_INFERENCESERVICE']._serialized_start=1363
-  _globals['_INFERENCESERVICE']._serialized_end=1786
+  _globals['_LOADMODELREQUEST']._serialized_end=577
+  _globals['_RENEWLEASESREQUEST']._serialized_start=579
+  _globals['_RENEWLEASESREQUEST']._serialized_end=694
+  _globals['_RENEWLEASESRESPONSE']._serialized_start=696
+  _globals['_RENEWLEASESRESPONSE']._serialized_end=779
+  _globals['_LOADMODELRESPONSE']._serialized_start=781
+  _globals['_LOADMODELRESPONSE']._serialized_end=851
+  _globals['_UNLOADMODELREQUEST']._serialized_start=853
+  _globals['_UNLOADMODELREQUEST']._serialized_end=939
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=941
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=962
+  _globals['_LISTLOADEDMODELSREQUEST']._serialized_start=964
+  _globals['_LISTLOADEDMODELSREQUEST']._serialized_end=1028
+  _globals['_LISTLOADEDMODELSRESPONSE']._serialized_start=1030
+  _globals['_LISTLOADEDMODELSRESPONSE']._serialized_end=1133
+  _globals['_LOADEDMODEL']._serialized_start=1136
+  _globals['_LOADEDMODEL']._serialized_end=1508
+  _globals['_INFERENCESERVICE']._serialized_start=1621
+  _globals['_INFERENCESERVICE']._serialized_end=2146
 # @@protoc_insertion_point(module_scope)

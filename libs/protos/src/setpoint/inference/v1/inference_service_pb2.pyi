@@ -118,6 +118,11 @@ class LoadModelRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_VERSION_FIELD_NUMBER: builtins.int
+    LEASE_MICROSECONDS_FIELD_NUMBER: builtins.int
+    lease_microseconds: builtins.int
+    """How long it is kept after this and after each renewal and call, microseconds; of several leases the longest counts.
+    0 keeps it until UnloadModel.
+    """
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version to load."""
@@ -126,11 +131,56 @@ class LoadModelRequest(google.protobuf.message.Message):
         self,
         *,
         model_version: setpoint.common.v1.reference_pb2.ModelVersionReference | None = ...,
+        lease_microseconds: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["model_version", b"model_version"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model_version", b"model_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lease_microseconds", b"lease_microseconds", "model_version", b"model_version"]) -> None: ...
 
 Global___LoadModelRequest: typing_extensions.TypeAlias = LoadModelRequest
+
+@typing.final
+class RenewLeasesRequest(google.protobuf.message.Message):
+    """RenewLeasesRequest is the request of RenewLeases."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_VERSIONS_FIELD_NUMBER: builtins.int
+    LEASE_MICROSECONDS_FIELD_NUMBER: builtins.int
+    lease_microseconds: builtins.int
+    """How long they are kept after this and after each call, microseconds; at least 1."""
+    @property
+    def model_versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.ModelVersionReference]:
+        """The versions, at most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        model_versions: collections.abc.Iterable[setpoint.common.v1.reference_pb2.ModelVersionReference] | None = ...,
+        lease_microseconds: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lease_microseconds", b"lease_microseconds", "model_versions", b"model_versions"]) -> None: ...
+
+Global___RenewLeasesRequest: typing_extensions.TypeAlias = RenewLeasesRequest
+
+@typing.final
+class RenewLeasesResponse(google.protobuf.message.Message):
+    """RenewLeasesResponse is the answer of RenewLeases."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NOT_READY_FIELD_NUMBER: builtins.int
+    @property
+    def not_ready(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.ModelVersionReference]:
+        """Those of the versions that are not ready on this replica."""
+
+    def __init__(
+        self,
+        *,
+        not_ready: collections.abc.Iterable[setpoint.common.v1.reference_pb2.ModelVersionReference] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["not_ready", b"not_ready"]) -> None: ...
+
+Global___RenewLeasesResponse: typing_extensions.TypeAlias = RenewLeasesResponse
 
 @typing.final
 class LoadModelResponse(google.protobuf.message.Message):
@@ -248,6 +298,7 @@ class LoadedModel(google.protobuf.message.Message):
     OUTPUTS_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     PINNED_FIELD_NUMBER: builtins.int
+    LEASE_MICROSECONDS_FIELD_NUMBER: builtins.int
     state: Global___LoadState.ValueType
     """Its state."""
     error: builtins.str
@@ -262,6 +313,8 @@ class LoadedModel(google.protobuf.message.Message):
     """What it takes of this replica's memory, measured when it was opened; at least artifact_size."""
     pinned: builtins.bool
     """It was loaded by LoadModel, not by a call. Beyond the memory limit it is dropped only when no other is left."""
+    lease_microseconds: builtins.int
+    """How long it is kept after its last renewal and after its last call, microseconds; 0 without a lease."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version."""
@@ -287,8 +340,9 @@ class LoadedModel(google.protobuf.message.Message):
         outputs: collections.abc.Iterable[setpoint.common.v1.reference_pb2.FieldSpec] | None = ...,
         memory_bytes: builtins.int = ...,
         pinned: builtins.bool = ...,
+        lease_microseconds: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["model_version", b"model_version"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["artifact_digest", b"artifact_digest", "artifact_size", b"artifact_size", "error", b"error", "inputs", b"inputs", "memory_bytes", b"memory_bytes", "model_version", b"model_version", "outputs", b"outputs", "pinned", b"pinned", "ready_time", b"ready_time", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["artifact_digest", b"artifact_digest", "artifact_size", b"artifact_size", "error", b"error", "inputs", b"inputs", "lease_microseconds", b"lease_microseconds", "memory_bytes", b"memory_bytes", "model_version", b"model_version", "outputs", b"outputs", "pinned", b"pinned", "ready_time", b"ready_time", "state", b"state"]) -> None: ...
 
 Global___LoadedModel: typing_extensions.TypeAlias = LoadedModel

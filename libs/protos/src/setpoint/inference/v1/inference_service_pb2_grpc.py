@@ -46,6 +46,11 @@ class InferenceServiceStub(object):
                 request_serializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.LoadModelRequest.SerializeToString,
                 response_deserializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.LoadModelResponse.FromString,
                 _registered_method=True)
+        self.RenewLeases = channel.unary_unary(
+                '/setpoint.inference.v1.InferenceService/RenewLeases',
+                request_serializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.RenewLeasesRequest.SerializeToString,
+                response_deserializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.RenewLeasesResponse.FromString,
+                _registered_method=True)
         self.UnloadModel = channel.unary_unary(
                 '/setpoint.inference.v1.InferenceService/UnloadModel',
                 request_serializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.UnloadModelRequest.SerializeToString,
@@ -81,8 +86,19 @@ class InferenceServiceServicer(object):
 
     def LoadModel(self, request, context):
         """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
-        failed is tried again now. It is kept from then on: beyond the memory limit versions that only a call has loaded go
-        first, until UnloadModel. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
+        failed is tried again now. It is kept from then on, until UnloadModel or for as long as the lease that is asked for:
+        beyond the memory limit versions that only a call has loaded go first. Other versions go on answering whatever happens.
+        INVALID_ARGUMENT (INVALID_FIELD) for a negative lease; other errors as Predict. Callers: router, people.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewLeases(self, request, context):
+        """Keeps versions for another while. Whoever needs a version leases it and renews that in time, also between calls; so
+        several routers can need the same one without knowing of each other, and it is let go when none of them does any more.
+        Versions that are not ready here are named in the answer, and nothing is loaded. INVALID_ARGUMENT (INVALID_FIELD,
+        TOO_LARGE) names the field. Safe to repeat. Callers: router.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +132,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.LoadModel,
                     request_deserializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.LoadModelRequest.FromString,
                     response_serializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'RenewLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewLeases,
+                    request_deserializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.RenewLeasesRequest.FromString,
+                    response_serializer=setpoint_dot_inference_dot_v1_dot_inference__service__pb2.RenewLeasesResponse.SerializeToString,
             ),
             'UnloadModel': grpc.unary_unary_rpc_method_handler(
                     servicer.UnloadModel,
@@ -184,6 +205,33 @@ class InferenceService(object):
             '/setpoint.inference.v1.InferenceService/LoadModel',
             setpoint_dot_inference_dot_v1_dot_inference__service__pb2.LoadModelRequest.SerializeToString,
             setpoint_dot_inference_dot_v1_dot_inference__service__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/setpoint.inference.v1.InferenceService/RenewLeases',
+            setpoint_dot_inference_dot_v1_dot_inference__service__pb2.RenewLeasesRequest.SerializeToString,
+            setpoint_dot_inference_dot_v1_dot_inference__service__pb2.RenewLeasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

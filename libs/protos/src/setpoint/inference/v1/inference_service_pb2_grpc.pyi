@@ -57,6 +57,22 @@ _InferenceServiceLoadModelType = typing_extensions.TypeVar(
     ],
 )
 
+_InferenceServiceRenewLeasesType = typing_extensions.TypeVar(
+    '_InferenceServiceRenewLeasesType',
+    grpc.UnaryUnaryMultiCallable[
+        setpoint.inference.v1.inference_service_pb2.RenewLeasesRequest,
+        setpoint.inference.v1.inference_service_pb2.RenewLeasesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.inference.v1.inference_service_pb2.RenewLeasesRequest,
+        setpoint.inference.v1.inference_service_pb2.RenewLeasesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        setpoint.inference.v1.inference_service_pb2.RenewLeasesRequest,
+        setpoint.inference.v1.inference_service_pb2.RenewLeasesResponse,
+    ],
+)
+
 _InferenceServiceUnloadModelType = typing_extensions.TypeVar(
     '_InferenceServiceUnloadModelType',
     grpc.UnaryUnaryMultiCallable[
@@ -89,7 +105,7 @@ _InferenceServiceListLoadedModelsType = typing_extensions.TypeVar(
     ],
 )
 
-class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _InferenceServiceLoadModelType, _InferenceServiceUnloadModelType, _InferenceServiceListLoadedModelsType]):
+class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _InferenceServiceLoadModelType, _InferenceServiceRenewLeasesType, _InferenceServiceUnloadModelType, _InferenceServiceListLoadedModelsType]):
     """InferenceService answers what a model version says for rows. It holds nothing durable: versions come from the registry by
     digest, are verified, and are loaded on demand.
     """
@@ -103,6 +119,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _Inferen
         grpc.UnaryUnaryMultiCallable[
             setpoint.inference.v1.inference_service_pb2.LoadModelRequest,
             setpoint.inference.v1.inference_service_pb2.LoadModelResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            setpoint.inference.v1.inference_service_pb2.RenewLeasesRequest,
+            setpoint.inference.v1.inference_service_pb2.RenewLeasesResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             setpoint.inference.v1.inference_service_pb2.UnloadModelRequest,
@@ -123,6 +143,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _Inferen
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.inference.v1.inference_service_pb2.LoadModelRequest,
             setpoint.inference.v1.inference_service_pb2.LoadModelResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            setpoint.inference.v1.inference_service_pb2.RenewLeasesRequest,
+            setpoint.inference.v1.inference_service_pb2.RenewLeasesResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.inference.v1.inference_service_pb2.UnloadModelRequest,
@@ -149,8 +173,16 @@ class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _Inferen
 
     LoadModel: _InferenceServiceLoadModelType
     """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
-    failed is tried again now. It is kept from then on: beyond the memory limit versions that only a call has loaded go
-    first, until UnloadModel. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
+    failed is tried again now. It is kept from then on, until UnloadModel or for as long as the lease that is asked for:
+    beyond the memory limit versions that only a call has loaded go first. Other versions go on answering whatever happens.
+    INVALID_ARGUMENT (INVALID_FIELD) for a negative lease; other errors as Predict. Callers: router, people.
+    """
+
+    RenewLeases: _InferenceServiceRenewLeasesType
+    """Keeps versions for another while. Whoever needs a version leases it and renews that in time, also between calls; so
+    several routers can need the same one without knowing of each other, and it is let go when none of them does any more.
+    Versions that are not ready here are named in the answer, and nothing is loaded. INVALID_ARGUMENT (INVALID_FIELD,
+    TOO_LARGE) names the field. Safe to repeat. Callers: router.
     """
 
     UnloadModel: _InferenceServiceUnloadModelType
@@ -170,6 +202,10 @@ InferenceServiceAsyncStub: typing_extensions.TypeAlias = InferenceServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.inference.v1.inference_service_pb2.LoadModelRequest,
         setpoint.inference.v1.inference_service_pb2.LoadModelResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.inference.v1.inference_service_pb2.RenewLeasesRequest,
+        setpoint.inference.v1.inference_service_pb2.RenewLeasesResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.inference.v1.inference_service_pb2.UnloadModelRequest,
@@ -211,8 +247,21 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.inference.v1.inference_service_pb2.LoadModelResponse, collections.abc.Awaitable[setpoint.inference.v1.inference_service_pb2.LoadModelResponse]]:
         """Loads, verifies and warms up a version before traffic moves to it. Loading a loaded version changes nothing; one that
-        failed is tried again now. It is kept from then on: beyond the memory limit versions that only a call has loaded go
-        first, until UnloadModel. Other versions go on answering whatever happens. Errors as Predict. Callers: router, people.
+        failed is tried again now. It is kept from then on, until UnloadModel or for as long as the lease that is asked for:
+        beyond the memory limit versions that only a call has loaded go first. Other versions go on answering whatever happens.
+        INVALID_ARGUMENT (INVALID_FIELD) for a negative lease; other errors as Predict. Callers: router, people.
+        """
+
+    @abc.abstractmethod
+    def RenewLeases(
+        self,
+        request: setpoint.inference.v1.inference_service_pb2.RenewLeasesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[setpoint.inference.v1.inference_service_pb2.RenewLeasesResponse, collections.abc.Awaitable[setpoint.inference.v1.inference_service_pb2.RenewLeasesResponse]]:
+        """Keeps versions for another while. Whoever needs a version leases it and renews that in time, also between calls; so
+        several routers can need the same one without knowing of each other, and it is let go when none of them does any more.
+        Versions that are not ready here are named in the answer, and nothing is loaded. INVALID_ARGUMENT (INVALID_FIELD,
+        TOO_LARGE) names the field. Safe to repeat. Callers: router.
         """
 
     @abc.abstractmethod

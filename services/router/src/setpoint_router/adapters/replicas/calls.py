@@ -140,7 +140,8 @@ class ReplicatedInference:
                 errors.Reason.UNAVAILABLE, "no replica of inference is known"
             )
         results = await asyncio.gather(
-            *(each.load(key) for each in holders), return_exceptions=True
+            *(each.load(key, self._fleet.options.lease_seconds) for each in holders),
+            return_exceptions=True,
         )
         failed = [each for each in results if isinstance(each, BaseException)]
         for replica, result in zip(holders, results, strict=True):

@@ -29,6 +29,12 @@ LOAD_AGAIN_MOST = 32
 """A version that cannot be loaded ahead of its calls is tried again after the first pause, after
 twice of it, and so on, up to so many times of it."""
 
+RENEWALS = 3
+"""In the time of a lease, so that one that gets lost ends none."""
+
+MOST_RENEWED = 1_000
+"""Versions of one renewal."""
+
 _RANKS = {State.SERVING: 0, State.UNKNOWN: 1, State.NOT_SERVING: 2}
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,6 +53,8 @@ class FleetOptions:
     """Between two looks at DNS."""
     load_again_seconds: float = 2.0
     """First pause before a version that could not be loaded ahead of its calls is tried again."""
+    lease_seconds: float = 300.0
+    """How long a replica keeps a version after this router has last needed it."""
     ejection: outliers.Policy = field(default_factory=outliers.Policy)
 
 
@@ -167,6 +175,7 @@ class Fleet:
         self._tasks[made] = [
             self._owner.start(f"watch inference at {made.name}", made.watch()),
             self._owner.start(f"load ahead at {made.name}", self._load_ahead(made)),
+            self._owner.start(f"renew leases at {made.name}", self._renew(made)),
         ]
         self._change(made)
 
@@ -305,21 +314,61 @@ class Fleet:
     def _missing(self, replica: Replica) -> list[VersionKey]:
         if not replica.is_good:
             return []
+        return [key for key in self._held_by(replica) if key not in replica.loaded]
+
+    def _held_by(self, replica: Replica) -> list[VersionKey]:
+        """Return the versions in force that a replica should hold."""
         is_few = sum(each.is_good for each in self.replicas.values()) <= self.options.copies
-        return [
-            key
-            for key in dict.fromkeys(self._in_force())
-            if key not in replica.loaded and (is_few or replica in self.holders(key))
-        ]
+        current = dict.fromkeys(self._in_force())
+        return [key for key in current if is_few or replica in self.holders(key)]
 
     async def _load(self, replica: Replica, key: VersionKey) -> errors.SetpointError | None:
         """Load a version, and return why that could not be."""
         try:
-            await replica.load(key)
+            await replica.load(key, self.options.lease_seconds)
         except errors.SetpointError as error:
             return error
         self.note_loaded(key, replica)
         return None
+
+    # Leases: a replica keeps what somebody needs, and lets go of it some time after the last one did.
+
+    async def _renew(self, replica: Replica) -> None:
+        """Keep what a replica should hold in its memory, calls or no calls, for ever."""
+        while True:
+            await asyncio.sleep(self.options.lease_seconds / RENEWALS)
+            if not replica.is_good:
+                continue
+            held = self._held_by(replica)
+            self._forget_surplus(replica, held)
+            needed = [key for key in held if key in replica.loaded]
+            for at in range(0, len(needed), MOST_RENEWED):
+                await self._renew_some(replica, needed[at : at + MOST_RENEWED])
+
+    async def _renew_some(self, replica: Replica, keys: list[VersionKey]) -> None:
+        try:
+            lacking = await replica.renew(keys, self.options.lease_seconds)
+        except errors.UnimplementedError:
+            # One of before there were leases keeps everything.
+            return
+        except errors.SetpointError as error:
+            _LOGGER.warning("the leases at %s are not renewed: %s", replica.name, error)
+            return
+        if lacking:
+            _LOGGER.warning("inference at %s has dropped %d versions", replica.name, len(lacking))
+            replica.loaded -= lacking
+            self._change(replica)
+
+    def _forget_surplus(self, replica: Replica, held: list[VersionKey]) -> None:
+        """Give no more calls to a replica for versions that others hold, since it drops them."""
+        surplus = {
+            key
+            for key in replica.loaded.difference(held)
+            if all(key in each.loaded for each in self.holders(key))
+        }
+        if surplus:
+            replica.loaded -= surplus
+            self._change(replica)
 
     # Replicas that fail.
 

@@ -3,7 +3,7 @@
 import asyncio
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import grpc
@@ -79,15 +79,15 @@ class Replica:
         """Whether it may be given calls without a second thought."""
         return self.state is State.SERVING and not self.standing.is_out and not self.is_leaving
 
-    async def load(self, key: VersionKey) -> None:
-        """Make a version ready.
+    async def load(self, key: VersionKey, lease_seconds: float) -> None:
+        """Make a version ready, and have it kept for a lease.
 
         Raises:
             SetpointError: It cannot be.
         """
         model, version = key
         request = inference_service_pb2.LoadModelRequest(
-            model_version=reference_pb2.ModelVersionReference(model=model, version=version)
+            model_version=_reference(key), lease_microseconds=round(lease_seconds * 1e6)
         )
         call = self._stub.LoadModel(request, timeout=LOAD_SECONDS)
         # Among the calls in flight, so that a replica which stalls does not hold up routes.
@@ -109,6 +109,21 @@ class Replica:
                 errors.Reason.MODEL_NOT_READY,
                 answer.model.error or f"version {version} of {model} is not ready",
             )
+
+    async def renew(self, keys: Collection[VersionKey], lease_seconds: float) -> set[VersionKey]:
+        """Have versions kept for another lease; return those that are not ready there.
+
+        Raises:
+            SetpointError: It does not answer.
+        """
+        request = inference_service_pb2.RenewLeasesRequest(
+            model_versions=map(_reference, keys), lease_microseconds=round(lease_seconds * 1e6)
+        )
+        try:
+            answer = await self._stub.RenewLeases(request)
+        except grpc.aio.AioRpcError as error:
+            raise channel.from_rpc_error(error) from error
+        return {(each.model, each.version) for each in answer.not_ready}
 
     async def is_alive(self, seconds: float) -> bool:
         """Say whether the process answers anything at all within a time."""
@@ -173,6 +188,10 @@ class Replica:
     async def close(self) -> None:
         """Close the channel; calls in flight end."""
         await self._channel.close()
+
+
+def _reference(key: VersionKey) -> reference_pb2.ModelVersionReference:
+    return reference_pb2.ModelVersionReference(model=key[0], version=key[1])
 
 
 def is_cancelled() -> bool:
