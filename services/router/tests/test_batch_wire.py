@@ -14,6 +14,7 @@ from setpoint_columns import Column, Columns, DataType
 from setpoint_columns import proto as columns_proto
 from setpoint_router import testing
 from setpoint_router.domain import assignment
+from setpoint_router.service import stages
 from setpoint_rpc import channel
 from setpoint_runtime import errors, ids
 
@@ -327,3 +328,37 @@ def _text() -> Any:
     from setpoint.common.v1 import value_pb2
 
     return value_pb2.Value(string_value="JFK")
+
+
+async def test_predict_batch_defect_fails_its_rows_alone(
+    router: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shows that a defect which ends some rows of a batch leaves the others answered, and is recorded."""
+    await router.create("split", weights={1: 5_000, 2: 5_000})
+    run = stages.Stages.run
+
+    async def broken(self: Any, work: Any) -> None:
+        if work.plan.version.version == 2:
+            raise ZeroDivisionError("a secret of the code")
+        await run(self, work)
+
+    monkeypatch.setattr(stages.Stages, "run", broken)
+    results, outputs, _ = await predict(router, given(40), route="split")
+    versions = results["version"].to_list()
+    failed = [each for each in versions if each == 2]
+    assert 0 < len(failed) < 40
+    for version, status, error, score in zip(
+        versions,
+        results["status"].to_list(),
+        results["error"].to_list(),
+        outputs["score"].to_list(),
+        strict=True,
+    ):
+        assert (status, score is None) == ((13, True) if version == 2 else (0, False))
+        assert "secret" not in (error or "")
+    ids = results["prediction_id"].to_list()
+    async with asyncio.timeout(20):
+        while not set(ids) <= router.peers.ingest.ids.keys():
+            await asyncio.sleep(0.01)
+    told = [router.peers.ingest.row(each)["status"] for each in ids]
+    assert told == results["status"].to_list()

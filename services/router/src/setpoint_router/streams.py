@@ -1,6 +1,7 @@
 """The contract's streams: questions in, answers out, within bounds."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -20,7 +21,6 @@ CHUNKS_AT_ONCE = 2
 """One is prepared while the other one is away."""
 
 MAX_CORRELATION_LENGTH = 128
-FIRST_PAUSE_SECONDS = 0.05
 
 Predict = Callable[[pb.PredictRequest, Origin], Awaitable[pb.PredictResponse]]
 MakeOrigin = Callable[[], Origin]
@@ -79,7 +79,7 @@ class Streams:
             _check(question)
             seconds = question.timeout_microseconds / 1e6 or DEFAULT_SECONDS
             until = min(origin.deadline, time.monotonic() + seconds)
-            origin = Origin(origin.caller, origin.trace, until)
+            origin = dataclasses.replace(origin, deadline=until)
             async with asyncio.timeout(until - time.monotonic()):
                 made.answer.CopyFrom(await self._predict(question.request, origin))
         except TimeoutError:
@@ -138,27 +138,14 @@ class Streams:
             event_time_column=form.event_time_column,
             event_time=form.event_time,
         )
-        answer = await self._in_turn(ask, origin)
+        # Its stream stands still until there is a place.
+        answer = await self._batches.predict(ask, origin, waits=True)
         return pb.PredictBatchStreamResponse(
             chunk=number,
             results=columns_proto.to_proto(answer.results),
             outputs=columns_proto.to_proto(answer.outputs),
             route_revision=answer.route_revision,
         )
-
-    async def _in_turn(
-        self, ask: batch_predictor.BatchAsk, origin: Origin
-    ) -> batch_predictor.BatchAnswer:
-        """Answer a chunk when there is room for it: its stream stands still until then."""
-        while True:
-            try:
-                return await self._batches.predict(ask, origin)
-            except errors.ResourceExhaustedError as error:
-                pause = error.retry_after_seconds or FIRST_PAUSE_SECONDS
-                is_full = error.reason is not errors.Reason.OVERLOADED
-                if is_full or time.monotonic() + pause > origin.deadline:
-                    raise
-            await asyncio.sleep(pause)
 
 
 def _check(question: pb.PredictStreamRequest) -> None:

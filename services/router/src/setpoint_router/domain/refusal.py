@@ -1,4 +1,4 @@
-"""Errors of a router that cannot take more."""
+"""Errors of a router that cannot take more, or has a defect."""
 
 from setpoint_runtime import errors
 
@@ -27,4 +27,11 @@ def overloaded(retry_after_seconds: float = 0.05) -> errors.ResourceExhaustedErr
         errors.Reason.OVERLOADED,
         "more predictions are waiting than can be answered in time",
         retry_after_seconds=retry_after_seconds,
+    )
+
+
+def defect(error_id: str) -> errors.InternalError:
+    """Returns the error for predictions that a defect has ended; its text is in the log."""
+    return errors.InternalError(
+        errors.Reason.INTERNAL, f"internal error {error_id}", metadata={"error_id": error_id}
     )

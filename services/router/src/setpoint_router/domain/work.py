@@ -6,7 +6,7 @@ most of the time the jobs of one moment, or a piece of a caller's batch.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,23 @@ class Mark(NamedTuple):
     rows: int
 
 
+class CallersOwn(NamedTuple):
+    """What a caller said beside the question, for the record alone."""
+
+    request_id: str
+    """The caller's own id of the request; may be empty."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Metadata that the router was told to keep, at most one value for each key."""
+
+
+class Waited(Protocol):
+    """A call that somebody waits for."""
+
+    def leave(self) -> None:
+        """Take note that one of those who wait has left."""
+        ...
+
+
 class Job:
     """One prediction that somebody waits for."""
 
@@ -53,6 +70,7 @@ class Job:
         "ahead",
         "arrival_time",
         "arrived",
+        "call",
         "caller",
         "deadline",
         "degradations",
@@ -90,6 +108,8 @@ class Job:
     ahead: int
     deadline: float
     caller: str
+    call: "Waited | None"
+    """The shared call that it waits for, or has waited for last."""
     trace: Trace | None
     future: "asyncio.Future[Any]"
     degradations: tuple[Degradation, ...]

@@ -1,6 +1,7 @@
 """Many predictions of one caller, in columns from end to end."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +15,14 @@ from setpoint_router.domain.degradation import Degradation, DegradationKind
 from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason, Field
 from setpoint_router.domain.work import Work
+from setpoint_router.service.places import Places
 from setpoint_router.service.predictor import Origin
 from setpoint_router.service.shadows import Shadows
 from setpoint_router.service.stages import Stages, VersionUnavailable, inference_error
 from setpoint_runtime import clock as clocks
-from setpoint_runtime import errors
+from setpoint_runtime import errors, ids
+
+_LOGGER = logging.getLogger(__name__)
 
 MAX_ROWS = 10_000
 PIECE_BYTES = 1_500_000
@@ -166,6 +170,8 @@ class _Batch:
         made.callers = [self.origin.caller] * len(rows)
         made.deadline = self.origin.deadline
         made.started_us = made.prepared_us = self.arrival_time
+        if self.origin.callers_own is not None:
+            made.callers_own = [self.origin.callers_own] * len(rows)
         if self.origin.trace is not None:
             made.traces = [self.origin.trace] * len(rows)
         return made
@@ -207,31 +213,34 @@ class BatchPredictor:
         self._recorder = recorder
         self._clock = clock
         self._calls_at_once = calls_at_once
-        self._batches_at_once = batches_at_once
         self._observer = observer
-        self._running = 0
+        self._places = Places(batches_at_once)
 
     @property
     def is_full(self) -> bool:
         """Whether a further batch would be refused."""
-        return self._running >= self._batches_at_once
+        return self._places.are_taken
 
-    async def predict(self, ask: BatchAsk, origin: Origin) -> BatchAnswer:
+    async def predict(self, ask: BatchAsk, origin: Origin, *, waits: bool = False) -> BatchAnswer:
         """Answer many predictions.
+
+        Args:
+            ask: What is asked.
+            origin: Where it comes from.
+            waits: Wait for a place among the batches, in turn, rather than be refused.
 
         Raises:
             SetpointError: The batch as a whole is wrong or cannot be answered.
         """
         route = self._routes(ask.route)
         self._stages.admit(route.route.content.spool_full_policy)
-        if self._running >= self._batches_at_once:
+        if not await self._places.take(origin.deadline if waits else None):
             self._observer.refused(errors.Reason.OVERLOADED)
             raise refusal.overloaded()
-        self._running += 1
         try:
             return await self._predict(ask, origin, route)
         finally:
-            self._running -= 1
+            self._places.give_back()
 
     async def _predict(self, ask: BatchAsk, origin: Origin, route: ServingRoute) -> BatchAnswer:
         if ask.rows.rows > MAX_ROWS:
@@ -249,7 +258,11 @@ class BatchPredictor:
 
         async def run(plan: Plan, rows: Rows) -> None:
             async with turns:
-                await self._run(batch, plan, rows, is_fallback=False)
+                try:
+                    await self._run(batch, plan, rows, is_fallback=False)
+                except Exception as error:
+                    # The other pieces are answered whatever became of this one.
+                    await self._fail_unexpectedly(batch, plan, rows, error)
 
         await asyncio.gather(*(run(plan, rows) for plan, rows in pieces))
         answer = self._answer(batch)
@@ -320,6 +333,23 @@ class BatchPredictor:
             version.feature_set, entities, work.event_times, work.deadline, work.lead
         )
         self._stages.take_features(work, fetched, requested, None)
+
+    async def _fail_unexpectedly(
+        self, batch: _Batch, plan: Plan, rows: Rows, error: Exception
+    ) -> None:
+        """Record rows as failed by a defect, whose text goes to the log alone."""
+        error_id = ids.uuid7()
+        _LOGGER.error("%d rows of a batch failed, error %s", len(rows), error_id, exc_info=error)
+        known = [batch.errors[row] for row in rows.tolist()]
+        work = batch.work(plan, rows)
+        work.errors = {at: each for at, each in enumerate(known) if each is not None}
+        work.fail_rest(refusal.defect(error_id))
+        batch.keep(work, rows)
+        try:
+            await self._stages.finish(work)
+        except Exception:
+            _LOGGER.exception("%d failed predictions could not be recorded", len(rows))
+            self._observer.unrecorded(len(rows))
 
     async def _finish(self, batch: _Batch, work: Work, rows: Rows) -> None:
         await self._stages.finish(work)

@@ -20,6 +20,7 @@ from setpoint_router.domain.work import Job, Trace, Work, joined
 from setpoint_router.service.coalescer import Bounds, Coalescer
 from setpoint_router.service.shadows import Shadows
 from setpoint_router.service.stages import Fetched, Stages, VersionUnavailable, inference_error
+from setpoint_router.service.shared_call import AbandonedError, SharedCall
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
 
@@ -183,6 +184,10 @@ class Predictor:
         """Forget the queues of plans that no route uses any more."""
         used = {plan for route in current for plan in route.plans}
         for plan in [each for each in self._lanes if each not in used]:
+        except asyncio.CancelledError:
+            if job.call is not None:
+                job.call.leave()
+            raise
             if self._lanes[plan].is_idle:
                 del self._lanes[plan]
         sets = {plan.feature_set for plan in used}
@@ -237,6 +242,8 @@ class Predictor:
         Raises:
             SetpointError: The request is wrong, or the queue is full.
         """
+        job.callers_own = origin.callers_own
+        job.call = None
         key = job.key
         if len(key) > MAX_KEY_LENGTH:
             # What is recorded of a refused request is bounded too.
@@ -308,6 +315,11 @@ class Predictor:
             # The next batch forms while this one is answered, but a slow version may not hold up
             # the others of its feature set.
             await asyncio.wait([work.over for work, _ in works], timeout=LONGEST_HOLD_SECONDS)
+            try:
+                fetched = await SharedCall(jobs).run(fetch)
+            except AbandonedError:
+                _ = self._still_wanted(jobs)
+                return
         except Exception as error:
             self._fail_unexpectedly(None, jobs, error)
 
@@ -363,7 +375,7 @@ class Predictor:
         who have just been answered come back together.
         """
         try:
-            await self._stages.run(work)
+            await SharedCall(work.jobs or ()).run(self._stages.run(work))
         except VersionUnavailable as gone:
             work = self._fall_back(work, gone.error)
         if not work.rows:
@@ -378,6 +390,9 @@ class Predictor:
 
     def _note_pace(self, work: Work) -> None:
         """Tell the limit how long the youngest of a work took, if there is an answer."""
+        except AbandonedError:
+            # What is left to do is to record that they left.
+            pass
         lane, jobs = self._lanes.get(work.plan), work.jobs
         if lane is None or not jobs or len(work.errors) == work.rows:
             return
@@ -468,14 +483,7 @@ class Predictor:
         _LOGGER.error(
             "a batch of %d predictions failed, error %s", len(ours), error_id, exc_info=error
         )
-        self._fail_jobs(
-            ours,
-            errors.InternalError(
-                errors.Reason.INTERNAL,
-                f"internal error {error_id}",
-                metadata={"error_id": error_id},
-            ),
-        )
+        self._fail_jobs(ours, refusal.defect(error_id))
 
 
 class _Failed:

@@ -174,7 +174,11 @@ class RouteService:
         served = [await self._served(content.model, version) for version in content.versions]
         if content.ensemble is not None:
             combination.joint_version(content.ensemble, served)
-        await asyncio.gather(*(self._load(content.model, version) for version in content.versions))
+        loads = [self._load(content.model, version) for version in content.versions]
+        # To the end of each: none goes on behind the back of whoever asks again.
+        for ended in await asyncio.gather(*loads, return_exceptions=True):
+            if ended is not None:
+                raise ended
         return tuple(served)
 
     async def _served(self, model: str, version: int) -> ServedVersion:
