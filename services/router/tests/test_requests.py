@@ -24,7 +24,8 @@ def _missing(name: str) -> errors.InvalidArgumentError:
     return values.missing(f'inputs["{name}"]')
 
 
-READER = requests.RowReader(FIELDS, NAMES | {"extra"}, "inputs", _missing)
+NULLABLE = frozenset({"float32", "float64"})
+READER = requests.RowReader(FIELDS, NAMES | {"extra"}, "inputs", _missing, nullable=NULLABLE)
 
 ROWS = strategies.fixed_dictionaries(
     {
@@ -132,3 +133,20 @@ def test_entity_key_joins_by_name() -> None:
     one.entities["b"].int_value, one.entities["a"].string_value = 5, "ü"
     other.entities["a"].string_value, other.entities["b"].int_value = "ü", 5
     assert codec.entity_key(one) == codec.entity_key(other) == "ü\x1f5"
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_read_takes_nulls_where_they_may_be(name: str) -> None:
+    """Shows that a null of any type is read where it may be one, and refused by name elsewhere."""
+    fields = [each for each in FIELDS if each.name == name]
+    request = message({name: None})
+    for nullable in (frozenset({name}), frozenset[str]()):
+        reader = requests.RowReader(fields, NAMES, "inputs", _missing, nullable=nullable)
+        if nullable:
+            row = reader.read(request.inputs)
+            columns, bad = values.tabulate(fields, [row, row], "inputs")
+            assert (row, bad, columns[name].to_list()) == ([None], [], [None, None])
+        else:
+            with pytest.raises(errors.InvalidArgumentError) as caught:
+                reader.read(request.inputs)
+            assert caught.value.reason is errors.Reason.NULL_REFUSED

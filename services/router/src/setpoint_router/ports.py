@@ -73,6 +73,7 @@ class RegisteredVersion:
     score_column: str = ""
     input_tensors: tuple[ServedTensor, ...] = ()
     output_tensors: tuple[ServedTensor, ...] = ()
+    substituted_inputs: frozenset[str] = frozenset()
 
 
 class Registry(Protocol):

@@ -223,7 +223,9 @@ def score(inputs: Columns, version: int) -> np.ndarray[Any, np.dtype[np.float64]
 
 
 class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
-    """Model `delays`: version 3 is pending, 6 wants the other feature set, 7 to 9 none, above none is."""
+    """Model `delays`: version 3 is pending, 5 has a substitute for `origin`, 6 wants the other feature
+    set, 7 to 9 none, above none is.
+    """
 
     async def GetModelVersion(
         self, request: registry_service_pb2.GetModelVersionRequest, context: Context
@@ -234,7 +236,7 @@ class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
             raise errors.NotFoundError(
                 errors.Reason.MODEL_VERSION_NOT_FOUND, f"no version {asked.version}"
             )
-        is_pending = asked.version == 3
+        is_pending, has_substitute = asked.version == 3, asked.version == 5
         inputs = [
             model_pb2.TensorSpec(
                 name="numbers", dtype=_FLOAT32, columns=["share", "delay", "hour"]
@@ -245,6 +247,9 @@ class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
             inputs=inputs[:1] if asked.version == 6 else inputs,
             score_column="score",
             outputs=[model_pb2.TensorSpec(name="score", dtype=_FLOAT64, columns=["score"])],
+        if has_substitute:
+            rule = inputs[1].missing_values.add(column="origin")
+            rule.substitute.string_value = "nowhere"
         )
         if asked.version < 7:
             found = OTHER_SET if asked.version == 6 else FEATURE_SET

@@ -49,7 +49,7 @@ class RowReader:
         path: str,
         missing: Callable[[str], errors.InvalidArgumentError],
         *,
-        takes_nulls: bool = False,
+        nullable: frozenset[str],
         max_text_bytes: int = values.MAX_TEXT_BYTES,
     ) -> None:
         """Prepare a reader.
@@ -59,7 +59,7 @@ class RowReader:
             allowed: Names that may be there.
             path: Name of the map, `inputs` or `entities`.
             missing: Makes the error for an absent field, given its name.
-            takes_nulls: Whether any field may be null; else float fields alone.
+            nullable: Names of fields that may be null.
             max_text_bytes: Most bytes of one text.
         """
         self._fields = tuple(fields)
@@ -68,7 +68,7 @@ class RowReader:
         self._allowed = allowed
         self._path = path
         self._missing = missing
-        self._takes_nulls = takes_nulls
+        self._nullable = nullable
         self._max_text_bytes = max_text_bytes
         self._surely_short = max_text_bytes // _BYTES_OF_CHARACTER
         kinds = [_ATTRIBUTES[each.dtype] for each in fields]
@@ -113,8 +113,7 @@ class RowReader:
         if kind is None:
             raise self._missing(field.name)
         path = f'{self._path}["{field.name}"]'
-        may_be_null = self._takes_nulls or field.dtype in values.FLOATS
-        return self._checked(path, python_value(value), field, may_be_null)
+        return self._checked(path, python_value(value), field)
 
     def _check_narrow(self, row: list[Any]) -> None:
         """Check what a kind of value admits but a column does not: long texts, large integers."""
@@ -127,19 +126,19 @@ class RowReader:
                     continue
             field = self._fields[at]
             path = f'{self._path}["{field.name}"]'
-            self._checked(path, value, field, self._takes_nulls)
+            self._checked(path, value, field)
         if characters * _BYTES_OF_CHARACTER > MAX_ROW_TEXT_BYTES:
             rule = f"must have at most {MAX_ROW_TEXT_BYTES // _BYTES_OF_CHARACTER} characters of text together"
             raise errors.invalid(
                 self._path, f"{characters} characters", rule, errors.Reason.TOO_LARGE
             )
 
-    def _checked(self, path: str, value: Any, field: Field, may_be_null: bool) -> Any:
+    def _checked(self, path: str, value: Any, field: Field) -> Any:
         return values.check_value(
             path,
             value,
             field.dtype,
-            may_be_null=may_be_null,
+            may_be_null=field.name in self._nullable,
             max_text_bytes=self._max_text_bytes,
         )
 
@@ -169,7 +168,13 @@ class RequestCodec:
         """
         found = plan.cache.get("given")
         if found is None:
-            found = RowReader(plan.version.inputs, plan.names.given, "inputs", _missing_input)
+            found = RowReader(
+                plan.version.inputs,
+                plan.names.given,
+                "inputs",
+                _missing_input,
+                nullable=plan.nullable,
+            )
             plan.cache["given"] = found
         row: list[Any] = found.read(source.inputs)
         return row
@@ -189,7 +194,7 @@ class RequestCodec:
                 plan.names.entities,
                 "entities",
                 values.key_missing,
-                takes_nulls=True,
+                nullable=frozenset(each.name for each in fields),
                 max_text_bytes=values.MAX_KEY_BYTES,
             )
             plan.cache["entities"] = found
@@ -209,7 +214,19 @@ class RequestCodec:
         found = plan.cache.get("requested")
         if found is None:
             fields = plan.version.request_fields
-            found = RowReader(fields, plan.names.requested, "inputs", _missing_input)
+            # A request field that the model does not take is looked at by nobody.
+            free = {
+                each.name
+                for each in fields
+                if each.name not in plan.input_types and each.dtype in values.FLOATS
+            }
+            found = RowReader(
+                fields,
+                plan.names.requested,
+                "inputs",
+                _missing_input,
+                nullable=plan.nullable | free,
+            )
             plan.cache["requested"] = found
         row: list[Any] = found.read(source.inputs)
         return row

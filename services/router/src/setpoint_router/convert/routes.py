@@ -157,6 +157,7 @@ def served_to_proto(served: ServedVersion) -> route_pb2.ServedVersion:
         score_column=served.score_column,
         input_tensors=_tensors_to_proto(served.input_tensors),
         output_tensors=_tensors_to_proto(served.output_tensors),
+        substituted_inputs=sorted(served.substituted_inputs),
     )
     if served.feature_set is not None:
         message.feature_set.name = served.feature_set.name
@@ -178,6 +179,7 @@ def served_from_proto(message: route_pb2.ServedVersion) -> ServedVersion:
         score_column=message.score_column,
         input_tensors=_tensors_from_proto(message.input_tensors),
         output_tensors=_tensors_from_proto(message.output_tensors),
+        substituted_inputs=frozenset(message.substituted_inputs),
     )
 
 
@@ -234,6 +236,12 @@ def registered_from_proto(message: model_pb2.ModelVersion) -> ports.RegisteredVe
         score_column=manifest.score_column,
         input_tensors=_tensors_from_proto(manifest.inputs),
         output_tensors=_tensors_from_proto(manifest.outputs),
+        substituted_inputs=frozenset(
+            rule.column
+            for tensor in manifest.inputs
+            for rule in tensor.missing_values
+            if rule.HasField("substitute")
+        ),
     )
 
 

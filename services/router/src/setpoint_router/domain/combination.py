@@ -42,7 +42,9 @@ def joint_version(found: Ensemble, served: Iterable[ServedVersion]) -> ServedVer
     if not any((each.dtype in values.FLOATS) is not is_vote for each in first.outputs):
         kind = "label" if is_vote else "FLOAT"
         raise _mismatch(f"{found.combination.name} needs a {kind} column among the outputs")
-    return dataclasses.replace(first, version=VERSION)
+    # A null goes on where each of them knows what to make of it.
+    substituted = frozenset.intersection(*(each.substituted_inputs for each in members))
+    return dataclasses.replace(first, version=VERSION, substituted_inputs=substituted)
 
 
 def _types(fields: Iterable[Field]) -> dict[str, DataType]:

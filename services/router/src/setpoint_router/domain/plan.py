@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_columns import DataType
-from setpoint_router.domain import assignment, combination, shadow
+from setpoint_router.domain import assignment, combination, shadow, values
 from setpoint_router.domain.ensemble import Ensemble
 from setpoint_router.domain.layer import Layer
 from setpoint_router.domain.route import (
@@ -50,6 +50,8 @@ class Plan:
     names: Names
     input_types: Mapping[str, DataType]
     """The model's inputs by name."""
+    nullable: frozenset[str]
+    """Those that may be null: floats, and where the model has a substitute."""
     index: int
     """Position among the plans of its route; -1 for shadows and members of an ensemble."""
     kind: Kind = Kind.SERVED
@@ -175,6 +177,8 @@ def _plan(route: Route, version: ServedVersion, names: Names, index: int, **fiel
         version=version,
         names=names,
         input_types={each.name: each.dtype for each in version.inputs},
+        nullable=version.substituted_inputs
+        | {each.name for each in version.inputs if each.dtype in values.FLOATS},
         index=index,
         **fields,
     )

@@ -85,6 +85,8 @@ class ServedVersion:
     input_tensors: tuple[ServedTensor, ...] = ()
     """The model's own tensors; empty in routes that were stored without them."""
     output_tensors: tuple[ServedTensor, ...] = ()
+    substituted_inputs: frozenset[str] = frozenset()
+    """Inputs for whose missing values the model has substitutes, whatever their type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,6 +197,7 @@ class RouteService:
                 score_column=registered.score_column,
                 input_tensors=registered.input_tensors,
                 output_tensors=registered.output_tensors,
+                substituted_inputs=registered.substituted_inputs,
             )
         definition = await self._definitions.get_feature_set(registered.feature_set)
         _check_inputs(model, registered, definition)
@@ -212,6 +213,7 @@ class RouteService:
             score_column=registered.score_column,
             input_tensors=registered.input_tensors,
             output_tensors=registered.output_tensors,
+            substituted_inputs=registered.substituted_inputs,
         )
 
     async def _load(self, model: str, version: int) -> None:

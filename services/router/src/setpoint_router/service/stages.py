@@ -200,7 +200,7 @@ class Stages:
         plan = work.plan
         policy = plan.route.content.feature_failure_policy
         may_go_on = policy is FeatureFailurePolicy.ANSWER_WITH_NULLS and all(
-            plan.input_types.get(each.name) in values.FLOATS
+            each.name in plan.nullable
             for each in plan.version.features
             if each.name in plan.input_types
         )
@@ -526,12 +526,11 @@ def _assembled_features(
 
 def _refuse_nulls(work: Work, inputs: Columns) -> None:
     """Fail rows with a null that the model has no form for."""
-    types = work.plan.input_types
+    wanted, nullable = work.plan.input_types, work.plan.nullable
     for column in inputs.columns:
         if column.validity is None:
             continue
-        dtype = types.get(column.name)
-        if dtype is not None and dtype not in values.FLOATS:
+        if column.name in wanted and column.name not in nullable:
             _refuse(work, column)
 
 

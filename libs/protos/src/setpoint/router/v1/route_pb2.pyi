@@ -457,6 +457,7 @@ class ServedVersion(google.protobuf.message.Message):
     SCORE_COLUMN_FIELD_NUMBER: builtins.int
     INPUT_TENSORS_FIELD_NUMBER: builtins.int
     OUTPUT_TENSORS_FIELD_NUMBER: builtins.int
+    SUBSTITUTED_INPUTS_FIELD_NUMBER: builtins.int
     version: builtins.int
     """The version."""
     score_column: builtins.str
@@ -499,6 +500,12 @@ class ServedVersion(google.protobuf.message.Message):
     def output_tensors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ServedTensor]:
         """The same of its outputs."""
 
+    @property
+    def substituted_inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Inputs for whose missing values the model has substitutes, so that nulls are taken of any type. Nulls of other inputs
+        are NaN to the model in floats and refused elsewhere. Empty in routes stored by releases that did not know them.
+        """
+
     def __init__(
         self,
         *,
@@ -513,9 +520,10 @@ class ServedVersion(google.protobuf.message.Message):
         score_column: builtins.str = ...,
         input_tensors: collections.abc.Iterable[Global___ServedTensor] | None = ...,
         output_tensors: collections.abc.Iterable[Global___ServedTensor] | None = ...,
+        substituted_inputs: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "input_tensors", b"input_tensors", "inputs", b"inputs", "key_columns", b"key_columns", "output_tensors", b"output_tensors", "outputs", b"outputs", "request_fields", b"request_fields", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "input_tensors", b"input_tensors", "inputs", b"inputs", "key_columns", b"key_columns", "output_tensors", b"output_tensors", "outputs", b"outputs", "request_fields", b"request_fields", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs", "substituted_inputs", b"substituted_inputs", "version", b"version"]) -> None: ...
 
 Global___ServedVersion: typing_extensions.TypeAlias = ServedVersion
 
