@@ -97,6 +97,25 @@ def test_show_tells_shadows() -> None:
     assert "copies     p1" in told
 
 
+def test_show_tells_where_it_ran_and_what_the_caller_brought() -> None:
+    """The replica that answered, the caller's own id and the kept headers are shown where they are."""
+    prediction = _prediction()
+    outputs = proto.to_proto(Columns.from_dict({"probability": (DataType.FLOAT64, [0.5])}))
+    prediction.outputs.CopyFrom(outputs)
+    told = _told(prediction)
+    assert not any(f"\n{heading} " in told for heading in ("ran", "request", "header"))
+    prediction.inference_replica = "10.0.0.1:7401"
+    prediction.request_id = "mine"
+    prediction.headers["x-tenant"] = "blue"
+    address = "10.0.0.2:7401"
+    prediction.members.add(version=2, weight=1, inference_replica=address, outputs=outputs)
+    told = _told(prediction)
+    assert "10.0.0.1:7401" in told
+    assert "mine" in told
+    assert "x-tenant: blue" in told
+    assert "probability 0.5000 at 10.0.0.2:7401" in told
+
+
 def test_versions_tells_shadows() -> None:
     """A route's line names who answers and who gets copies."""
     assert explanation.versions(ROUTE) == "v1 90 %, v2 10 %, shadow v3 5 %"

@@ -187,3 +187,46 @@ def test_record_refuses_members_of_other_length() -> None:
     with pytest.raises(errors.InvalidArgumentError) as caught:
         testing.record([START], members=[member(1, [0.5]), member(2, [0.5, 0.5])])
     assert caught.value.violations[0].field == "record.members[1].outputs.rows"
+
+
+def test_prediction_to_proto_tells_what_the_caller_brought() -> None:
+    """A row's own id and headers are told, and the replica of a row that was answered."""
+    made = testing.message([START, START + 1], failed=[False, True])
+    named = Column.from_list("request_id", ["mine", None], DataType.STRING)
+    made.predictions.columns.append(proto.to_proto(Columns(2, [named])).columns[0])
+    headers = {"x-tenant": (DataType.STRING, [None, "b"])}
+    made.headers.CopyFrom(proto.to_proto(Columns.from_dict(headers)))
+    made.inference_replica = "10.0.0.1:7401"
+    payload = convert.record_from_proto(made, "record").payload
+    first, second = (
+        convert.prediction_to_proto(ports.StoredPrediction(payload, position, 1, ()))
+        for position in range(2)
+    )
+    assert (first.request_id, dict(first.headers)) == ("mine", {})
+    assert (second.request_id, dict(second.headers)) == ("", {"x-tenant": "b"})
+    assert (first.inference_replica, second.inference_replica) == ("10.0.0.1:7401", "")
+
+
+def test_prediction_to_proto_tells_the_replica_of_each_row() -> None:
+    """Where several replicas answered the record's rows each row has its own."""
+    made = testing.message([START, START + 1])
+    named = Column.from_list("inference_replica", ["a:1", "b:2"], DataType.STRING)
+    made.predictions.columns.append(proto.to_proto(Columns(2, [named])).columns[0])
+    payload = convert.record_from_proto(made, "record").payload
+    stories = [
+        convert.prediction_to_proto(ports.StoredPrediction(payload, position, 1, ()))
+        for position in range(2)
+    ]
+    assert [each.inference_replica for each in stories] == ["a:1", "b:2"]
+
+
+def test_record_refuses_malformed_headers() -> None:
+    """Headers of other rows, or that are no text, are refused by name."""
+    for columns in (
+        {"x-tenant": (DataType.STRING, ["a", "b"])},
+        {"x-tenant": (DataType.INT64, [1])},
+    ):
+        made = testing.message([START])
+        made.headers.CopyFrom(proto.to_proto(Columns.from_dict(columns)))
+        with pytest.raises(errors.InvalidArgumentError, match=r"record\.headers"):
+            convert.record_from_proto(made, "record")

@@ -55,7 +55,7 @@ class Pair:
     async def ask_shadow(self, seconds: float = SECONDS) -> list[float]:
         """Asks the shadow."""
         answer = await self.aside.predict(SHADOW, INPUTS, seconds, None)
-        return answer["score"].to_list()
+        return list(answer.outputs["score"].to_list())
 
 
 @pytest_asyncio.fixture
@@ -100,7 +100,7 @@ async def test_hanging_shadow_ejects_nobody(pair: Pair) -> None:
     assert sum(each.asked[2] for each in pair.doubles) == 1
     assert not any(each.standing.is_out for each in pair.fleet.replicas.values())
     answer = await pair.calls.predict(SERVING, INPUTS, SECONDS, None)
-    assert answer["score"].to_list() == [1_000_002.0]
+    assert list(answer.outputs["score"].to_list()) == [1_000_002.0]
 
 
 async def test_failing_shadow_is_not_repeated(pair: Pair) -> None:

@@ -174,16 +174,16 @@ class Chaos:
             Columns(rows, [Column.from_numpy("x", values)]), [b"\1" * rows], [bytes(8 * rows)]
         )
 
-    async def predict(self, of: plan.Plan, inputs: Any, seconds: float, header: Any) -> Columns:
+    async def predict(
+        self, of: plan.Plan, inputs: Any, seconds: float, header: Any
+    ) -> ports.Answer:
         given = columns_proto.from_proto(inputs)
         x = given["x"].values
         await asyncio.sleep(self.chance.random() * 0.004)
         if (x / 2 % BREAKING_KEYS == 0).any():
             raise errors.InternalError(errors.Reason.INFERENCE_FAILED, "unlucky")
-        return Columns(
-            given.rows,
-            [Column.from_numpy("y", x + given["given"].values * 1e6 * of.version.version)],
-        )
+        y = x + given["given"].values * 1e6 * of.version.version
+        return ports.Answer(Columns(given.rows, [Column.from_numpy("y", y)]), "here")
 
     def replicas(self, of: plan.Plan) -> int:
         """Is one."""

@@ -56,6 +56,7 @@ def answered(number: int) -> Work:
     jobs = []
     for row in range(ROWS):
         job = Job()
+        job.callers_own = None
         job.source = Source()
         job.key = job.prediction_id = f"{number} {row}"
         job.plan, job.slot, job.reason = SERVING.assign(job.key)

@@ -12,7 +12,7 @@ from setpoint.monitoring.v1 import prediction_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint_columns import Column, Columns, DataType
 from setpoint_columns import proto as columns_proto
-from setpoint_router import testing
+from setpoint_router import ports, testing
 from setpoint_router.convert import records, requests
 from setpoint_router.domain import limit, plan, route, shadow
 from setpoint_router.domain.ensemble import Combination, Ensemble, Member
@@ -69,7 +69,9 @@ class Storm:
     async def fetch(self, *_: Any) -> Any:
         raise AssertionError("nobody has features")
 
-    async def predict(self, of: plan.Plan, inputs: Any, seconds: float, header: Any) -> Columns:
+    async def predict(
+        self, of: plan.Plan, inputs: Any, seconds: float, header: Any
+    ) -> ports.Answer:
         given = columns_proto.from_proto(inputs)
         version, x = of.version.version, given["x"].values
         await asyncio.sleep(self.chance.random() * 0.004)
@@ -77,7 +79,8 @@ class Storm:
             raise errors.UnavailableError(errors.Reason.MODEL_NOT_READY, "gone for now")
         if any(breaks(version, each) for each in x.tolist()):
             raise errors.InternalError(errors.Reason.INFERENCE_FAILED, "broke")
-        return Columns(given.rows, [Column.from_numpy("y", x * 2 + version * 1e6)])
+        y = Column.from_numpy("y", x * 2 + version * 1e6)
+        return ports.Answer(Columns(given.rows, [y]), "here")
 
     def replicas(self, of: plan.Plan) -> int:
         """Is one."""

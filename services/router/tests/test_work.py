@@ -42,6 +42,7 @@ def made(keys: list[str], **fields: Any) -> work.Work:
     jobs = []
     for number, key in enumerate(keys):
         job = work.Job()
+        job.callers_own = None
         job.plan, job.is_given, job.key, job.slot = PLAN, False, key, number
         job.prediction_id, job.caller = f"{number:036d}", f"caller {key}"
         job.reason, job.event_time, job.arrival_time = route.AssignmentReason.SLOT, number, 10

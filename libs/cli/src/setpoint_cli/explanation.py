@@ -97,7 +97,7 @@ def _facts(
     if prediction.chosen_version not in (0, version.version):
         yield "instead of", f"version {prediction.chosen_version}, which could not answer"
     for member in prediction.members:
-        answer = member.error or _row(member.outputs)
+        answer = member.error or f"{_row(member.outputs)}{_at(member.inference_replica)}"
         yield "member", f"version {member.version}, weight {member.weight}: {answer}"
     yield "why", _why(prediction, route)
     if prediction.feature_set.name:
@@ -137,7 +137,13 @@ def _circumstances(prediction: prediction_pb2.Prediction) -> Iterator[tuple[str,
             for name, value in sorted(prediction.stage_microseconds.items())
         ),
     )
+    if prediction.inference_replica:
+        yield "ran", prediction.inference_replica
     yield "trace", prediction.trace_id or "not traced"
+    if prediction.request_id:
+        yield "request", prediction.request_id
+    for key, value in sorted(prediction.headers.items()):
+        yield "header", f"{key}: {value}"
     for degradation in prediction.degradations:
         yield "degraded", degradation
     if prediction.primary_prediction_id:
@@ -148,6 +154,10 @@ def _circumstances(prediction: prediction_pb2.Prediction) -> Iterator[tuple[str,
         yield "happened", f"{outcome.label:g}, known {_moment(outcome.arrival_time)}"
     if not prediction.outcomes:
         yield "happened", "not known yet"
+
+
+def _at(replica: str) -> str:
+    return f" at {replica}" if replica else ""
 
 
 def _shadow(prediction: prediction_pb2.Prediction) -> str:

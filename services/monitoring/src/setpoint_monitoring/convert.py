@@ -46,6 +46,7 @@ _OPTIONAL_COLUMNS = {
         ("assignment_key", "trace_id", "span_id", "caller", "error", "degradations"),
         DataType.STRING,
     ),
+    **dict.fromkeys(("request_id", "inference_replica"), DataType.STRING),
     **dict.fromkeys(
         ("features_microseconds", "checks_microseconds", "queue_microseconds"), DataType.INT64
     ),
@@ -77,6 +78,8 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
     inputs = _side(message.inputs, predictions.rows, f"{field}.inputs")
     outputs = _side(message.outputs, predictions.rows, f"{field}.outputs")
     _side(message.entities, predictions.rows, f"{field}.entities")
+    headers = _side(message.headers, predictions.rows, f"{field}.headers")
+    _check_types(headers, dict.fromkeys(headers.names, DataType.STRING), f"{field}.headers")
     for number, member in enumerate(message.members):
         path = f"{field}.members[{number}]"
         _side(member.outputs, predictions.rows, f"{path}.outputs")
@@ -278,6 +281,9 @@ def prediction_to_proto(stored: ports.StoredPrediction) -> prediction_pb2.Predic
         shadows=[prediction_to_proto(each) for each in stored.shadows],
         chosen_version=_chosen(row, message),
         members=[_member(each, stored.position) for each in message.members],
+        inference_replica=_replica(row, message),
+        request_id=row.get("request_id") or "",
+        headers=_headers(message.headers, stored.position),
     )
     for stage in _STAGES:
         spent = row.get(f"{stage}_microseconds")
@@ -294,6 +300,20 @@ def _chosen(row: Mapping[str, Any], message: prediction_pb2.PredictionRecords) -
     return message.model_version.version if chosen is None else int(chosen)
 
 
+def _replica(row: Mapping[str, Any], message: prediction_pb2.PredictionRecords) -> str:
+    """Takes who answered, of a row that was answered."""
+    if row["status"]:
+        return ""
+    return row.get("inference_replica") or message.inference_replica
+
+
+def _headers(message: column_pb2.ColumnBatch, position: int) -> dict[str, str]:
+    if not message.columns:
+        return {}
+    found = proto.from_proto(message).row(position)
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def _member(message: prediction_pb2.MemberAnswers, position: int) -> prediction_pb2.MemberAnswer:
     error = None
     if message.failures.columns:
@@ -303,6 +323,7 @@ def _member(message: prediction_pb2.MemberAnswers, position: int) -> prediction_
         weight=message.weight,
         outputs=None if error else _one_row(message.outputs, position),
         error=error or "",
+        inference_replica="" if error else message.inference_replica,
     )
 
 

@@ -1,10 +1,14 @@
 """Settings of the router, from `SETPOINT_ROUTER_*`."""
 
-from pydantic import Field
+import re
+
+from pydantic import Field, field_validator
 
 from setpoint_runtime import settings
 
 _MEBIBYTE = 1024 * 1024
+_METADATA_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
+_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 
 
 class RouterSettings(settings.ServiceSettings):
@@ -90,14 +94,14 @@ class RouterSettings(settings.ServiceSettings):
     inference_resolve_seconds: float = Field(default=5.0, gt=0)
     """How often DNS names in `inference_address` are looked up again."""
 
-    calls_at_once: int = Field(default=2, ge=1)
-    """Shared calls in flight for each version on each of its replicas, and for each feature set."""
-
-    batch_rows: int = Field(default=256, ge=1)
     inference_lease_seconds: float = Field(default=300.0, ge=1)
     """How long inference keeps a version after no route here needs it any more and nobody calls it.
     A way back to it is quick for as long."""
 
+    calls_at_once: int = Field(default=2, ge=1)
+    """Shared calls in flight for each version on each of its replicas, and for each feature set."""
+
+    batch_rows: int = Field(default=256, ge=1)
     """Most predictions that share a call."""
 
     queued_rows: int = Field(default=4096, ge=1)
@@ -142,5 +146,19 @@ class RouterSettings(settings.ServiceSettings):
     flush_seconds: float = Field(default=2.0, ge=0)
     """How long records are still shipped when the router stops; the rest stays in the spool."""
 
+    recorded_headers: tuple[str, ...] = ()
+    """Metadata of callers' requests that their records keep, as JSON, such as `["x-request-id"]`; at
+    most 256 characters of each."""
+
     spans_with_values: bool = True
     """Show the inputs that are not sensitive in spans; without them spans cost less."""
+
+    @field_validator("recorded_headers")
+    @classmethod
+    def _check_headers(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for key in keys:
+            if not _METADATA_KEY.fullmatch(key) or key.endswith("-bin"):
+                raise ValueError(f"{key!r} is no key of metadata in text, in lower case")
+            if key in _SECRET_HEADERS:
+                raise ValueError(f"{key!r} holds secrets, which no record may keep")
+        return keys

@@ -40,6 +40,7 @@ class OipServicer(servicer.Servicer):
         batches: batch_predictor.BatchPredictor,
         replayed: replays.Replays,
         ready: Readiness,
+        recorded_headers: frozenset[str] = frozenset(),
     ) -> None:
         """Serve routes.
 
@@ -49,6 +50,7 @@ class OipServicer(servicer.Servicer):
             batches: Answers several.
             replayed: Remembers requests with an id.
             ready: Says who is ready.
+            recorded_headers: Metadata of requests that is kept.
         """
         super().__init__("setpoint-router", ready.server)
         self._ready = ready
@@ -56,6 +58,7 @@ class OipServicer(servicer.Servicer):
         self._predictor = predictions
         self._batches = batches
         self._replays = replayed
+        self._recorded_headers = recorded_headers
         self._refusals: dict[errors.SetpointError, errors.SetpointError] = {}
 
     def turned_away(self) -> errors.SetpointError | None:
@@ -97,7 +100,9 @@ class OipServicer(servicer.Servicer):
     ) -> pb.ModelInferResponse:
         """Answer one prediction, or as many as there are rows."""
         question = oip.Question(request, self._routes(request.model_name))
-        call = origin(context, is_batch=True)
+        call = origin(context, self._recorded_headers, is_batch=True)
+        if named := question.request_id or request.id:
+            call = call.named(named)
         if not question.request_id:
             return await self._answer(question, call)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from setpoint_columns import Columns
 from setpoint_router.domain.plan import Plan
@@ -88,12 +88,20 @@ class Registry(Protocol):
         ...
 
 
+class Answer(NamedTuple):
+    """What a version said, and where it ran."""
+
+    outputs: Columns
+    replica: str
+    """Its address."""
+
+
 class Inference(Protocol):
     """Who runs models."""
 
     async def predict(
         self, plan: Plan, inputs: Any, timeout_seconds: float, traceparent: str | None
-    ) -> Columns:
+    ) -> Answer:
         """Return the outputs for encoded inputs, as many rows as inputs.
 
         Raises:

@@ -17,13 +17,16 @@ from setpoint_columns import proto as columns_proto
 from setpoint_db import idempotency
 from setpoint_router import streams
 from setpoint_router.convert import routes
-from setpoint_router.domain.work import Trace
+from setpoint_router.domain.work import CallersOwn, Trace
 from setpoint_router.service import batch_predictor, predictor, replays, route_service
 from setpoint_rpc import context
 from setpoint_runtime import paging
 
 Context = grpc.aio.ServicerContext[Any, Any]
 DEFAULT_SECONDS = 30.0
+
+MAX_HEADER_LENGTH = 256
+"""Characters of a value that is kept."""
 
 
 class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
@@ -38,7 +41,9 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         *,
         questions_at_once: int,
         stopping: asyncio.Event,
+        recorded_headers: frozenset[str] = frozenset(),
     ) -> None:
+        self._recorded_headers = recorded_headers
         self._predictor = predictions
         self._replays = replayed
         self._streams = streams.Streams(
@@ -52,7 +57,10 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self, request: router_service_pb2.PredictRequest, context: Context
     ) -> router_service_pb2.PredictResponse:
         """Answer one prediction."""
-        return await self._predict(request, origin(context))
+        return await self._predict(request, self._origin(context))
+
+    def _origin(self, context: Context, *, is_batch: bool = False) -> predictor.Origin:
+        return origin(context, self._recorded_headers, is_batch=is_batch)
 
     async def _predict(
         self, request: router_service_pb2.PredictRequest, asked_by: predictor.Origin
@@ -61,6 +69,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         if not request.request_id:
             answer = await self._predictor.predict(request, asked_by)
             return answer
+        asked_by = asked_by.named(request.request_id)
 
         async def work() -> bytes:
             found = await self._predictor.predict(request, asked_by)
@@ -80,7 +89,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         context: Context,
     ) -> AsyncIterator[router_service_pb2.PredictStreamResponse]:
         """Answer predictions as they come."""
-        answers = self._streams.answers(request_iterator, lambda: origin(context))
+        answers = self._streams.answers(request_iterator, lambda: self._origin(context))
         async with aclosing(answers):
             async for each in answers:
                 yield each
@@ -91,7 +100,9 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         context: Context,
     ) -> AsyncIterator[router_service_pb2.PredictBatchStreamResponse]:
         """Answer chunks of predictions, in order."""
-        answers = self._streams.chunks(request_iterator, lambda: origin(context, is_batch=True))
+        answers = self._streams.chunks(
+            request_iterator, lambda: self._origin(context, is_batch=True)
+        )
         async with aclosing(answers):
             async for each in answers:
                 yield each
@@ -100,9 +111,10 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self, request: router_service_pb2.PredictBatchRequest, context: Context
     ) -> router_service_pb2.PredictBatchResponse:
         """Answer many predictions."""
-        asked_by = origin(context, is_batch=True)
+        asked_by = self._origin(context, is_batch=True)
         if not request.request_id:
             return await self._predict_batch(request, asked_by)
+        asked_by = asked_by.named(request.request_id)
 
         async def work() -> bytes:
             return (await self._predict_batch(request, asked_by)).SerializeToString()
@@ -234,21 +246,26 @@ def fingerprint(request: Message) -> bytes:
     return idempotency.fingerprint(request.DESCRIPTOR.full_name, content)
 
 
-def origin(servicer_context: Context, *, is_batch: bool = False) -> predictor.Origin:
-    """Returns where a call comes from: its caller, its trace, its deadline.
+def origin(
+    servicer_context: Context, recorded_headers: frozenset[str], *, is_batch: bool = False
+) -> predictor.Origin:
+    """Returns where a call comes from: its caller, its trace, its deadline, and what is to be kept.
 
     A batch is one span, which the server has made; single predictions get theirs afterwards.
     """
-    caller, header = "", None
+    caller, header, own = "", None, None
     for name, value in servicer_context.invocation_metadata() or ():
         if name == context.CALLER_KEY:
             caller = str(value)[:64]
         elif name == context.TRACEPARENT_KEY:
             header = str(value)
+        if name in recorded_headers:
+            kept = (name, str(value)[:MAX_HEADER_LENGTH])
+            own = CallersOwn("", (kept,) if own is None else (*own.headers, kept))
     remaining = servicer_context.time_remaining()
     deadline = time.monotonic() + (DEFAULT_SECONDS if remaining is None else remaining)
     trace = _trace_of_call() if is_batch else _trace(header)
-    return predictor.Origin(caller, trace, deadline)
+    return predictor.Origin(caller, trace, deadline, own)
 
 
 def _trace(header: str | None) -> Trace | None:

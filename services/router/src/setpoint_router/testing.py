@@ -7,6 +7,7 @@ tell whose answer it got.
 
 import asyncio
 import inspect
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Behaviour:
     calls: int = 0
     rows: list[int] = field(default_factory=list)
     traceparents: list[str | None] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """Time that each call had."""
 
     async def act(self, rows: int, context: Context) -> None:
         """Note a call, wait, and fail, as told."""
@@ -57,6 +60,7 @@ class Behaviour:
         found = dict(context.invocation_metadata() or ())
         header = found.get("traceparent")
         self.traceparents.append(None if header is None else str(header))
+        self.seconds.append(context.time_remaining() or math.inf)
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
         if self.error is not None:
@@ -144,16 +148,16 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
     def __init__(self) -> None:
         self.run = Behaviour()
         self.loaded: list[tuple[str, int]] = []
-        self.load_error: errors.SetpointError | None = None
-        self.version_errors: dict[int, errors.SetpointError] = {}
-        self.gates: dict[int, asyncio.Event] = {}
-        """Versions that do not answer before an event is set."""
         self.renewed: Counter[tuple[str, int]] = Counter()
         """How often the lease of each version was renewed."""
         self.dropped: set[tuple[str, int]] = set()
         """Versions that are not there although they were loaded."""
         self.leases: set[int] = set()
         """Lengths of leases that were asked for, microseconds."""
+        self.load_error: errors.SetpointError | None = None
+        self.version_errors: dict[int, errors.SetpointError] = {}
+        self.gates: dict[int, asyncio.Event] = {}
+        """Versions that do not answer before an event is set."""
         self.asked: Counter[int] = Counter()
         """Rows that each version was asked about."""
         self.poison: Callable[[Columns], errors.SetpointError | None] | None = None
@@ -199,10 +203,6 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
             )
         )
 
-
-def score(inputs: Columns, version: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Returns what the inference double answers."""
-    total = np.full(inputs.rows, version * 1e6)
     async def RenewLeases(
         self, request: inference_service_pb2.RenewLeasesRequest, context: Context
     ) -> inference_service_pb2.RenewLeasesResponse:
@@ -216,6 +216,10 @@ def score(inputs: Columns, version: int) -> np.ndarray[Any, np.dtype[np.float64]
                 answer.not_ready.append(each)
         return answer
 
+
+def score(inputs: Columns, version: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Returns what the inference double answers."""
+    total = np.full(inputs.rows, version * 1e6)
     for column in inputs.columns:
         if column.dtype is not DataType.STRING:
             total += np.nan_to_num(column.floats())
@@ -243,13 +247,13 @@ class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
             ),
             model_pb2.TensorSpec(name="origin", dtype=_STRING, columns=["origin"]),
         ]
+        if has_substitute:
+            rule = inputs[1].missing_values.add(column="origin")
+            rule.substitute.string_value = "nowhere"
         manifest = model_pb2.Manifest(
             inputs=inputs[:1] if asked.version == 6 else inputs,
             score_column="score",
             outputs=[model_pb2.TensorSpec(name="score", dtype=_FLOAT64, columns=["score"])],
-        if has_substitute:
-            rule = inputs[1].missing_values.add(column="origin")
-            rule.substitute.string_value = "nowhere"
         )
         if asked.version < 7:
             found = OTHER_SET if asked.version == 6 else FEATURE_SET

@@ -190,6 +190,7 @@ def _servicers(
         on_replay=counted.replayed,
         on_forgotten=counted.forgotten,
     )
+    recorded = frozenset(settings.recorded_headers)
     handlers = servicer.RouterServicer(
         predictions,
         batches,
@@ -197,9 +198,12 @@ def _servicers(
         remembered,
         questions_at_once=settings.stream_questions,
         stopping=server.draining,
+        recorded_headers=recorded,
     )
     ready = oip_servicer.Readiness(lambda: server.health.is_ready, inference.is_ready)
-    return handlers, oip_servicer.OipServicer(book.serving, predictions, batches, remembered, ready)
+    return handlers, oip_servicer.OipServicer(
+        book.serving, predictions, batches, remembered, ready, recorded
+    )
 
 
 def _producer() -> str:
@@ -241,11 +245,11 @@ async def _open_inference(
         load_factor=settings.inference_load_factor,
         stall_seconds=settings.inference_stall_seconds,
         resolve_seconds=settings.inference_resolve_seconds,
+        lease_seconds=settings.inference_lease_seconds,
         ejection=outliers.Policy(
             failures=settings.inference_failures,
             base_seconds=settings.inference_ejection_seconds,
             share=settings.inference_ejected_share,
-        lease_seconds=settings.inference_lease_seconds,
         ),
     )
     addresses = replicas.parse(settings.inference_address)

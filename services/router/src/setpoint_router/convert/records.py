@@ -18,7 +18,7 @@ from setpoint_router.domain import degradation
 from setpoint_router.domain.degradation import DegradationKind
 from setpoint_router.domain.ensemble import MemberAnswer
 from setpoint_router.domain.plan import Plan
-from setpoint_router.domain.work import Work
+from setpoint_router.domain.work import CallersOwn, Work
 from setpoint_rpc import status
 from setpoint_runtime import errors
 
@@ -49,6 +49,9 @@ class WorkRecorder:
             message.feature_set.version = feature_set.version
         _add_predictions(message.predictions, work)
         _add_columns(message, work)
+        _add_replicas(message, work)
+        if work.callers_own is not None:
+            _add_callers_own(message, work.callers_own)
         return message.SerializeToString()
 
     def _template(self, plan: Plan) -> prediction_pb2.PredictionRecords:
@@ -231,6 +234,32 @@ def _add_chosen(batch: column_pb2.ColumnBatch, work: Work) -> None:
         batch.columns[-1].validity = is_there.tobytes()
 
 
+def _add_replicas(message: prediction_pb2.PredictionRecords, work: Work) -> None:
+    """Adds who answered: most of the time one replica, which is said once."""
+    if len(work.replicas) == 1:
+        message.inference_replica = work.replicas[0][1]
+    elif work.replicas:
+        names: list[str | None] = [None] * work.rows
+        for rows, name in work.replicas:
+            for row in rows.tolist():
+                names[row] = name
+        _add_text(message.predictions, "inference_replica", names)
+
+
+def _add_callers_own(
+    message: prediction_pb2.PredictionRecords, said: Sequence[CallersOwn | None]
+) -> None:
+    """Adds what callers said beside their questions."""
+    if any(each is not None and each.request_id for each in said):
+        ids = [None if each is None else each.request_id or None for each in said]
+        _add_text(message.predictions, "request_id", ids)
+    headers = [{} if each is None else dict(each.headers) for each in said]
+    keys = sorted({key for each in headers for key in each})
+    for key in keys:
+        message.headers.rows = len(said)
+        _add_text(message.headers, key, [each.get(key) for each in headers])
+
+
 def _queue_times(work: Work) -> bytes:
     arrived = np.asarray(work.arrival_times, np.int64)
     if not work.started_us:
@@ -260,6 +289,7 @@ def _add_columns(message: prediction_pb2.PredictionRecords, work: Work) -> None:
 
 def _add_member(message: prediction_pb2.MemberAnswers, answer: MemberAnswer, rows: int) -> None:
     message.version, message.weight = answer.member.version, answer.member.weight
+    message.inference_replica = answer.replicas
     if answer.outputs is not None:
         message.outputs.CopyFrom(columns_proto.to_proto(answer.outputs))
     if failed := answer.errors:

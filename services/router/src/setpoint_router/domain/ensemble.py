@@ -55,6 +55,8 @@ class MemberAnswer:
     """All rows, null where it gave no answer; None when it gave none at all."""
     errors: Mapping[int, errors.SetpointError]
     """By row, why it gave none."""
+    replicas: str = ""
+    """Addresses of the replicas of inference that answered for it, joined by commas."""
 
     def take(self, rows: Sequence[int]) -> "MemberAnswer":
         """Returns what it said to some rows."""
@@ -63,6 +65,7 @@ class MemberAnswer:
             self.member,
             None if outputs is None else outputs.take(np.array(rows, np.intp)),
             {at: self.errors[row] for at, row in enumerate(rows) if row in self.errors},
+            self.replicas,
         )
 
 

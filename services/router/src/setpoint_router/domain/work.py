@@ -72,6 +72,7 @@ class Job:
         "arrived",
         "call",
         "caller",
+        "callers_own",
         "deadline",
         "degradations",
         "entity",
@@ -107,9 +108,10 @@ class Job:
     arrived: float
     ahead: int
     deadline: float
-    caller: str
     call: "Waited | None"
     """The shared call that it waits for, or has waited for last."""
+    caller: str
+    callers_own: CallersOwn | None
     trace: Trace | None
     future: "asyncio.Future[Any]"
     degradations: tuple[Degradation, ...]
@@ -126,6 +128,7 @@ class Work:
     __slots__ = (
         "arrival_times",
         "callers",
+        "callers_own",
         "checks_us",
         "common",
         "deadline",
@@ -148,6 +151,7 @@ class Work:
         "prepared_us",
         "primary_ids",
         "reasons",
+        "replicas",
         "reply_time",
         "rows",
         "sent",
@@ -186,6 +190,10 @@ class Work:
         self.outputs: Columns | None = None
         self.members: Sequence[MemberAnswer] | None = None
         """What the members of an ensemble said."""
+        self.replicas: Sequence[tuple[npt.NDArray[np.intp], str]] = ()
+        """Addresses of the replicas that answered, with the positions of their rows."""
+        self.callers_own: Sequence[CallersOwn | None] | None = None
+        """What callers said beside their questions; None when nobody said anything."""
         self.errors: dict[int, errors.SetpointError] = {}
         self.degradations: dict[int, list[Degradation]] = {}
         self.common: tuple[Degradation, ...] = ()
@@ -218,6 +226,8 @@ class Work:
         made.deadline = max([job.deadline for job in jobs])
         traces = [job.trace for job in jobs]
         made.traces = traces if any(traces) else None
+        own = [job.callers_own for job in jobs]
+        made.callers_own = own if any(own) else None
         for row, job in enumerate(jobs):
             if job.degradations:
                 made.degradations[row] = list(job.degradations)
@@ -269,6 +279,8 @@ class Work:
         made.value_times = [
             np.frombuffer(each, "<i8")[indices].tobytes() for each in self.value_times
         ]
+        if self.replicas:
+            made.replicas = _taken(self.replicas, indices)
         if self.members is not None:
             made.members = [each.take(rows) for each in self.members]
         made.errors = {at: self.errors[row] for at, row in enumerate(rows) if row in self.errors}
@@ -309,9 +321,18 @@ _BY_ROW = (
     "event_times",
     "arrival_times",
     "callers",
+    "callers_own",
     "traces",
 )
 _COLUMNS = ("sent", "entities", "inputs", "outputs")
+
+
+def _taken(
+    parts: Sequence[tuple[npt.NDArray[np.intp], str]], rows: npt.NDArray[np.intp]
+) -> list[tuple[npt.NDArray[np.intp], str]]:
+    """Returns parts by the new positions of some rows."""
+    found = [(np.flatnonzero(np.isin(rows, indices)), name) for indices, name in parts]
+    return [(indices, name) for indices, name in found if len(indices)]
 
 
 def joined(works: Sequence[Work]) -> Work:

@@ -49,7 +49,13 @@ async def answer(work: Work, found: Ensemble, rows: Rows, ask: Ask) -> errors.Se
         else:
             _check_outputs(each, work.plan, rows)
     work.members = members = [
-        MemberAnswer(member, each.outputs, each.errors) for member, each in asked
+        MemberAnswer(
+            member,
+            each.outputs,
+            each.errors,
+            ",".join(dict.fromkeys(name for _, name in each.replicas)),
+        )
+        for member, each in asked
     ]
     if len(members) - sum(error is not None for error in gone) < found.quorum:
         return _below_quorum(found, members, int(rows[0]))

@@ -1,6 +1,7 @@
 """One prediction at a time for each caller, many at a time for everything behind the router."""
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import time
@@ -16,15 +17,18 @@ from setpoint_router.domain.degradation import Degradation, DegradationKind
 from setpoint_router.domain.limit import RETRY_SECONDS, AdaptiveLimit, Pace
 from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason, FeatureSet
-from setpoint_router.domain.work import Job, Trace, Work, joined
+from setpoint_router.domain.work import CallersOwn, Job, Trace, Work, joined
 from setpoint_router.service.coalescer import Bounds, Coalescer
 from setpoint_router.service.shadows import Shadows
-from setpoint_router.service.stages import Fetched, Stages, VersionUnavailable, inference_error
 from setpoint_router.service.shared_call import AbandonedError, SharedCall
+from setpoint_router.service.stages import Fetched, Stages, VersionUnavailable, inference_error
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
 
 _LOGGER = logging.getLogger(__name__)
+
+MAX_REQUEST_ID_LENGTH = 128
+"""Characters of a caller's own id that are recorded; ours have 36, other protocols say nothing."""
 
 LONGEST_HOLD_SECONDS = 0.01
 """How long a call for features that is over keeps the next one from beginning."""
@@ -62,6 +66,14 @@ class Origin:
     trace: Trace | None
     deadline: float
     """In seconds of `time.monotonic`."""
+    callers_own: CallersOwn | None = None
+    """What was said beside the question."""
+
+    def named(self, request_id: str) -> "Origin":
+        """Return the same with the caller's own id of the request."""
+        headers = () if self.callers_own is None else self.callers_own.headers
+        own = CallersOwn(request_id[:MAX_REQUEST_ID_LENGTH], headers)
+        return dataclasses.replace(self, callers_own=own)
 
 
 class OpenWork(Work):
@@ -172,6 +184,10 @@ class Predictor:
                     raise
                 self._failures.submit(_Failed(job, error))
             return await job.future
+        except asyncio.CancelledError:
+            if job.call is not None:
+                job.call.leave()
+            raise
         finally:
             self._waiting -= 1
 
@@ -184,10 +200,6 @@ class Predictor:
         """Forget the queues of plans that no route uses any more."""
         used = {plan for route in current for plan in route.plans}
         for plan in [each for each in self._lanes if each not in used]:
-        except asyncio.CancelledError:
-            if job.call is not None:
-                job.call.leave()
-            raise
             if self._lanes[plan].is_idle:
                 del self._lanes[plan]
         sets = {plan.feature_set for plan in used}
@@ -230,6 +242,8 @@ class Predictor:
         job.key = key
         job.plan, job.slot, job.reason = route.assign(key)
         job.caller = origin.caller
+        job.callers_own = origin.callers_own
+        job.call = None
         job.trace = origin.trace
         job.deadline = origin.deadline
         job.degradations = ()
@@ -242,8 +256,6 @@ class Predictor:
         Raises:
             SetpointError: The request is wrong, or the queue is full.
         """
-        job.callers_own = origin.callers_own
-        job.call = None
         key = job.key
         if len(key) > MAX_KEY_LENGTH:
             # What is recorded of a refused request is bounded too.
@@ -296,13 +308,18 @@ class Predictor:
             )
             deadline = max([job.deadline for job in jobs])
             sent_us = self._clock.now_us()
-            fetched = await self._stages.fetch(
+            fetch = self._stages.fetch(
                 _feature_set(plan),
                 entities,
                 [job.event_time for job in jobs],
                 deadline,
                 _lead(jobs),
             )
+            try:
+                fetched = await SharedCall(jobs).run(fetch)
+            except AbandonedError:
+                _ = self._still_wanted(jobs)
+                return
             works = _by_plan(jobs)
             for work, rows in works:
                 work.started_us = sent_us
@@ -315,11 +332,6 @@ class Predictor:
             # The next batch forms while this one is answered, but a slow version may not hold up
             # the others of its feature set.
             await asyncio.wait([work.over for work, _ in works], timeout=LONGEST_HOLD_SECONDS)
-            try:
-                fetched = await SharedCall(jobs).run(fetch)
-            except AbandonedError:
-                _ = self._still_wanted(jobs)
-                return
         except Exception as error:
             self._fail_unexpectedly(None, jobs, error)
 
@@ -378,6 +390,9 @@ class Predictor:
             await SharedCall(work.jobs or ()).run(self._stages.run(work))
         except VersionUnavailable as gone:
             work = self._fall_back(work, gone.error)
+        except AbandonedError:
+            # What is left to do is to record that they left.
+            pass
         if not work.rows:
             return
         jobs = work.jobs or ()
@@ -390,9 +405,6 @@ class Predictor:
 
     def _note_pace(self, work: Work) -> None:
         """Tell the limit how long the youngest of a work took, if there is an answer."""
-        except AbandonedError:
-            # What is left to do is to record that they left.
-            pass
         lane, jobs = self._lanes.get(work.plan), work.jobs
         if lane is None or not jobs or len(work.errors) == work.rows:
             return

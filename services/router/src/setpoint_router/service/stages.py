@@ -298,7 +298,7 @@ class Stages:
     async def _ask(self, work: Work, rows: halving.Rows, header: str | None) -> None:
         """Ask the version of a work; each row gets an answer or an error."""
 
-        async def ask(asked: halving.Rows) -> Columns:
+        async def ask(asked: halving.Rows) -> ports.Answer:
             try:
                 return await self.predict(work, asked, header)
             except _GONE as error:
@@ -310,7 +310,9 @@ class Stages:
         await attempt.run(rows)
         for row, error in attempt.errors.items():
             work.fail(row, inference_error(error))
-        work.outputs = assembled(attempt.parts, work.rows)
+        parts = attempt.parts
+        work.outputs = assembled([(at, each.outputs) for at, each in parts], work.rows)
+        work.replicas = [(at, each.replica) for at, each in parts]
 
     async def _ask_together(
         self, work: Work, found: Ensemble, rows: halving.Rows, header: str | None
@@ -335,7 +337,9 @@ class Stages:
             work.encoded_inputs = self._codec.encode(_inputs(work))
         return work.encoded_inputs
 
-    async def predict(self, work: Work, rows: npt.NDArray[np.intp], header: str | None) -> Columns:
+    async def predict(
+        self, work: Work, rows: npt.NDArray[np.intp], header: str | None
+    ) -> ports.Answer:
         """Run the version on some rows of a work.
 
         Raises:
@@ -353,7 +357,7 @@ class Stages:
         else:
             encoded = self._codec.encode(_inputs(work).take(rows))
         try:
-            outputs = await self._inference.predict(work.plan, encoded, seconds, header)
+            answer = await self._inference.predict(work.plan, encoded, seconds, header)
         except errors.DeadlineExceededError as error:
             if seconds < self._limits.inference_seconds:
                 # The callers gave no more time; another version would have none at all.
@@ -362,12 +366,12 @@ class Stages:
                 errors.Reason.INFERENCE_UNAVAILABLE,
                 f"inference did not answer within {seconds:g} s",
             ) from error
-        if outputs.rows != len(rows):
+        if answer.outputs.rows != len(rows):
             raise errors.InternalError(
                 errors.Reason.INFERENCE_FAILED,
-                f"inference answered {outputs.rows} rows when {len(rows)} were asked",
+                f"inference answered {answer.outputs.rows} rows when {len(rows)} were asked",
             )
-        return outputs
+        return answer
 
     # Record and reply.
 

@@ -72,6 +72,8 @@ class PredictionRecords(google.protobuf.message.Message):
     SCORE_COLUMN_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     MEMBERS_FIELD_NUMBER: builtins.int
+    INFERENCE_REPLICA_FIELD_NUMBER: builtins.int
+    HEADERS_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Name of the route; empty when the request named none that exists."""
     route_revision: builtins.int
@@ -82,6 +84,10 @@ class PredictionRecords(google.protobuf.message.Message):
     """The output column that outcomes are compared with; empty means the first float column of outputs."""
     kind: Global___PredictionKind.ValueType
     """What kind of predictions these are."""
+    inference_replica: builtins.str
+    """Address of the replica of inference that gave every answer of the record; empty when none was given, or by several
+    replicas, or by an ensemble, whose members have their own.
+    """
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version that answered; for failed predictions the last one that was tried, if any. Version 0 is an ensemble, see
@@ -103,6 +109,8 @@ class PredictionRecords(google.protobuf.message.Message):
         Where the route's fallback stood in: chosen_version (INT64), the version that was assigned and could not answer; null in
         rows, and absent from records, where the assigned version is the one of model_version.
         event_time is also the time that the features were asked for, their as_of_time, to the microsecond.
+        Where callers gave ids of their own to their requests: request_id (STRING, null where one did not).
+        Where several replicas answered: inference_replica (STRING, null in rows without an answer), see the field.
         """
 
     @property
@@ -133,6 +141,12 @@ class PredictionRecords(google.protobuf.message.Message):
     def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MemberAnswers]:
         """What the members of an ensemble answered, in their order; empty when one version answered."""
 
+    @property
+    def headers(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """Metadata of the callers' requests that the router was told to keep: a STRING column for each key, null where a request
+        had none; rows as in predictions. No columns when no request had any.
+        """
+
     def __init__(
         self,
         *,
@@ -151,9 +165,11 @@ class PredictionRecords(google.protobuf.message.Message):
         score_column: builtins.str = ...,
         kind: Global___PredictionKind.ValueType = ...,
         members: collections.abc.Iterable[Global___MemberAnswers] | None = ...,
+        inference_replica: builtins.str = ...,
+        headers: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "kind", b"kind", "members", b"members", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "headers", b"headers", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "headers", b"headers", "inference_replica", b"inference_replica", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "kind", b"kind", "members", b"members", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
 
 Global___PredictionRecords: typing_extensions.TypeAlias = PredictionRecords
 
@@ -167,10 +183,13 @@ class MemberAnswers(google.protobuf.message.Message):
     WEIGHT_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
     FAILURES_FIELD_NUMBER: builtins.int
+    INFERENCE_REPLICA_FIELD_NUMBER: builtins.int
     version: builtins.int
     """Its version."""
     weight: builtins.int
     """Its weight."""
+    inference_replica: builtins.str
+    """Address of the replica of inference that answered for it; several joined by commas, empty when none did."""
     @property
     def outputs(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
         """Its output columns, rows as in predictions, null where it gave no answer; no columns when it gave none at all."""
@@ -188,9 +207,10 @@ class MemberAnswers(google.protobuf.message.Message):
         weight: builtins.int = ...,
         outputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
         failures: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        inference_replica: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failures", b"failures", "outputs", b"outputs"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["failures", b"failures", "outputs", b"outputs", "version", b"version", "weight", b"weight"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failures", b"failures", "inference_replica", b"inference_replica", "outputs", b"outputs", "version", b"version", "weight", b"weight"]) -> None: ...
 
 Global___MemberAnswers: typing_extensions.TypeAlias = MemberAnswers
 
@@ -204,12 +224,15 @@ class MemberAnswer(google.protobuf.message.Message):
     WEIGHT_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    INFERENCE_REPLICA_FIELD_NUMBER: builtins.int
     version: builtins.int
     """Its version."""
     weight: builtins.int
     """Its weight."""
     error: builtins.str
     """Reason and message when it gave none."""
+    inference_replica: builtins.str
+    """Address of the replica of inference that answered for it, see MemberAnswers."""
     @property
     def outputs(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
         """Its outputs, one row; no columns when it gave no answer."""
@@ -221,9 +244,10 @@ class MemberAnswer(google.protobuf.message.Message):
         weight: builtins.int = ...,
         outputs: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
         error: builtins.str = ...,
+        inference_replica: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["outputs", b"outputs"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["error", b"error", "outputs", b"outputs", "version", b"version", "weight", b"weight"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "inference_replica", b"inference_replica", "outputs", b"outputs", "version", b"version", "weight", b"weight"]) -> None: ...
 
 Global___MemberAnswer: typing_extensions.TypeAlias = MemberAnswer
 
@@ -246,6 +270,22 @@ class Prediction(google.protobuf.message.Message):
             *,
             key: builtins.str = ...,
             value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class HeadersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
         ) -> None: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
@@ -278,6 +318,9 @@ class Prediction(google.protobuf.message.Message):
     SHADOWS_FIELD_NUMBER: builtins.int
     CHOSEN_VERSION_FIELD_NUMBER: builtins.int
     MEMBERS_FIELD_NUMBER: builtins.int
+    INFERENCE_REPLICA_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    HEADERS_FIELD_NUMBER: builtins.int
     prediction_id: builtins.str
     """UUIDv7."""
     event_time: builtins.int
@@ -314,6 +357,10 @@ class Prediction(google.protobuf.message.Message):
     """The prediction that a shadow's one copies; empty for served ones."""
     chosen_version: builtins.int
     """The version that was assigned. It differs from model_version where it could not answer and the route's fallback stood in."""
+    inference_replica: builtins.str
+    """Address of the replica of inference that answered; empty when none did, or several as an ensemble."""
+    request_id: builtins.str
+    """The caller's own id of the request; empty without one."""
     @property
     def model_version(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version that answered."""
@@ -360,6 +407,10 @@ class Prediction(google.protobuf.message.Message):
     def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MemberAnswer]:
         """What each member of the ensemble said; empty when one version answered."""
 
+    @property
+    def headers(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Metadata of the caller's request that the router was told to keep."""
+
     def __init__(
         self,
         *,
@@ -392,9 +443,12 @@ class Prediction(google.protobuf.message.Message):
         shadows: collections.abc.Iterable[Global___Prediction] | None = ...,
         chosen_version: builtins.int = ...,
         members: collections.abc.Iterable[Global___MemberAnswer] | None = ...,
+        inference_replica: builtins.str = ...,
+        request_id: builtins.str = ...,
+        headers: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["arrival_time", b"arrival_time", "assignment_key", b"assignment_key", "assignment_reason", b"assignment_reason", "caller", b"caller", "chosen_version", b"chosen_version", "degradations", b"degradations", "entities", b"entities", "error", b"error", "event_time", b"event_time", "feature_set", b"feature_set", "inputs", b"inputs", "kind", b"kind", "members", b"members", "model_version", b"model_version", "outcomes", b"outcomes", "outputs", b"outputs", "prediction_id", b"prediction_id", "primary_prediction_id", b"primary_prediction_id", "provenance", b"provenance", "record_time", b"record_time", "reply_time", b"reply_time", "route", b"route", "route_revision", b"route_revision", "shadows", b"shadows", "slot", b"slot", "span_id", b"span_id", "stage_microseconds", b"stage_microseconds", "status", b"status", "trace_id", b"trace_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arrival_time", b"arrival_time", "assignment_key", b"assignment_key", "assignment_reason", b"assignment_reason", "caller", b"caller", "chosen_version", b"chosen_version", "degradations", b"degradations", "entities", b"entities", "error", b"error", "event_time", b"event_time", "feature_set", b"feature_set", "headers", b"headers", "inference_replica", b"inference_replica", "inputs", b"inputs", "kind", b"kind", "members", b"members", "model_version", b"model_version", "outcomes", b"outcomes", "outputs", b"outputs", "prediction_id", b"prediction_id", "primary_prediction_id", b"primary_prediction_id", "provenance", b"provenance", "record_time", b"record_time", "reply_time", b"reply_time", "request_id", b"request_id", "route", b"route", "route_revision", b"route_revision", "shadows", b"shadows", "slot", b"slot", "span_id", b"span_id", "stage_microseconds", b"stage_microseconds", "status", b"status", "trace_id", b"trace_id"]) -> None: ...
 
 Global___Prediction: typing_extensions.TypeAlias = Prediction
 

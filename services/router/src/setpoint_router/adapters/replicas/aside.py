@@ -5,8 +5,8 @@ import grpc.aio
 
 from setpoint.common.v1 import column_pb2, reference_pb2
 from setpoint.inference.v1 import inference_service_pb2
-from setpoint_columns import Columns
 from setpoint_columns import proto as columns_proto
+from setpoint_router import ports
 from setpoint_router.adapters.replicas.fleet import Fleet
 from setpoint_router.domain.plan import Plan
 from setpoint_rpc import channel, context
@@ -31,7 +31,7 @@ class InferenceAside:
         inputs: column_pb2.ColumnBatch,
         timeout_seconds: float,
         traceparent: str | None,
-    ) -> Columns:
+    ) -> ports.Answer:
         """Return the outputs for encoded inputs, as many rows as inputs.
 
         Raises:
@@ -51,7 +51,7 @@ class InferenceAside:
             raise channel.from_rpc_error(error) from error
         finally:
             replica.rows -= inputs.rows
-        return columns_proto.from_proto(answer.outputs, "outputs")
+        return ports.Answer(columns_proto.from_proto(answer.outputs, "outputs"), replica.name)
 
     def replicas(self, plan: Plan) -> int:
         """Return 1: shadows make their calls one after the other."""

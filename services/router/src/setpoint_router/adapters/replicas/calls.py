@@ -12,8 +12,8 @@ import grpc.aio
 
 from setpoint.common.v1 import column_pb2, reference_pb2
 from setpoint.inference.v1 import inference_service_pb2
-from setpoint_columns import Columns
 from setpoint_columns import proto as columns_proto
+from setpoint_router import ports
 from setpoint_router.adapters.replicas.fleet import Fleet, Placement
 from setpoint_router.adapters.replicas.replica import Replica, is_answer, is_cancelled
 from setpoint_router.domain.budget import RetryBudget
@@ -57,6 +57,9 @@ class AbandonedError(Exception):
 
 _Failure = grpc.aio.AioRpcError | AbandonedError
 
+_Answered = tuple[Any, Replica]
+"""An answer, and whose it is."""
+
 
 class ReplicatedInference:
     """The inference service; implements `Inference`."""
@@ -78,7 +81,7 @@ class ReplicatedInference:
         inputs: column_pb2.ColumnBatch,
         timeout_seconds: float,
         traceparent: str | None,
-    ) -> Columns:
+    ) -> ports.Answer:
         """Return the outputs for encoded inputs, as many rows as inputs.
 
         Raises:
@@ -103,14 +106,14 @@ class ReplicatedInference:
         budget.active += 1
         try:
             if self._is_hedging:
-                answer = await self._hedged(replica, question)
+                answer, by = await self._hedged(replica, question)
             else:
-                answer = await self._ask(replica, question)
+                answer, by = await self._ask(replica, question)
         except (grpc.aio.AioRpcError, AbandonedError) as failure:
-            answer = await self._elsewhere(question, failure)
+            answer, by = await self._elsewhere(question, failure)
         finally:
             budget.active -= 1
-        return columns_proto.from_proto(answer.outputs, "outputs")
+        return ports.Answer(columns_proto.from_proto(answer.outputs, "outputs"), by.name)
 
     def replicas(self, plan: Plan) -> int:
         """Return among how many the calls of a version are divided now, at least 1."""
@@ -155,7 +158,7 @@ class ReplicatedInference:
 
     # One attempt.
 
-    async def _ask(self, replica: Replica, question: "_Question") -> Any:
+    async def _ask(self, replica: Replica, question: "_Question") -> _Answered:
         """Return the answer of one replica.
 
         Raises:
@@ -183,7 +186,7 @@ class ReplicatedInference:
             replica.rows -= question.rows
         replica.answered += 1
         replica.standing.failures = 0
-        return answer
+        return answer, replica
 
     def _note_error(self, replica: Replica, error: grpc.aio.AioRpcError, seconds: float) -> None:
         """Hold an error against a replica if the way to it was broken, or it took all the time."""
@@ -199,7 +202,7 @@ class ReplicatedInference:
 
     # Further attempts.
 
-    async def _elsewhere(self, question: "_Question", failure: _Failure) -> Any:
+    async def _elsewhere(self, question: "_Question", failure: _Failure) -> _Answered:
         """Return the answer of another replica after one has failed.
 
         Raises:
@@ -264,7 +267,7 @@ class ReplicatedInference:
 
     # Hedging.
 
-    async def _hedged(self, replica: Replica, question: "_Question") -> Any:
+    async def _hedged(self, replica: Replica, question: "_Question") -> _Answered:
         """Return the first of two answers, the second one asked for after a while."""
         placement = question.placement
         delay = self._delay(placement)
@@ -277,7 +280,7 @@ class ReplicatedInference:
             placement.latencies.note(time.monotonic() - started, self._options.hedge_quantile)
         return answer
 
-    async def _raced(self, replica: Replica, question: "_Question", delay: float) -> Any:
+    async def _raced(self, replica: Replica, question: "_Question", delay: float) -> _Answered:
         racing = [asyncio.ensure_future(self._ask(replica, question))]
         is_hedged = False
         try:
@@ -317,7 +320,7 @@ class _Question:
     tried: list[Replica]
 
 
-async def _first_good(racing: Sequence["asyncio.Future[Any]"]) -> Any:
+async def _first_good(racing: Sequence["asyncio.Future[_Answered]"]) -> _Answered:
     """Return the first answer; when all fail, raise the last failure."""
     pending = set(racing)
     while True:
@@ -329,7 +332,7 @@ async def _first_good(racing: Sequence["asyncio.Future[Any]"]) -> Any:
             return done.pop().result()
 
 
-def _forget(loser: "asyncio.Future[Any]") -> None:
+def _forget(loser: "asyncio.Future[_Answered]") -> None:
     """Look at how a loser ended, so that its error counts as seen."""
     _ = loser.cancelled() or loser.exception()
 
