@@ -59,6 +59,7 @@ class Server(
         self.delay_seconds = 0.0
         self.address = ""
         self.loses_statuses = False
+        self.history_views: list[str] = []
         self.streams = 0
 
     def settings(self) -> dict[str, Any]:
@@ -179,6 +180,7 @@ class Server(
     def GetOnlineFeatures(self, request: Any, context: Any) -> Any:
         self.note(request, context)
         answer = feature_service_pb2.GetOnlineFeaturesResponse(**_features(request.entities.rows))
+        answer.history_views.extend(self.history_views)
         if self.loses_statuses:
             del answer.statuses[1:]
         return answer

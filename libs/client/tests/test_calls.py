@@ -179,6 +179,14 @@ def test_get_online_features(client: Any, server: Any, as_of: Any, sent: list[in
     assert answer.event_times["sky"].tolist() == [-1, -1]
 
 
+def test_get_online_features_from_the_history(client: Any, server: Any) -> None:
+    """Whoever reads is told of views that there was no online copy of."""
+    assert client.get_online_features("flights", [{"carrier": "UA"}]).history_views == ()
+    server.history_views = ["weather"]
+    answer = client.get_online_features("flights", [{"carrier": "UA"}])
+    assert answer.history_views == ("weather",)
+
+
 def test_get_online_features_counts_times(client: Any) -> None:
     """Several times must be as many as rows."""
     with pytest.raises(errors.InvalidArgumentError, match="as_of"):

@@ -354,6 +354,21 @@ async def test_predict_flags_feature_statuses(router: Any) -> None:
         assert row["degradations"] == text
 
 
+async def test_predict_flags_features_from_the_history(router: Any) -> None:
+    """Shows that an answer on features that did not come from the online store says so, as its record does."""
+    router.peers.features.history_views = ("delays", "sizes")
+    answer = await router.predict()
+    kind = "FEATURES_FROM_HISTORY"
+    assert degradations(answer) == [
+        (f"DEGRADATION_KIND_{kind}", "delays"),
+        (f"DEGRADATION_KIND_{kind}", "sizes"),
+    ]
+    row = await recorded(router, answer.prediction_id)
+    assert row["degradations"] == f"{kind}:delays,{kind}:sizes"
+    router.peers.features.history_views = ()
+    assert degradations(await router.predict()) == []
+
+
 @pytest.mark.parametrize("is_slow", [True, False], ids=["slow", "down"])
 async def test_predict_without_features_rejected(
     start_router: Any, peers: Any, is_slow: bool

@@ -158,7 +158,7 @@ class BatchPredictions(_Table[Frame]):
 class FeatureValues(_Table[Frame]):
     """Feature values of many entities, one row for each, in their order."""
 
-    __slots__ = ("_attached", "event_times", "feature_set", "statuses")
+    __slots__ = ("_attached", "event_times", "feature_set", "history_views", "statuses")
 
     def __init__(
         self,
@@ -169,6 +169,7 @@ class FeatureValues(_Table[Frame]):
         event_times: Mapping[str, npt.NDArray[np.int64]],
         *,
         attached: bool = False,
+        history_views: Sequence[str] = (),
     ) -> None:
         """Wraps the values.
 
@@ -179,8 +180,11 @@ class FeatureValues(_Table[Frame]):
             statuses: By feature the number of each value's status; `status_names` gives names.
             event_times: By feature the event time of each value in microseconds UTC, -1 for none.
             attached: Whether `frame` is the given frame with the features beside its own columns.
+            history_views: Of an online read the views whose values came from the history, because
+                there was no online copy to read.
         """
         super().__init__(columns, given)
+        self.history_views = tuple(history_views)
         self.feature_set = feature_set
         self.statuses = dict(statuses)
         self.event_times = dict(event_times)
@@ -344,7 +348,15 @@ def feature_values(
             text = f"statuses of {name} do not have the {columns.rows} rows of its values"
             raise errors.DataLossError(errors.Reason.MALFORMED_COLUMNS, text)
     found = _feature_set(messages[0].feature_set) or FeatureSetVersion("", "")
-    return FeatureValues(columns, given, found, statuses, event_times, attached=attached)
+    views = dict.fromkeys(
+        view
+        for message in messages
+        if isinstance(message, feature_service_pb2.GetOnlineFeaturesResponse)
+        for view in message.history_views
+    )
+    return FeatureValues(
+        columns, given, found, statuses, event_times, attached=attached, history_views=tuple(views)
+    )
 
 
 def write_result(

@@ -225,14 +225,33 @@ def cast(
 ) -> AnyArray:
     """Returns values in another type when each one keeps its meaning exactly.
 
-    Float to float narrows by rounding, which is what asking for FLOAT32 means; integers must be exact.
-
     Raises:
         InvalidArgumentError: The types are unrelated or a value does not fit; names row and value.
     """
+    converted, lost = convert(name, values, valid, source, target)
+    if lost is not None and lost.any():
+        row = int(np.flatnonzero(lost)[0])
+        raise wrong_type(f"{name}[{row}]", values[row].item(), f"has no exact {target.name}")
+    return converted
+
+
+def convert(
+    name: str,
+    values: AnyArray,
+    valid: npt.NDArray[np.bool_] | None,
+    source: DataType,
+    target: DataType,
+) -> tuple[AnyArray, npt.NDArray[np.bool_] | None]:
+    """Returns values in another type, and for each whether it lost its meaning; None where none can.
+
+    Float to float narrows by rounding, which is what asking for FLOAT32 means; integers must be exact.
+
+    Raises:
+        InvalidArgumentError: The types are unrelated.
+    """
     timestamps = {source, target} == {DataType.INT64, DataType.TIMESTAMP}
     if timestamps:
-        return values
+        return values, None
     if source not in NUMBERS or target not in NUMBERS:
         raise wrong_type(name, source.name, f"cannot become {target.name}")
     with np.errstate(all="ignore"):
@@ -243,10 +262,7 @@ def cast(
             lost = _changed(values, converted, source, target)
     if valid is not None:
         lost &= valid
-    if lost.any():
-        row = int(np.flatnonzero(lost)[0])
-        raise wrong_type(f"{name}[{row}]", values[row].item(), f"has no exact {target.name}")
-    return converted
+    return converted, lost
 
 
 def _changed(

@@ -239,6 +239,17 @@ class Column:
         values = build.cast(self.name, self.values, self.validity, self.dtype, dtype)
         return owned(self.name, dtype, values, None, self.validity, self.rows)
 
+    def misfits(self, dtype: DataType) -> npt.NDArray[np.bool_] | None:
+        """Returns for each row whether its value would lose its meaning in another type, None when none would.
+
+        Raises:
+            InvalidArgumentError: The types are unrelated.
+        """
+        if dtype is self.dtype:
+            return None
+        _, lost = build.convert(self.name, self.values, self.validity, self.dtype, dtype)
+        return None if lost is None or not lost.any() else lost
+
     def text_bounds(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """Returns the bytes that the rows use and offsets that start at zero.
 

@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no annotations
 
+from setpoint.errordetails.v1 import failure_pb2
 from setpoint_runtime import errors
 
 DOMAIN = "setpoint"
@@ -83,6 +84,23 @@ def to_status(error: errors.SetpointError) -> tuple[grpc.StatusCode, str, Traili
     _append_violations(status, error)
     rich = rpc_status.to_status(status)
     return rich.code, rich.details, rich.trailing_metadata
+
+
+def to_failure(error: errors.SetpointError) -> failure_pb2.Failure:
+    """Return an error as a message holds it, where many answers share one call."""
+    failure = failure_pb2.Failure(
+        code=code_of(error).value[0],
+        reason=error.reason.value,
+        message=_cut(error.message, _MESSAGE_BYTES),
+        violations=[
+            failure_pb2.FieldViolation(field=each.field, description=each.description)
+            for each in error.violations[:_VIOLATIONS]
+        ],
+        metadata=error.metadata,
+    )
+    if error.retry_after_seconds is not None:
+        failure.retry_after_microseconds = round(error.retry_after_seconds * 1e6)
+    return failure
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.SetpointError:

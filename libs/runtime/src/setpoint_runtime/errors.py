@@ -202,7 +202,7 @@ def invalid(
         rule: What it breaks, such as `must be at least 1`.
         reason: A more precise reason where there is one.
     """
-    description = f"{_shortened(value)} {rule}"
+    description = f"{shortened(value)} {rule}"
     return InvalidArgumentError(
         reason,
         f"{field}: {description}",
@@ -211,8 +211,8 @@ def invalid(
     )
 
 
-def _shortened(value: object) -> str:
-    """Return the beginning of a value's representation without building all of it."""
+def shortened(value: object) -> str:
+    """Return the beginning of a value's representation, as errors show it, without building all of it."""
     if isinstance(value, (str, bytes, bytearray)):
         cut = value[: _SHOWN_VALUE_LENGTH + 1]
         shown = repr(cut)

@@ -17,7 +17,8 @@ class FeatureSettings(service_settings.ServiceSettings):
     """PostgreSQL that holds definitions and history, in the schema `feature`."""
 
     valkey_url: str = "redis://127.0.0.1:6379/0"
-    """Valkey or Redis that holds the online copies; it must not evict keys (`noeviction`)."""
+    """Valkey or Redis that holds the online copies; it must not evict keys (`noeviction`). A cluster is
+    `redis+cluster://host:port,host:port`, TLS `rediss://` or `rediss+cluster://`, a socket `unix://`."""
 
     modules: str = ""
     """Python modules with the transformations of feature sets, separated by commas; packages with all in them."""
@@ -31,8 +32,15 @@ class FeatureSettings(service_settings.ServiceSettings):
     online_write_timeout_seconds: float = Field(default=5.0, gt=0)
     """Longest wait for one piece of an online update; it is caught up later otherwise."""
 
-    online_connections: int = Field(default=16, ge=1)
-    """Most connections to Valkey for reads."""
+    online_parts: int = Field(default=32, ge=1, le=1024)
+    """Into how many hash slots a Valkey cluster divides the copies of a view; a single server has no use
+    for it. Another number means other keys: the copies are rebuilt."""
+
+    standby_keys: int = Field(default=1_000, ge=0)
+    """Most keys that one online read may look up in the history while there is no online copy."""
+
+    standby_reads: int = Field(default=4, ge=1)
+    """Most of these look-ups at once, which protects PostgreSQL when Valkey is down."""
 
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often definitions of other replicas are taken in and online copies are checked."""

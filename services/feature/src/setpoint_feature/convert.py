@@ -1,7 +1,7 @@
 """Messages to domain values and back."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from setpoint.feature.v1 import definition_pb2, feature_service_pb2
 from setpoint_columns import Column, Columns, DataType, proto, value
 from setpoint_feature.domain import assemble, definitions, history, leakage, plan
 from setpoint_feature.service import leakage as leakage_service
+from setpoint_feature.service import serving, write_stream, writing
+from setpoint_rpc import status
 from setpoint_runtime import errors
 
 _BOUNDARIES = {
@@ -221,15 +223,71 @@ def reference_to_proto(feature_set: definitions.FeatureSet) -> reference_pb2.Fea
     return reference_pb2.FeatureSetReference(name=feature_set.name, version=feature_set.version)
 
 
-def online_to_proto(
-    feature_set: definitions.FeatureSet, served: assemble.Served
-) -> feature_service_pb2.GetOnlineFeaturesResponse:
+def online_to_proto(answer: serving.Answer) -> feature_service_pb2.GetOnlineFeaturesResponse:
     """Returns the answer of an online read."""
+    served = answer.served
     return feature_service_pb2.GetOnlineFeaturesResponse(
-        feature_set=reference_to_proto(feature_set),
+        feature_set=reference_to_proto(answer.feature_set),
         features=proto.to_proto(served.features),
         statuses=served.statuses,
         event_times=served.event_times,
+        history_views=answer.history_views,
+    )
+
+
+def order_from_proto(request: feature_service_pb2.WriteFeaturesRequest) -> writing.Order:
+    """Returns a batch.
+
+    Raises:
+        InvalidArgumentError: The rows break the format of columns.
+    """
+    rows = columns_from_proto(request.rows, "rows")
+    return writing.Order(request.batch_id, request.view, rows, request.keep_good_rows)
+
+
+def written_to_proto(result: writing.WriteResult) -> feature_service_pb2.WriteFeaturesResponse:
+    """Returns what became of a batch."""
+    return feature_service_pb2.WriteFeaturesResponse(
+        rows_written=result.rows_written,
+        online_updated=result.online_updated,
+        online_applied=result.online_applied,
+        replayed=result.replayed,
+        rows_refused=result.refused.rows,
+        row_errors=[
+            feature_service_pb2.RowError(
+                row=each.row,
+                column=each.column,
+                value=each.value,
+                rule=each.rule,
+                reason=each.reason.value,
+            )
+            for each in result.refused.errors
+        ],
+    )
+
+
+async def batches_from_proto(
+    requests: AsyncIterator[feature_service_pb2.StreamFeaturesRequest],
+) -> AsyncIterator[write_stream.Numbered]:
+    """Yields the batches of a stream; one that cannot be read is an error in its place."""
+    async for request in requests:
+        order: writing.Order | errors.SetpointError
+        try:
+            order = order_from_proto(request.batch)
+        except errors.InvalidArgumentError as error:
+            order = error
+        yield write_stream.Numbered(request.sequence, order)
+
+
+def outcome_to_proto(outcome: write_stream.Outcome) -> feature_service_pb2.StreamFeaturesResponse:
+    """Returns the answer to one batch of a stream."""
+    result = outcome.result
+    if isinstance(result, errors.SetpointError):
+        return feature_service_pb2.StreamFeaturesResponse(
+            sequence=outcome.number, failure=status.to_failure(result)
+        )
+    return feature_service_pb2.StreamFeaturesResponse(
+        sequence=outcome.number, written=written_to_proto(result)
     )
 
 

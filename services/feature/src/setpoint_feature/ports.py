@@ -51,6 +51,8 @@ class Written:
     replayed: bool
     view: int = 0
     """The view it was written to when it is a replay: since then the name may have got a newer version."""
+    refused: bytes = b""
+    """In a replay what was given with the batch."""
 
     @property
     def rows(self) -> int:
@@ -92,8 +94,17 @@ Cursor = tuple[int, int, int]
 class HistoryStore(Protocol):
     """Keeps every row ever written. Sequences of a view count from 1, without gaps, in commit order."""
 
-    async def write(self, view: int, batch_id: str, content: bytes, rows: batch.Batch) -> Written:
+    async def write(
+        self, view: int, batch_id: str, content: bytes, rows: batch.Batch, refused: bytes = b""
+    ) -> Written:
         """Stores a batch in one transaction, once.
+
+        Args:
+            view: Number of the view.
+            batch_id: Names the batch.
+            content: Digest of what the writer sent.
+            rows: What is to be stored of it.
+            refused: What a replay shall tell about the rest.
 
         Raises:
             AlreadyExistsError: REQUEST_ID_REUSED, when the batch id came with other content.
@@ -129,20 +140,35 @@ class HistoryStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Keys of one view version whose copies are wanted."""
+
+    version: str
+    keys: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What the online store holds for a look-up."""
+
+    mark: int | None
+    """Up to which sequence the copies are complete; None when they are not to be taken for the whole."""
+    values: list[bytes | None]
+
+
 class OnlineStore(Protocol):
     """Keeps the greatest row of each entity, and how much of each view's history it has seen.
 
     Every call raises UnavailableError (ONLINE_STORE_UNAVAILABLE) when the store does not answer.
     """
 
-    async def read(
-        self, versions: Sequence[str], lookups: Sequence[tuple[str, Sequence[bytes]]]
-    ) -> tuple[list[int | None], list[list[bytes | None]]]:
-        """Reads watermarks and values in one round trip.
+    async def read(self, lookups: Sequence[Lookup], seconds: float | None = None) -> list[Copies]:
+        """Reads the copies of some keys of some views in one round trip.
 
         Args:
-            versions: View versions whose watermarks are wanted.
-            lookups: For each group the view version and the keys.
+            lookups: What is wanted; a view may be looked up more than once.
+            seconds: Longest time, where it is shorter than the store's own.
         """
         ...
 
@@ -151,7 +177,8 @@ class OnlineStore(Protocol):
     ) -> int:
         """Stores the values that are greater than those there and returns how many were.
 
-        When the watermark is `after` it becomes `upto`, atomically with the last of the values.
+        A watermark from `after` on and below `upto` becomes `upto`, atomically with the last of the values.
+        Values begin with event time, created time and sequence, by which they are compared.
         """
         ...
 

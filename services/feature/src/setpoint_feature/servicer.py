@@ -1,5 +1,6 @@
 """The RPCs: convert, call, convert."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,15 @@ from setpoint.feature.v1 import feature_service_pb2_grpc
 from setpoint_db import idempotency
 from setpoint_feature import convert, ports
 from setpoint_feature.domain import definitions as domain
-from setpoint_feature.service import definitions, joining, leakage, serving, writing
+from setpoint_feature.service import (
+    definitions,
+    joining,
+    leakage,
+    serving,
+    write_stream,
+    writing,
+)
+from setpoint_rpc import context as calls
 from setpoint_runtime import errors
 from setpoint_telemetry import names
 
@@ -130,14 +139,18 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
         self, request: pb.WriteFeaturesRequest, context: _Context
     ) -> pb.WriteFeaturesResponse:
         """Writes rows of a view."""
-        rows = convert.columns_from_proto(request.rows, "rows")
-        result = await self._writer.write(request.batch_id, request.view, rows)
-        return pb.WriteFeaturesResponse(
-            rows_written=result.rows_written,
-            online_updated=result.online_updated,
-            online_applied=result.online_applied,
-            replayed=result.replayed,
-        )
+        return convert.written_to_proto(await self._writer.write(convert.order_from_proto(request)))
+
+    async def StreamFeatures(
+        self, request_iterator: AsyncIterator[pb.StreamFeaturesRequest], context: _Context
+    ) -> AsyncIterator[pb.StreamFeaturesResponse]:
+        """Writes batches of rows, several on their way at once."""
+        stream = write_stream.WriteStream(self._writer)
+        async with contextlib.aclosing(
+            stream.outcomes(convert.batches_from_proto(request_iterator))
+        ) as outcomes:
+            async for outcome in outcomes:
+                yield convert.outcome_to_proto(outcome)
 
     async def GetOnlineFeatures(
         self, request: pb.GetOnlineFeaturesRequest, context: _Context
@@ -145,11 +158,15 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
         """Reads the features of many entities from the online store."""
         asked = request.feature_set
         entities = convert.columns_from_proto(request.entities, "entities")
-        feature_set, served = await self._online.read(
-            asked.name, asked.version, entities, request.as_of_times
+        answer = await self._online.read(
+            asked.name,
+            asked.version,
+            entities,
+            request.as_of_times,
+            calls.remaining_seconds(),
         )
-        _describe(feature_set, entities.rows)
-        return convert.online_to_proto(feature_set, served)
+        _describe(answer.feature_set, entities.rows)
+        return convert.online_to_proto(answer)
 
     async def GetHistoricalFeatures(
         self, request_iterator: AsyncIterator[pb.GetHistoricalFeaturesRequest], context: _Context

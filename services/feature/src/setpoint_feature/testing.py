@@ -82,6 +82,7 @@ class Answer:
     values: dict[str, list[Any]]
     statuses: list[list[int]]
     event_times: list[list[int]]
+    history_views: list[str]
 
 
 def decode(response: pb.GetOnlineFeaturesResponse | pb.GetHistoricalFeaturesResponse) -> Answer:
@@ -91,6 +92,19 @@ def decode(response: pb.GetOnlineFeaturesResponse | pb.GetHistoricalFeaturesResp
         {name: features[name].to_list() for name in features},
         [list(each) for each in response.statuses],
         [list(memoryview(each).cast("q")) for each in response.event_times],
+        list(getattr(response, "history_views", ())),
+    )
+
+
+def write_request(
+    view: str, rows: Columns, batch_id: str | None = None, keep_good: bool = False
+) -> pb.WriteFeaturesRequest:
+    """Returns the request for a write."""
+    return pb.WriteFeaturesRequest(
+        batch_id=batch_id or request_id(),
+        view=view,
+        rows=proto.to_proto(rows),
+        keep_good_rows=keep_good,
     )
 
 
@@ -133,14 +147,16 @@ class Client:
         return response.feature_set
 
     async def write(
-        self, view: str, rows: Columns, batch_id: str | None = None
+        self,
+        view: str,
+        rows: Columns,
+        batch_id: str | None = None,
+        *,
+        keep_good: bool = False,
     ) -> pb.WriteFeaturesResponse:
         """Writes rows, in a batch of their own unless told otherwise."""
         return await self.stub.WriteFeatures(
-            pb.WriteFeaturesRequest(
-                batch_id=batch_id or request_id(), view=view, rows=proto.to_proto(rows)
-            ),
-            timeout=30,
+            write_request(view, rows, batch_id, keep_good), timeout=30
         )
 
     async def online(self, name: str, entities: Columns, *as_of: int, version: str = "") -> Answer:

@@ -8,7 +8,7 @@ from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
 from setpoint_db import engine as engines
 from setpoint_db import migrate
 from setpoint_feature import audit_servicer, config, servicer
-from setpoint_feature.adapters import metrics, valkey_store
+from setpoint_feature.adapters import metrics, valkey_client, valkey_store
 from setpoint_feature.service import (
     catch_up,
     definitions,
@@ -17,6 +17,7 @@ from setpoint_feature.service import (
     leakage,
     serving,
     snapshot,
+    standby,
     writing,
 )
 from setpoint_feature.store import definition_store, history_store, tables
@@ -28,7 +29,6 @@ from setpoint_runtime import tasks
 APPLICATION_NAME = "setpoint-feature"
 PACKAGE = "setpoint_feature"
 _MICROSECONDS = 1_000_000
-_WRITE_CONNECTIONS = 4
 
 
 @contextlib.asynccontextmanager
@@ -47,11 +47,22 @@ async def build(
         follower = catch_up.CatchUp(
             stores.history, stores.online_writes, known, writer, settings.poll_seconds
         )
-        server.metrics_registry.register(metrics.FeatureMetrics(writer.counts, follower.lag))
+        reader = serving.OnlineReader(
+            stores.online_reads,
+            standby.Standby(
+                stores.history, max_keys=settings.standby_keys, at_once=settings.standby_reads
+            ),
+            known,
+            clock,
+            settings.answer_bytes,
+        )
+        server.metrics_registry.register(
+            metrics.FeatureMetrics(writer.counts, reader.counts, follower.lag)
+        )
         handler = servicer.FeatureServicer(
             definitions.DefinitionService(stores.definitions, known, clock),
             writer,
-            serving.OnlineReader(stores.online_reads, known, clock, settings.answer_bytes),
+            reader,
             joining.HistoricalReader(stores.history, known, settings.whole_view_rows),
             leakage.LeakageChecker(stores.history, known),
             settings.answer_bytes,
@@ -96,15 +107,10 @@ async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitS
     stack.push_async_callback(long.dispose)
     definition = definition_store.SQLDefinitionStore(short)
     store_id = await definition.store_id()
-    # Two pools, so that reads never wait behind a large update.
+    # Two connections, so that reads never wait behind a large update.
     online = []
-    for timeout, connections in (
-        (settings.online_read_timeout_seconds, settings.online_connections),
-        (settings.online_write_timeout_seconds, _WRITE_CONNECTIONS),
-    ):
-        client = valkey_store.connect(
-            settings.valkey_url, timeout_seconds=timeout, connections=connections
-        )
-        online.append(valkey_store.ValkeyStore(client, store_id, timeout))
+    for timeout in (settings.online_read_timeout_seconds, settings.online_write_timeout_seconds):
+        client = valkey_client.connect(settings.valkey_url, timeout_seconds=timeout)
+        online.append(valkey_store.ValkeyStore(client, store_id, settings.online_parts))
         stack.push_async_callback(online[-1].close)
     return _Stores(definition, history_store.SQLHistoryStore(short, long), online[0], online[1])

@@ -11,7 +11,8 @@ import redis.asyncio
 
 from setpoint_devstack import ports as free_ports
 from setpoint_devstack import valkey as valkey_server
-from setpoint_feature.adapters import valkey_store
+from setpoint_feature import ports
+from setpoint_feature.adapters import valkey_client, valkey_store
 from setpoint_feature.domain import online
 from setpoint_runtime import errors
 
@@ -21,7 +22,7 @@ Store = valkey_store.ValkeyStore
 
 
 def make(url: str, store_id: str = "test") -> Store:
-    return Store(valkey_store.connect(url, timeout_seconds=5, connections=2), store_id, 5)
+    return Store(valkey_client.connect(url, timeout_seconds=5), store_id, 4)
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def value(event: int, created: int = 0, sequence: int = 1) -> bytes:
 
 
 async def stored(store: Store, *keys: bytes) -> list[bytes | None]:
-    return (await store.read([], [(VERSION, keys)]))[1][0]
+    (copies,) = await store.read([ports.Lookup(VERSION, keys)])
+    return copies.values
 
 
 async def test_apply_keeps_the_greatest_of_any_numbers(store: Store) -> None:
@@ -106,19 +108,23 @@ async def test_read_keeps_stores_and_versions_apart(store: Store, valkey_url: st
     await store.apply(VERSION, {b"a": value(1)}, 0, 1)
     other = make(valkey_url, "other")
 
-    marks, groups = await store.read(
-        [VERSION, "f" * 16], [(VERSION, [b"a", b"b"]), ("f" * 16, [b"a"]), (VERSION, [])]
+    found = await store.read(
+        [
+            ports.Lookup(VERSION, [b"a", b"b"]),
+            ports.Lookup("f" * 16, [b"a"]),
+            ports.Lookup(VERSION, []),
+        ]
     )
 
-    assert marks == [1, None]
-    assert groups == [[value(1), None], [None], []]
-    assert await other.read([VERSION], [(VERSION, [b"a"])]) == ([None], [[None]])
+    assert [each.mark for each in found] == [1, None, 1]
+    assert [each.values for each in found] == [[value(1), None], [None], []]
+    assert await other.read([ports.Lookup(VERSION, [b"a"])]) == [ports.Copies(None, [None])]
     await other.close()
 
 
 async def test_read_nothing(store: Store) -> None:
     """Asking for nothing needs no round trip."""
-    assert await store.read([], []) == ([], [])
+    assert await store.read([]) == []
     assert await store.watermarks([]) == []
 
 
@@ -126,7 +132,7 @@ async def test_calls_without_a_server() -> None:
     """A store that cannot be reached is a typed, quick error."""
     made = make(f"redis://127.0.0.1:{free_ports.free_port()}/0")
 
-    for call in (made.read([], [(VERSION, [b"a"])]), made.apply(VERSION, {}, 0, 1)):
+    for call in (made.read([ports.Lookup(VERSION, [b"a"])]), made.apply(VERSION, {}, 0, 1)):
         with pytest.raises(errors.UnavailableError) as caught:
             await call
         assert caught.value.reason is errors.Reason.ONLINE_STORE_UNAVAILABLE
@@ -171,7 +177,7 @@ async def _read_for_ever(store: Store) -> None:
 
 async def test_call_to_a_frozen_server_ends(valkey: valkey_server.ValkeyServer) -> None:
     """A server that takes the command and never answers costs the time limit, not more."""
-    made = Store(valkey_store.connect(valkey.url(), timeout_seconds=5, connections=2), "test", 0.2)
+    made = Store(valkey_client.connect(valkey.url(), timeout_seconds=0.2), "test", 1)
     await made.watermarks([VERSION])
     os.kill(valkey.child.pid, signal.SIGSTOP)
     try:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from setpoint_columns import Column, Columns, DataType
-from setpoint_feature.domain import batch, definitions, plan
+from setpoint_feature.domain import batch, definitions, plan, refusal
 from setpoint_runtime import errors
 
 VIEW = plan.CompiledView(
@@ -33,7 +33,9 @@ GOOD: dict[str, tuple[DataType, list[Any]]] = {
 
 def prepare(changes: dict[str, Any], *, without: str = "", tolerance: int = 10) -> batch.Batch:
     columns = {name: content for name, content in {**GOOD, **changes}.items() if name != without}
-    return batch.prepare(VIEW, Columns.from_dict(columns), NOW, tolerance)
+    made, refused = batch.prepare(VIEW, Columns.from_dict(columns), NOW, tolerance)
+    assert refused == refusal.Refused()
+    return made
 
 
 def test_prepare_packs_rows() -> None:
@@ -50,7 +52,7 @@ def test_prepare_absent_columns() -> None:
     """Without created_time the clock says when rows arrived; an absent field is null."""
     columns = Columns.from_dict({name: GOOD[name] for name in ("carrier", "event_time")})
 
-    made = batch.prepare(VIEW, columns, NOW, 0)
+    made, _ = batch.prepare(VIEW, columns, NOW, 0)
 
     assert made.created_times.tolist() == [NOW, NOW]
     assert len(made) == 2
@@ -150,3 +152,71 @@ def test_greatest_reduces_to_one_row_per_key() -> None:
     )
 
     assert made.greatest().tolist() == [2, 1]
+
+
+def test_prepare_keeps_good_rows() -> None:
+    """Bad rows are named with column, value and rule, each for what is wrong with it; the others are packed."""
+    rows: dict[str, tuple[DataType, list[Any]]] = {
+        "carrier": (DataType.STRING, ["AA", None, "UA", "DL", "WN", "x" * 2_000]),
+        "event_time": (DataType.TIMESTAMP, [1, 2, None, NOW + 11, 5, 6]),
+        "created_time": (DataType.TIMESTAMP, [1, NOW + 11, 3, 4, None, 6]),
+        "count": (DataType.FLOAT64, [1.0, 2.0, 3.0, 4.0, 5.5, 6.0]),
+        "note": (DataType.STRING, ["a", "b", "c", "d", "y" * 70_000, "f"]),
+    }
+
+    made, refused = batch.prepare(VIEW, Columns.from_dict(rows), NOW, 10, keep_good=True)
+
+    assert (made.keys, made.event_times.tolist(), made.created_times.tolist()) == (
+        VIEW.codec.encode(Columns.from_dict({"carrier": (DataType.STRING, ["AA"])}), {}, ""),
+        [1],
+        [1],
+    )
+    (count,) = VIEW.layout.unpack(b"".join(made.rows), np.array([0]), (2,))
+    assert count.to_list() == [1]
+    assert refused.rows == 5
+    assert [(each.row, each.column, each.value, each.reason.value) for each in refused.errors] == [
+        (1, "created_time", str(NOW + 11), "EVENT_TIME_IN_FUTURE"),
+        (1, "carrier", "None", "NULL_REFUSED"),
+        (2, "event_time", "None", "NULL_REFUSED"),
+        (3, "event_time", str(NOW + 11), "EVENT_TIME_IN_FUTURE"),
+        (4, "note", "'70000 bytes'", "TOO_LARGE"),
+        (4, "count", "5.5", "WRONG_TYPE"),
+        (5, "carrier", "'2000 bytes'", "TOO_LARGE"),
+    ]
+    assert refused.errors[1].rule == "must not be null"
+    assert refusal.Refused.from_bytes(refused.to_bytes()) == refused
+
+
+def test_prepare_keeps_good_rows_of_a_good_batch() -> None:
+    """Nothing is refused where nothing is bad, and nothing has to be remembered."""
+    made, refused = batch.prepare(VIEW, Columns.from_dict(GOOD), NOW, 10, keep_good=True)
+
+    assert len(made) == 2
+    assert refused.to_bytes() == b""
+    assert refusal.Refused.from_bytes(b"") == refused
+
+
+def test_prepare_lists_the_first_errors_and_counts_the_rest() -> None:
+    """However many rows are bad, the answer stays small, and begins with the first of them."""
+    count = 3 * refusal.LISTED
+    rows: dict[str, tuple[DataType, list[Any]]] = {
+        "carrier": (DataType.STRING, [None if row % 2 else "AA" for row in range(count)]),
+        "event_time": (DataType.TIMESTAMP, [1 if row % 2 else None for row in range(count)]),
+    }
+
+    made, refused = batch.prepare(VIEW, Columns.from_dict(rows), NOW, 10, keep_good=True)
+
+    assert (len(made), refused.rows) == (0, count)
+    assert [each.row for each in refused.errors] == list(range(refusal.LISTED))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"lat": GOOD["late"]}, "rows.lat"), ({"late": GOOD["note"]}, "rows.late")],
+)
+def test_prepare_bad_column_refuses_the_batch(changes: dict[str, Any], field: str) -> None:
+    """What is wrong with a column is wrong with every row, also where good rows are to be kept."""
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        batch.prepare(VIEW, Columns.from_dict({**GOOD, **changes}), NOW, 10, keep_good=True)
+
+    assert caught.value.violations[0].field == field

@@ -17,6 +17,8 @@ class FeatureAnswer:
     features: Columns
     statuses: Sequence[bytes]
     value_times: Sequence[bytes]
+    history_views: Sequence[str] = ()
+    """Views whose values came from the history, for want of an online copy."""
 
 
 class Features(Protocol):

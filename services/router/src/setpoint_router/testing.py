@@ -74,6 +74,8 @@ class FeatureDouble(feature_service_pb2_grpc.FeatureServiceServicer):
         self.online = Behaviour()
         self.statuses: dict[str, int] = {}
         """Status of both features by carrier; fresh by default."""
+        self.history_views: tuple[str, ...] = ()
+        """Views that are said to come from the history."""
         self.sensitive: set[str] = set()
         self.poison: Callable[[Columns], errors.SetpointError | None] | None = None
         """Looks at the entities of a call and may refuse them as a whole."""
@@ -101,6 +103,7 @@ class FeatureDouble(feature_service_pb2_grpc.FeatureServiceServicer):
             features=columns_proto.to_proto(features),
             statuses=[statuses, statuses],
             event_times=[times.tobytes(), times.tobytes()],
+            history_views=self.history_views,
         )
 
     async def GetFeatureSet(

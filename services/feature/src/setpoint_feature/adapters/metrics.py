@@ -6,15 +6,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from setpoint_feature.service import writing
+from setpoint_feature.service import serving, writing
 
 
 class FeatureMetrics(Collector):
     """What writes and catching up have counted."""
 
-    def __init__(self, counts: writing.Counts, lag: Mapping[str, int]) -> None:
+    def __init__(
+        self, counts: writing.Counts, reads: serving.Counts, lag: Mapping[str, int]
+    ) -> None:
         """Reads counts and lags where they are kept."""
         self._counts = counts
+        self._reads = reads
         self._lag = lag
 
     def collect(self) -> Iterator[Metric]:
@@ -22,6 +25,11 @@ class FeatureMetrics(Collector):
         counts = self._counts
         yield CounterMetricFamily(
             "setpoint_feature_rows_written", "Rows stored in the history.", value=counts.rows
+        )
+        yield CounterMetricFamily(
+            "setpoint_feature_rows_refused",
+            "Bad rows left out of batches whose good rows were kept.",
+            value=counts.refused,
         )
         outcome = CounterMetricFamily(
             "setpoint_feature_online_values",
@@ -36,6 +44,15 @@ class FeatureMetrics(Collector):
             "Batches whose online copies were left to catch up.",
             value=counts.online_failed,
         )
+        reads = CounterMetricFamily(
+            "setpoint_feature_online_reads",
+            "Online reads, by what answered them; those refused found neither Valkey nor PostgreSQL.",
+            labels=("source",),
+        )
+        reads.add_metric(("online",), self._reads.online)
+        reads.add_metric(("history",), self._reads.history)
+        reads.add_metric(("refused",), self._reads.refused)
+        yield reads
         lag = GaugeMetricFamily(
             "setpoint_feature_online_lag_rows",
             "Rows of a view's history that its online copies lack.",

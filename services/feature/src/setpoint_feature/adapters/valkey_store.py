@@ -3,199 +3,264 @@
 One string for each view version and entity, and one for each view version that says up to which
 sequence of its history the copies are complete. Both are changed by one script, so whatever
 Valkey loses, in a crash, a failover or a wipe, the watermark tells what is missing.
+
+In a cluster the copies of a view are divided into parts by a hash of the entity's key. A part lies in one
+hash slot, has a watermark of its own, and is read and changed by commands of its own.
 """
 
 import asyncio
+import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import redis.asyncio
-import redis.asyncio.retry
-import redis.backoff
-import redis.exceptions
+import xxhash
 
 import setpoint_telemetry
+from setpoint_feature import ports
+from setpoint_feature.adapters import valkey_client, valkey_link
 from setpoint_runtime import errors
 
 CHUNK: Final = 500
 """Values of one script call; other clients wait while it runs, about a millisecond."""
+_CHUNKS_AT_ONCE: Final = 4
+"""Script calls on their way; more would only wait in the server."""
 
 # Timestamps use all 64 bits, more than the numbers of Lua hold exactly, and its comparison of strings
 # depends on the server's locale. So each is compared as a signed high and an unsigned low half.
-_SCRIPT: Final = """
+# What is known up to the watermark joins on to everything that begins at or below it.
+_SCRIPT: Final = b"""
+local unpack = struct.unpack
 local function is_older(stored, new)
   for position = 1, 17, 8 do
-    local stored_low, stored_high = struct.unpack('<I4i4', stored, position)
-    local new_low, new_high = struct.unpack('<I4i4', new, position)
+    local stored_low, stored_high = unpack('<I4i4', stored, position)
+    local new_low, new_high = unpack('<I4i4', new, position)
     if stored_high ~= new_high then return stored_high < new_high end
     if stored_low ~= new_low then return stored_low < new_low end
   end
   return false
 end
+local call = redis.call
 local replaced = 0
 for index = 2, #KEYS do
-  local new = ARGV[index + 1]
-  local stored = redis.call('GETRANGE', KEYS[index], 0, 23)
+  local key, new = KEYS[index], ARGV[index + 1]
+  local stored = call('GETRANGE', key, 0, 23)
   if stored == '' or is_older(stored, new) then
-    redis.call('SET', KEYS[index], new)
+    call('SET', key, new)
     replaced = replaced + 1
   end
 end
-if ARGV[2] ~= '' and (redis.call('GET', KEYS[1]) or '0') == ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[2])
+if ARGV[2] ~= '' then
+  local mark, after, upto = tonumber(call('GET', KEYS[1]) or '0'), tonumber(ARGV[1]), tonumber(ARGV[2])
+  if after <= mark and mark < upto then call('SET', KEYS[1], ARGV[2]) end
 end
 return replaced
 """
+_DIGEST: Final = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 
 _LOGGER = setpoint_telemetry.get_logger(__name__)
 
 
-def connect(url: str, *, timeout_seconds: float, connections: int) -> "redis.asyncio.Redis":
-    """Returns a client; nothing is connected yet.
+class _Part:
+    """One hash slot's share of the copies of a view version."""
 
-    Args:
-        url: `redis://…`, `rediss://…` or `unix://…`.
-        timeout_seconds: Longest time for connecting, and for getting a connection.
-        connections: Most connections at once; further calls wait for one.
-    """
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=timeout_seconds,
-        # No time limit of its own: it is kept with asyncio.wait_for, which costs a task for every
-        # command and, before Python 3.12, swallows a cancellation that comes with the answer.
-        socket_timeout=None,
-        socket_connect_timeout=timeout_seconds,
-        socket_keepalive=True,
-        # One more try at once: a pooled connection may have died with the last server. All that is
-        # sent here can be sent twice.
-        retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1),
-    )
-    return redis.asyncio.Redis(connection_pool=pool)
+    __slots__ = ("mark", "prefix", "slot")
+
+    def __init__(self, tag: str, *, is_tagged: bool) -> None:
+        name = f"{{{tag}}}" if is_tagged else tag
+        self.prefix = f"setpoint:{name}:".encode("ascii")
+        # Keys of entities begin with their format's number, so no entity has this key.
+        self.mark = self.prefix + b"watermark"
+        self.slot = valkey_client.slot_of(tag.encode("ascii")) if is_tagged else 0
 
 
 class ValkeyStore:
     """Keeps the greatest row of each entity."""
 
-    def __init__(
-        self, client: "redis.asyncio.Redis", store_id: str, timeout_seconds: float
-    ) -> None:
+    def __init__(self, client: valkey_client.Client, store_id: str, parts: int) -> None:
         """Uses a client.
 
         Args:
-            client: Made by `connect`.
+            client: Made by `valkey_client.connect`; it is closed with the store.
             store_id: Keeps the copies of different histories apart.
-            timeout_seconds: Longest time for each command, retries included.
+            parts: Into how many parts a cluster divides the copies of a view version.
         """
         self._client = client
-        self._timeout_seconds = timeout_seconds
-        self._prefix = f"setpoint:{store_id}:".encode("ascii")
-        self._prefixes: dict[str, bytes] = {}
-        self._digest: str | None = None
+        self._store_id = store_id
+        self._is_cluster = client.is_cluster
+        self._count = parts if client.is_cluster else 1
+        self._known: dict[str, tuple[_Part, ...]] = {}
 
     async def read(
-        self, versions: Sequence[str], lookups: Sequence[tuple[str, Sequence[bytes]]]
-    ) -> tuple[list[int | None], list[list[bytes | None]]]:
-        """Reads watermarks and values in one round trip."""
-        keys = [self._watermark(version) for version in versions]
-        for version, group in lookups:
-            prefix = self._values(version)
-            keys.extend([prefix + key for key in group])
-        found = await self._call("MGET", *keys) if keys else []
-        marks = [None if mark is None else int(mark) for mark in found[: len(versions)]]
-        values = []
-        position = len(versions)
-        for _, group in lookups:
-            values.append(found[position : position + len(group)])
-            position += len(group)
-        return marks, values
+        self, lookups: Sequence[ports.Lookup], seconds: float | None = None
+    ) -> list[ports.Copies]:
+        """Reads the copies of some keys of some views in one round trip."""
+        if not lookups:
+            return []
+        if self._is_cluster:
+            return await self._read_parts(lookups, seconds)
+        parts = [self._parts(lookup.version)[0] for lookup in lookups]
+        keys = [part.mark for part in parts]
+        for part, lookup in zip(parts, lookups, strict=True):
+            prefix = part.prefix
+            keys += [prefix + key for key in lookup.keys]
+        found = await self._call(0, ("MGET", *keys), seconds)
+        copies = []
+        first = len(lookups)
+        for index, lookup in enumerate(lookups):
+            last = first + len(lookup.keys)
+            copies.append(ports.Copies(_number(found[index]), found[first:last]))
+            first = last
+        return copies
 
     async def apply(
         self, version: str, values: Mapping[bytes, bytes], after: int, upto: int
     ) -> int:
         """Stores the values that are greater than those there and returns how many were."""
-        prefix = self._values(version)
-        items = iter(values.items())
-        chunks = [
-            chunk
-            for _ in range(0, len(values), CHUNK)
-            if (chunk := list(itertools.islice(items, CHUNK)))
-        ]
-        mark = self._watermark(version)
-        replaced = 0
-        for chunk in chunks[:-1]:
-            replaced += await self._run(mark, prefix, chunk, "", "")
-        last = chunks[-1] if chunks else []
-        return replaced + await self._run(mark, prefix, last, str(after), str(upto))
+        parts = self._parts(version)
+        if not self._is_cluster:
+            return await self._apply(parts[0], values.items(), after, upto)
+        shares: list[list[tuple[bytes, bytes]]] = [[] for _ in parts]
+        for item in values.items():
+            shares[self._part_of(item[0])].append(item)
+        # The watermark of a part without values moves too: nothing of it is missing.
+        return sum(
+            await asyncio.gather(
+                *(
+                    self._apply(part, share, after, upto)
+                    for part, share in zip(parts, shares, strict=True)
+                )
+            )
+        )
 
     async def watermarks(self, versions: Sequence[str]) -> list[int | None]:
         """Returns up to which sequence each view is complete, None where nothing is known."""
-        if not versions:
+        parts = [part for version in versions for part in self._parts(version)]
+        if not parts:
             return []
-        found = await self._call("MGET", *map(self._watermark, versions))
-        return [None if mark is None else int(mark) for mark in found]
+        if not self._is_cluster:
+            return list(map(_number, await self._call(0, ("MGET", *(each.mark for each in parts)))))
+        found = await asyncio.gather(*(self._call(each.slot, ("GET", each.mark)) for each in parts))
+        marks = list(map(_number, found))
+        return [
+            _least(marks[first : first + self._count])
+            for first in range(0, len(marks), self._count)
+        ]
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
+        await self._client.close()
 
-    def _values(self, version: str) -> bytes:
-        prefix = self._prefixes.get(version)
-        if prefix is None:
-            prefix = self._prefix + version.encode("ascii") + b":"
-            self._prefixes[version] = prefix
-        return prefix
+    def _parts(self, version: str) -> tuple[_Part, ...]:
+        parts = self._known.get(version)
+        if parts is None:
+            name = f"{self._store_id}:{version}"
+            count = self._count
+            parts = self._known[version] = (
+                tuple(_Part(f"{name}:{part}/{count}", is_tagged=True) for part in range(count))
+                if self._is_cluster
+                else (_Part(name, is_tagged=False),)
+            )
+        return parts
 
-    def _watermark(self, version: str) -> bytes:
-        # Keys of entities begin with their format's number, so no entity has this key.
-        return self._values(version) + b"watermark"
+    def _part_of(self, key: bytes) -> int:
+        return xxhash.xxh3_64_intdigest(key) % self._count
+
+    async def _read_parts(
+        self, lookups: Sequence[ports.Lookup], seconds: float | None
+    ) -> list[ports.Copies]:
+        """Reads every part that holds one of the keys, each together with its watermark."""
+        values: list[list[bytes | None]] = [[None] * len(lookup.keys) for lookup in lookups]
+        places: dict[tuple[int, int], list[int]] = {}
+        for index, lookup in enumerate(lookups):
+            for place, key in enumerate(lookup.keys):
+                places.setdefault((index, self._part_of(key)), []).append(place)
+        calls = []
+        for (index, number), wanted in places.items():
+            part = self._parts(lookups[index].version)[number]
+            keys = lookups[index].keys
+            command = ("MGET", part.mark, *(part.prefix + keys[place] for place in wanted))
+            calls.append(self._call(part.slot, command, seconds))
+        marks: list[list[int | None]] = [[] for _ in lookups]
+        for ((index, _), wanted), found in zip(
+            places.items(), await asyncio.gather(*calls), strict=True
+        ):
+            marks[index].append(_number(found[0]))
+            for place, value in zip(wanted, found[1:], strict=True):
+                values[index][place] = value
+        # Nothing is missing from a look-up that asks for nothing.
+        return [
+            ports.Copies(_least(mine) if mine else 0, own)
+            for mine, own in zip(marks, values, strict=True)
+        ]
+
+    async def _apply(
+        self, part: _Part, values: Iterable[tuple[bytes, bytes]], after: int, upto: int
+    ) -> int:
+        items = iter(values)
+        chunks = list(iter(lambda: list(itertools.islice(items, CHUNK)), []))
+        replaced = 0
+        for first in range(0, len(chunks) - 1, _CHUNKS_AT_ONCE):
+            some = chunks[first : min(first + _CHUNKS_AT_ONCE, len(chunks) - 1)]
+            replaced += sum(
+                await asyncio.gather(*(self._run(part, chunk, "", "") for chunk in some))
+            )
+        last = chunks[-1] if chunks else []
+        return replaced + await self._run(part, last, str(after), str(upto))
 
     async def _run(
-        self,
-        mark: bytes,
-        prefix: bytes,
-        chunk: Iterable[tuple[bytes, bytes]],
-        after: str,
-        upto: str,
+        self, part: _Part, chunk: Sequence[tuple[bytes, bytes]], after: str, upto: str
     ) -> int:
-        pairs = list(chunk)
-        keys = [mark, *(prefix + key for key, _ in pairs)]
-        arguments: list[str | bytes] = [after, upto, *(value for _, value in pairs)]
-        if self._digest is None:
-            self._digest = await self._load()
+        prefix = part.prefix
+        arguments = (
+            len(chunk) + 1,
+            part.mark,
+            *[prefix + key for key, _ in chunk],
+            after,
+            upto,
+            *[value for _, value in chunk],
+        )
         try:
-            replaced = await self._evaluate(self._digest, keys, arguments)
-        except redis.exceptions.NoScriptError:
-            self._digest = await self._load()
-            replaced = await self._evaluate(self._digest, keys, arguments)
-        return int(replaced)
+            return int(await self._call(part.slot, ("EVALSHA", _DIGEST, *arguments)))
+        except _NoScriptError:
+            return int(await self._call(part.slot, ("EVAL", _SCRIPT, *arguments)))
 
-    async def _load(self) -> str:
-        digest = await self._call("SCRIPT LOAD", _SCRIPT)
-        return digest.decode("ascii") if isinstance(digest, bytes) else str(digest)
-
-    async def _evaluate(
-        self, digest: str, keys: Sequence[bytes], arguments: Sequence[str | bytes]
-    ) -> Any:
-        return await self._call("EVALSHA", digest, len(keys), *keys, *arguments)
-
-    async def _call(self, *command: Any) -> Any:
+    async def _call(self, slot: int, command: tuple[Any, ...], seconds: float | None = None) -> Any:
         """Runs a command; whatever is wrong with the store means that it cannot be used now.
 
         Raises:
             UnavailableError: ONLINE_STORE_UNAVAILABLE.
         """
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis leaves it open.
-        except redis.exceptions.NoScriptError:
-            raise
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-            _LOGGER.debug("online store call failed", command=command[0], error=repr(error))
-            raise errors.UnavailableError(
-                errors.Reason.ONLINE_STORE_UNAVAILABLE,
-                f"the online store does not answer: {type(error).__name__}",
-                retry_after_seconds=1.0,
-            ) from error
+            reply = await self._client.call(slot, valkey_link.pack(command), seconds)
+        except OSError as error:
+            raise _unavailable(command[0], type(error).__name__) from error
+        if isinstance(reply, valkey_link.ReplyError):
+            kind = valkey_link.kind_of(reply)
+            if kind == "NOSCRIPT":
+                raise _NoScriptError
+            raise _unavailable(command[0], kind) from reply
+        return reply
+
+
+class _NoScriptError(Exception):
+    """The server has forgotten the script."""
+
+
+def _unavailable(command: str, what: str) -> errors.UnavailableError:
+    _LOGGER.debug("online store call failed", command=command, error=what)
+    return errors.UnavailableError(
+        errors.Reason.ONLINE_STORE_UNAVAILABLE,
+        f"the online store does not answer: {what}",
+        retry_after_seconds=1.0,
+    )
+
+
+def _number(mark: bytes | None) -> int | None:
+    return None if mark is None else int(mark)
+
+
+def _least(marks: Sequence[int | None]) -> int | None:
+    """Returns the watermark of a view whose parts have these."""
+    known = [mark for mark in marks if mark is not None]
+    return min(known) if len(known) == len(marks) else None

@@ -1,6 +1,5 @@
 """A batch of rows on its way in: checked whole, packed, and reduced to what serving needs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,10 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_columns import Column, Columns, DataType
-from setpoint_feature.domain import checks, definitions, plan, point_in_time, visibility
+from setpoint_feature.domain import (
+    checks,
+    definitions,
+    keys,
+    plan,
+    point_in_time,
+    refusal,
+    visibility,
+)
 from setpoint_runtime import errors
 
 MAX_ROWS: Final = 100_000
+_NUMBERS: Final = frozenset({DataType.INT32, DataType.INT64, DataType.FLOAT32, DataType.FLOAT64})
 _FIELD: Final = "rows"
 
 
@@ -42,42 +50,47 @@ class Batch:
         return point_in_time.greatest(values)
 
 
-def prepare(view: plan.CompiledView, columns: Columns, now: int, tolerance: int) -> Batch:
-    """Checks and packs a batch; nothing of a bad one is used.
+def prepare(
+    view: plan.CompiledView,
+    columns: Columns,
+    now: int,
+    tolerance: int,
+    *,
+    keep_good: bool = False,
+) -> tuple[Batch, refusal.Refused]:
+    """Checks and packs a batch.
 
     Args:
         view: The view that is written.
         columns: Key columns, event_time, optionally created_time, and fields.
         now: The service's time; it stands for an absent created_time.
         tolerance: How far in the future times may lie, in microseconds, since clocks differ.
+        keep_good: Whether bad rows are left out, rather than refuse the batch.
+
+    Returns:
+        The rows, and those that were left out.
 
     Raises:
-        InvalidArgumentError: Names the column and, where there is one, the row.
+        InvalidArgumentError: Names the column and, where there is one, the row; nothing is to be used.
     """
     if columns.rows > MAX_ROWS:
         rule = f"must be at most {MAX_ROWS}"
         raise errors.invalid(f"{_FIELD}.rows", columns.rows, rule, errors.Reason.TOO_LARGE)
     _check_names(view, columns)
-    event_times = _times(columns, definitions.EVENT_TIME)
-    if event_times is None:
-        raise errors.invalid(
-            f"{_FIELD}.{definitions.EVENT_TIME}",
-            None,
-            "must be a column",
-            errors.Reason.MISSING_FIELD,
-        )
-    _refuse_nulls(event_times)
-    created_times = _created(columns, now)
-    for name, values in (
-        (definitions.EVENT_TIME, event_times.values),
-        (definitions.CREATED_TIME, created_times),
-    ):
-        _check_not_future(name, values, now + tolerance)
-    keys = view.codec.encode(columns, {}, _FIELD)
-    checked_keys = _without_nulls(view, columns, keys)
+    judge = refusal.Judge(columns.rows, _FIELD, keep_good=keep_good)
+    times = _judge_times(judge, columns, now, now + tolerance)
+    _judge_keys(judge, view, columns)
+    for each in view.view.fields:
+        _judge_field(judge, columns, each)
+    good = judge.good()
+    if good is not None:
+        columns = columns.take(good)
+        times = times[0][good], times[1][good]
+    # No key is null any more.
+    encoded = [key for key in view.codec.encode(columns, {}, _FIELD) if key is not None]
     fields = [_field(columns, each) for each in view.view.fields]
-    packed = view.layout.pack(fields, columns.rows)
-    return Batch(checked_keys, event_times.values, created_times, packed)
+    rows = Batch(encoded, times[0], times[1], view.layout.pack(fields, columns.rows))
+    return rows, judge.refused()
 
 
 def _check_names(view: plan.CompiledView, columns: Columns) -> None:
@@ -93,6 +106,35 @@ def _check_names(view: plan.CompiledView, columns: Columns) -> None:
             )
 
 
+def _judge_times(
+    judge: refusal.Judge, columns: Columns, now: int, limit: int
+) -> tuple[visibility.Times, visibility.Times]:
+    """Returns event times and created times."""
+    events = _times(columns, definitions.EVENT_TIME)
+    if events is None:
+        raise errors.invalid(
+            f"{_FIELD}.{definitions.EVENT_TIME}",
+            None,
+            "must be a column",
+            errors.Reason.MISSING_FIELD,
+        )
+    _judge_nulls(judge, events)
+    created = _times(columns, definitions.CREATED_TIME)
+    created_times = np.full(columns.rows, now, np.int64) if created is None else created.values
+    if created is not None and created.validity is not None:
+        created_times = np.where(created.validity, created_times, now)
+    rule = f"must not be after {limit}, the service's time and its tolerance"
+    for name, values, valid in (
+        (definitions.EVENT_TIME, events.values, events.validity),
+        (definitions.CREATED_TIME, created_times, None),
+    ):
+        late = values > limit
+        if valid is not None:
+            late &= valid
+        judge.refuse(name, late, values.item, rule, errors.Reason.EVENT_TIME_IN_FUTURE)
+    return events.values, created_times
+
+
 def _times(columns: Columns, name: str) -> Column | None:
     column = columns.by_name.get(name)
     if column is not None and column.dtype is not DataType.TIMESTAMP:
@@ -102,75 +144,54 @@ def _times(columns: Columns, name: str) -> Column | None:
     return column
 
 
-def _created(columns: Columns, now: int) -> visibility.Times:
-    column = _times(columns, definitions.CREATED_TIME)
-    if column is None:
-        return np.full(columns.rows, now, np.int64)
-    if column.validity is None:
-        return column.values
-    return np.where(column.validity, column.values, now)
+def _judge_keys(judge: refusal.Judge, view: plan.CompiledView, columns: Columns) -> None:
+    for column in view.codec.find(columns, {}, _FIELD):
+        _judge_nulls(judge, column)
+        _judge_lengths(judge, column, keys.MAX_KEY_BYTES)
 
 
-def _check_not_future(name: str, values: visibility.Times, limit: int) -> None:
-    late = values > limit
-    if late.any():
-        row = int(np.flatnonzero(late)[0])
-        raise errors.invalid(
-            f"{_FIELD}.{name}[{row}]",
-            int(values[row]),
-            f"must not be after {limit}, the service's time and its tolerance",
-            errors.Reason.EVENT_TIME_IN_FUTURE,
-        )
-
-
-def _refuse_nulls(column: Column) -> None:
+def _judge_nulls(judge: refusal.Judge, column: Column) -> None:
     if column.validity is not None:
-        row = int(np.flatnonzero(~column.validity)[0])
-        raise errors.invalid(
-            f"{_FIELD}.{column.name}[{row}]", None, "must not be null", errors.Reason.NULL_REFUSED
+        judge.refuse(
+            column.name,
+            ~column.validity,
+            column.item,
+            "must not be null",
+            errors.Reason.NULL_REFUSED,
         )
 
 
-def _without_nulls(
-    view: plan.CompiledView, columns: Columns, keys: Sequence[bytes | None]
-) -> list[bytes]:
-    for key in view.view.keys:
-        _refuse_nulls(columns[key.name])
-    return [key for key in keys if key is not None]
+def _judge_lengths(judge: refusal.Judge, column: Column, longest: int) -> None:
+    if column.offsets is None:
+        return
+    lengths = np.diff(column.offsets)
+    judge.refuse(
+        column.name,
+        lengths > longest,
+        lambda row: f"{int(lengths[row])} bytes",
+        f"must have at most {longest} bytes",
+        errors.Reason.TOO_LARGE,
+    )
+
+
+def _judge_field(judge: refusal.Judge, columns: Columns, field: definitions.Field) -> None:
+    column = columns.by_name.get(field.name)
+    if column is None:
+        return
+    if column.dtype is not field.dtype:
+        if column.dtype not in _NUMBERS or field.dtype not in _NUMBERS:
+            raise errors.invalid(
+                f"{_FIELD}.{column.name}",
+                column.dtype.name,
+                f"must be {field.dtype.name}",
+                errors.Reason.WRONG_TYPE,
+            )
+        rule = f"has no exact {field.dtype.name}"
+        misfits = column.misfits(field.dtype)
+        judge.refuse(column.name, misfits, column.item, rule, errors.Reason.WRONG_TYPE)
+    _judge_lengths(judge, column, checks.MAX_TEXT_BYTES)
 
 
 def _field(columns: Columns, field: definitions.Field) -> Column | None:
     column = columns.by_name.get(field.name)
-    if column is None:
-        return None
-    if column.dtype is not field.dtype:
-        column = _converted(column, field)
-    if column.offsets is not None:
-        _check_lengths(column)
-    return column
-
-
-def _converted(column: Column, field: definitions.Field) -> Column:
-    """Returns numbers in the field's type where each keeps its meaning."""
-    numbers = {DataType.INT32, DataType.INT64, DataType.FLOAT32, DataType.FLOAT64}
-    if column.dtype not in numbers or field.dtype not in numbers:
-        raise errors.invalid(
-            f"{_FIELD}.{column.name}",
-            column.dtype.name,
-            f"must be {field.dtype.name}",
-            errors.Reason.WRONG_TYPE,
-        )
-    return column.rename(f"{_FIELD}.{column.name}"[:256]).cast(field.dtype)
-
-
-def _check_lengths(column: Column) -> None:
-    lengths = np.diff(column.text_bounds()[1])
-    too_long = lengths > checks.MAX_TEXT_BYTES
-    if too_long.any():
-        row = int(np.flatnonzero(too_long)[0])
-        raise errors.invalid(
-            f"{_FIELD}.{column.name}[{row}]",
-            f"{int(lengths[row])} bytes",
-            f"must have at most {checks.MAX_TEXT_BYTES} bytes",
-            errors.Reason.TOO_LARGE,
-        )
+    return None if column is None else column.cast(field.dtype)

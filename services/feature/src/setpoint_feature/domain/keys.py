@@ -53,9 +53,7 @@ class KeyCodec:
         Raises:
             InvalidArgumentError: A key column is absent, of another type, or holds too long a text.
         """
-        found = [
-            _find(columns, key_columns.get(key.name, key.name), key, field) for key in self.keys
-        ]
+        found = self.find(columns, key_columns, field)
         parts = [
             _integers(start, column) if column.offsets is None else _texts(start, column, field)
             for start, column in zip(self._starts, found, strict=True)
@@ -73,6 +71,16 @@ class KeyCodec:
                 for row in np.flatnonzero(~column.validity).tolist():
                     joined[row] = None
         return joined
+
+    def find(self, columns: Columns, key_columns: Mapping[str, str], field: str) -> list[Column]:
+        """Returns the key columns, in the order of the keys' names; the arguments are those of `encode`.
+
+        Raises:
+            InvalidArgumentError: A key column is absent or of another type.
+        """
+        return [
+            _find(columns, key_columns.get(key.name, key.name), key, field) for key in self.keys
+        ]
 
     def decode(self, keys: Sequence[bytes]) -> list[Column]:
         """Returns the key columns of key bytes, typed as the entity declares them."""

@@ -149,17 +149,18 @@ class Explainer:
             return Copy(problem="a null key matches nothing")
         version = view.view.version
         try:
-            marks, values = await self._online.read([version], [(version, [key])])
+            (copies,) = await self._online.read([ports.Lookup(version, [key])])
         except errors.UnavailableError as error:
             return Copy(problem=error.message)
-        if marks[0] is None and len(past.rows):
+        if copies.mark is None and len(past.rows):
             return Copy(problem="the online copy of the view is being rebuilt")
         times = np.full(1, time, np.int64)
-        winners = online.judge(view, values[0], np.zeros(1, np.intp), times)
+        winners = online.judge(view, copies.values, np.zeros(1, np.intp), times)
         served = assemble.serve(explaining.single(view, field), 1, [winners])
-        if values[0][0] is None:
+        (stored,) = copies.values
+        if stored is None:
             return Copy(served=served, is_greatest=len(past.rows) == 0)
-        place = online.HEADER.unpack_from(values[0][0])
+        place = online.HEADER.unpack_from(stored)
         (column,) = view.layout.unpack(winners.data, winners.starts, (field,))
         return Copy("", place, column.item(0), place == _greatest(past, found), served)
 

@@ -1,5 +1,13 @@
-"""Online reads: one round trip for all entities and views of a feature set."""
+"""Online reads: one round trip for all entities and views of a feature set.
 
+Where the online store does not answer, or has only a part of a view's copies, the history stands in; the
+answer says for which views.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,12 +18,37 @@ import numpy.typing as npt
 from setpoint_columns import Columns
 from setpoint_feature import ports
 from setpoint_feature.domain import assemble, definitions, online, plan, visibility
-from setpoint_feature.service import deriving, snapshot
+from setpoint_feature.service import breaker, deriving, snapshot, standby
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
 MAX_ROWS: Final = 10_000
+ONLINE_SHARE: Final = 0.5
+"""Of the time left the online store gets so much; the rest is for the history."""
 _FIELD: Final = "entities"
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a read is answered with."""
+
+    feature_set: definitions.FeatureSet
+    served: assemble.Served
+    history_views: tuple[str, ...]
+    """Views whose values the history gave, for want of an online copy."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Reads of this process so far, by what answered them."""
+
+    online: int = 0
+    history: int = 0
+    """With at least one view from the history."""
+    refused: int = 0
+    """For want of both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +60,34 @@ class _Lookup:
 
 
 class OnlineReader:
-    """Answers from the online store alone."""
+    """Answers from the online store, or else from the history."""
 
     def __init__(
         self,
         store: ports.OnlineStore,
+        past: standby.Standby,
         known: snapshot.Snapshot,
         clock: clocks.Clock,
         max_bytes: int,
     ) -> None:
         """Prepares; no answer is larger than about `max_bytes`."""
         self._store = store
+        self._past = past
+        self._breaker = breaker.Breaker()
+        self.counts = Counts()
         self._known = known
         self._clock = clock
         self._max_bytes = max_bytes
         self._deriver = deriving.Deriver()
 
     async def read(
-        self, name: str, version: str, entities: Columns, as_of_times: Sequence[int]
-    ) -> tuple[definitions.FeatureSet, assemble.Served]:
+        self,
+        name: str,
+        version: str,
+        entities: Columns,
+        as_of_times: Sequence[int],
+        seconds: float | None = None,
+    ) -> Answer:
         """Returns the features of entities, row by row.
 
         Args:
@@ -53,13 +95,14 @@ class OnlineReader:
             version: Its version, or empty for the latest.
             entities: The key columns; others are ignored.
             as_of_times: The time of each row, one for all, or none for now.
+            seconds: Time left to answer, None where there is no deadline.
 
         Raises:
             NotFoundError: FEATURE_SET_NOT_FOUND.
             InvalidArgumentError: A key or request column is missing or of another type, or there are too many rows.
             FailedPreconditionError: TRANSFORMATION_NOT_FOUND or TRANSFORMATION_MISMATCH.
             InternalError: TRANSFORMATION_FAILED.
-            UnavailableError: ONLINE_STORE_UNAVAILABLE, also while its copies are being rebuilt.
+            UnavailableError: ONLINE_STORE_UNAVAILABLE: neither the online store nor the history answers.
         """
         try:
             compiled = self._known.catalog.plan(name, version)
@@ -70,23 +113,89 @@ class OnlineReader:
         lookups = [_look_up(group, entities) for group in compiled.groups]
         recipe = compiled.recipe
         given = None if recipe is None else recipe.given(entities, _FIELD)
-        views = _views(compiled)
-        marks, values = await self._store.read(
-            [view.view.version for view in views],
-            [
-                (group.view.view.version, lookup.keys)
-                for group, lookup in zip(compiled.groups, lookups, strict=True)
-            ],
-        )
-        self._check_complete(views, marks)
-        winners = [
-            online.judge(group.view, found, lookup.rows, times)
-            for group, lookup, found in zip(compiled.groups, lookups, values, strict=True)
-        ]
+        started = time.monotonic()
+        copies = await self._copies(compiled, lookups, seconds)
+        if all(map(self._is_whole, compiled.groups, copies)):
+            self.counts.online += 1
+            from_history: tuple[str, ...] = ()
+            winners = list(map(_judge, compiled.groups, lookups, copies, itertools.repeat(times)))
+        else:
+            left = None if seconds is None else started + seconds - time.monotonic()
+            winners, from_history = await self._mixed(compiled, lookups, copies, times, left)
         served = assemble.serve(compiled, entities.rows, winners)
         if recipe is not None and given is not None:
             served = await self._deriver.derive(recipe, served, given)
-        return compiled.feature_set, served
+        return Answer(compiled.feature_set, served, from_history)
+
+    async def _copies(
+        self, compiled: plan.Plan, lookups: Sequence[_Lookup], seconds: float | None
+    ) -> Sequence[ports.Copies | None]:
+        """Returns what the online store holds for each group, None where it does not answer."""
+        nothing = [None] * len(lookups)
+        if not lookups or not self._breaker.may_try():
+            return nothing
+        asked = [
+            ports.Lookup(group.view.view.version, lookup.keys)
+            for group, lookup in zip(compiled.groups, lookups, strict=True)
+        ]
+        try:
+            found = await self._store.read(
+                asked, None if seconds is None else seconds * ONLINE_SHARE
+            )
+        except errors.UnavailableError as error:
+            if self._breaker.failed():
+                _LOGGER.warning("online reads come from the history: %s", error)
+            return nothing
+        if self._breaker.succeeded():
+            _LOGGER.info("online reads come from the online store again")
+        return found
+
+    def _is_whole(self, group: plan.Group, copies: ports.Copies | None) -> bool:
+        """Tells whether copies may be taken for the whole.
+
+        While they are being rebuilt, "not copied yet" would be served as "nothing is known".
+        """
+        if copies is None:
+            return False
+        return copies.mark is not None or not self._known.last_sequences.get(group.view.number)
+
+    async def _mixed(
+        self,
+        compiled: plan.Plan,
+        lookups: Sequence[_Lookup],
+        copies: Sequence[ports.Copies | None],
+        times: visibility.Times,
+        seconds: float | None,
+    ) -> tuple[list[assemble.Winners], tuple[str, ...]]:
+        """Takes from the history what the online store does not have; says which views that is."""
+        whole = list(map(self._is_whole, compiled.groups, copies))
+        missing = [
+            (group, lookup)
+            for group, lookup, is_whole in zip(compiled.groups, lookups, whole, strict=True)
+            if not is_whole
+        ]
+        try:
+            self._past.check(sum(len(lookup.keys) for _, lookup in missing))
+            found = iter(
+                await asyncio.gather(
+                    *(
+                        self._past.winners(group, lookup.keys, lookup.rows, times, seconds)
+                        for group, lookup in missing
+                    )
+                )
+            )
+        except errors.UnavailableError:
+            self.counts.refused += 1
+            raise
+        self.counts.history += 1
+        winners = [
+            _judge(group, lookup, held, times) if is_whole else next(found)
+            for group, lookup, held, is_whole in zip(
+                compiled.groups, lookups, copies, whole, strict=True
+            )
+        ]
+        views = dict.fromkeys(group.view.view.name for group, _ in missing)
+        return winners, tuple(views)
 
     def _check_size(self, compiled: plan.Plan, rows: int) -> None:
         limit = min(MAX_ROWS, self._max_bytes // max(1, compiled.row_bytes))
@@ -109,26 +218,15 @@ class OnlineReader:
             )
         return np.full(rows, given[0] if given else self._clock.now_us(), np.int64)
 
-    def _check_complete(
-        self, views: Sequence[plan.CompiledView], marks: Sequence[int | None]
-    ) -> None:
-        """Refuses to take an online copy for the whole while it is being rebuilt.
 
-        Without this, "not copied yet" would be served as "nothing is known".
-        """
-        for view, mark in zip(views, marks, strict=True):
-            if mark is None and self._known.last_sequences.get(view.number, 0) > 0:
-                raise errors.UnavailableError(
-                    errors.Reason.ONLINE_STORE_UNAVAILABLE,
-                    f"the online copy of the view {view.view.name!r} is being rebuilt",
-                    metadata={"view": view.view.name},
-                    retry_after_seconds=1.0,
-                )
-
-
-def _views(compiled: plan.Plan) -> list[plan.CompiledView]:
-    """Returns the views of a plan, each once."""
-    return list({group.view.number: group.view for group in compiled.groups}.values())
+def _judge(
+    group: plan.Group,
+    lookup: _Lookup,
+    copies: ports.Copies | None,
+    times: visibility.Times,
+) -> assemble.Winners:
+    values = [] if copies is None else copies.values
+    return online.judge(group.view, values, lookup.rows, times)
 
 
 def _look_up(group: plan.Group, entities: Columns) -> _Lookup:

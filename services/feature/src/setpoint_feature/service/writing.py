@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import xxhash
 
 from setpoint_columns import Columns
 from setpoint_feature import ports
-from setpoint_feature.domain import batch, online, plan
+from setpoint_feature.domain import batch, online, plan, refusal
 from setpoint_feature.service import snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
@@ -27,6 +27,28 @@ class WriteResult:
     online_updated: int
     online_applied: bool
     replayed: bool
+    refused: refusal.Refused = refusal.NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A batch as it comes in."""
+
+    batch_id: str
+    view: str
+    rows: Columns
+    keep_good_rows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch that was checked and packed."""
+
+    batch_id: str
+    view: plan.CompiledView
+    content: bytes
+    rows: batch.Batch
+    refused: refusal.Refused
 
 
 @dataclass(slots=True)
@@ -34,6 +56,8 @@ class Counts:
     """What this process has written so far."""
 
     rows: int = 0
+    refused: int = 0
+    """Rows left out of batches whose writers wanted the others kept."""
     online_replaced: int = 0
     online_older: int = 0
     """Keys of batches whose online copy was greater already: late rows, or repeated ones."""
@@ -74,7 +98,7 @@ class Writer:
         lane = self._lanes.get(view)
         return lane is not None and (lane.history.locked() or lane.online.locked())
 
-    async def write(self, batch_id: str, view_name: str, columns: Columns) -> WriteResult:
+    async def write(self, order: Order) -> WriteResult:
         """Writes rows of the latest version of a view, once per batch id.
 
         Raises:
@@ -82,26 +106,58 @@ class Writer:
             NotFoundError: FEATURE_VIEW_NOT_FOUND.
             AlreadyExistsError: REQUEST_ID_REUSED.
         """
-        batch_id = _checked_id(batch_id)
-        view = await self._known.find(lambda found: found.view(view_name))
+        return await self.store(await self.prepare(order))
+
+    async def prepare(self, order: Order) -> Prepared:
+        """Checks and packs a batch.
+
+        Raises:
+            InvalidArgumentError: A row or column is wrong.
+            NotFoundError: FEATURE_VIEW_NOT_FOUND.
+        """
+        batch_id = _checked_id(order.batch_id)
+        view = await self._known.find(lambda found: found.view(order.view))
         # Packing a large batch takes long enough to be felt by the calls beside it.
-        content, rows = await asyncio.to_thread(
-            _prepare, view, columns, self._clock.now_us(), self._tolerance
+        return await asyncio.to_thread(
+            _prepare, batch_id, view, order, self._clock.now_us(), self._tolerance
         )
+
+    async def store(
+        self, prepared: Prepared, gate: Callable[[], None] | None = None
+    ) -> WriteResult:
+        """Makes a batch durable and brings the online copies up to date.
+
+        Batches of a view are stored in the order in which this is called.
+
+        Args:
+            prepared: The batch.
+            gate: Called when it is the batch's turn; what it raises keeps the batch from being written.
+
+        Raises:
+            AlreadyExistsError: REQUEST_ID_REUSED.
+        """
+        view = prepared.view
         lane = self._lanes.setdefault(view.number, _Lane())
         async with contextlib.AsyncExitStack() as stack:
             async with lane.history:
-                written = await self._history.write(view.number, batch_id, content, rows)
+                if gate is not None:
+                    gate()
+                written = await self._history.write(
+                    view.number,
+                    prepared.batch_id,
+                    prepared.content,
+                    prepared.rows,
+                    prepared.refused.to_bytes(),
+                )
                 # Taken before the first stage is left, so that no batch overtakes another.
                 await stack.enter_async_context(_held(lane.online))
             if written.replayed:
                 return await self._replay(view, written)
-            return await self._apply(view, rows, written)
+            return await self._apply(prepared, written)
 
-    async def _apply(
-        self, view: plan.CompiledView, rows: batch.Batch, written: ports.Written
-    ) -> WriteResult:
+    async def _apply(self, prepared: Prepared, written: ports.Written) -> WriteResult:
         """Brings the online copy up to date; what fails here is caught up later."""
+        view, rows = prepared.view, prepared.rows
         values = await asyncio.to_thread(online_values, rows, written.first)
         updated, applied = 0, True
         try:
@@ -116,7 +172,8 @@ class Writer:
             _LOGGER.warning("online copy of %s not updated: %s", view.view.name, error)
         self.counts.rows += written.rows
         self._known.wrote(view.number, written.last)
-        return WriteResult(written.rows, updated, applied, replayed=False)
+        self.counts.refused += prepared.refused.rows
+        return WriteResult(written.rows, updated, applied, False, prepared.refused)
 
     async def _replay(self, view: plan.CompiledView, written: ports.Written) -> WriteResult:
         """Answers a batch that was written before; says whether its online copies are there."""
@@ -126,7 +183,8 @@ class Writer:
         except errors.UnavailableError:
             mark = None
         applied = written.rows == 0 or (mark is not None and mark >= written.last)
-        return WriteResult(written.rows, 0, applied, replayed=True)
+        refused = refusal.Refused.from_bytes(written.refused)
+        return WriteResult(written.rows, 0, applied, True, refused)
 
     def _version_of(self, number: int) -> str | None:
         for each in self._known.catalog.compiled_views():
@@ -149,10 +207,10 @@ def _checked_id(batch_id: str) -> str:
 
 
 def _prepare(
-    view: plan.CompiledView, columns: Columns, now: int, tolerance: int
-) -> tuple[bytes, batch.Batch]:
-    rows = batch.prepare(view, columns, now, tolerance)
-    return content_hash(view.view.name, columns), rows
+    batch_id: str, view: plan.CompiledView, order: Order, now: int, tolerance: int
+) -> Prepared:
+    rows, refused = batch.prepare(view, order.rows, now, tolerance, keep_good=order.keep_good_rows)
+    return Prepared(batch_id, view, content_hash(view.view.name, order.rows), rows, refused)
 
 
 def content_hash(view: str, columns: Columns) -> bytes:

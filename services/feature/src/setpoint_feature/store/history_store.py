@@ -42,14 +42,14 @@ class SQLHistoryStore:
         self._long_engine = long_engine
 
     async def write(
-        self, view: int, batch_id: str, content: bytes, rows: batch.Batch
+        self, view: int, batch_id: str, content: bytes, rows: batch.Batch, refused: bytes = b""
     ) -> ports.Written:
         """Stores a batch in one transaction, once."""
         async with engines.transaction(self._long_engine) as connection:
             await connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
             last = await _lock_stream(connection, view)
             written = ports.Written(last + 1, last + len(rows), replayed=False)
-            earlier = await _remember(connection, view, batch_id, content, written)
+            earlier = await _remember(connection, view, batch_id, content, written, refused)
             if earlier is not None:
                 return earlier
             await _copy(connection, view, written.first, rows)
@@ -150,6 +150,7 @@ async def _remember(
     batch_id: str,
     content: bytes,
     written: ports.Written,
+    refused: bytes,
 ) -> ports.Written | None:
     """Notes the batch; returns what became of it earlier when it is not the first of its id."""
     columns = tables.batches.c
@@ -161,6 +162,7 @@ async def _remember(
             content=content,
             first_sequence=written.first,
             last_sequence=written.last,
+            refused=refused,
         )
         .on_conflict_do_nothing()
         .returning(columns.batch_id)
@@ -170,7 +172,11 @@ async def _remember(
     row = (
         await connection.execute(
             sqlalchemy.select(
-                columns.view, columns.content, columns.first_sequence, columns.last_sequence
+                columns.view,
+                columns.content,
+                columns.first_sequence,
+                columns.last_sequence,
+                columns.refused,
             ).where(columns.batch_id == batch_id)
         )
     ).one()
@@ -180,7 +186,7 @@ async def _remember(
             f"batch {batch_id} was written before with other rows",
             metadata={"batch_id": batch_id},
         )
-    return ports.Written(row.first_sequence, row.last_sequence, replayed=True, view=row.view)
+    return ports.Written(row.first_sequence, row.last_sequence, True, row.view, bytes(row.refused))
 
 
 async def _copy(

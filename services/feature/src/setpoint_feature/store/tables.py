@@ -50,6 +50,8 @@ batches = sqlalchemy.Table(
     sqlalchemy.Column("content", sqlalchemy.LargeBinary, nullable=False),
     sqlalchemy.Column("first_sequence", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("last_sequence", sqlalchemy.BigInteger, nullable=False),
+    # What a replay tells about rows that were left out; empty where there are none.
+    sqlalchemy.Column("refused", sqlalchemy.LargeBinary, nullable=False),
     sqlalchemy.Column(
         "create_time",
         sqlalchemy.DateTime(timezone=True),

@@ -53,7 +53,12 @@ class FeatureClient:
             )
         )
         features = columns_proto.from_proto(answer.features, "features")
-        found = ports.FeatureAnswer(features, list(answer.statuses), list(answer.event_times))
+        found = ports.FeatureAnswer(
+            features,
+            list(answer.statuses),
+            list(answer.event_times),
+            list(answer.history_views),
+        )
         _check_features(found, entities.rows)
         return found
 

@@ -17,6 +17,7 @@ class DegradationKind(enum.IntEnum):
     FALLBACK_VERSION = 7
     UNRECORDED = 8
     ENSEMBLE_PARTIAL = 9
+    FEATURES_FROM_HISTORY = 10
 
 
 OF_INPUTS = frozenset(
@@ -25,6 +26,7 @@ OF_INPUTS = frozenset(
         DegradationKind.FEATURE_MISSING,
         DegradationKind.FEATURE_DEFAULT,
         DegradationKind.FEATURES_UNAVAILABLE,
+        DegradationKind.FEATURES_FROM_HISTORY,
         DegradationKind.RULE_FLAGGED,
         DegradationKind.CHECKS_SKIPPED,
     }
@@ -33,7 +35,7 @@ OF_INPUTS = frozenset(
 
 
 class Degradation(NamedTuple):
-    """One of them and where: the feature, the rule, the version."""
+    """One of them and where: the feature, the view, the rule, the version."""
 
     kind: DegradationKind
     subject: str

@@ -44,6 +44,7 @@ _GIVEN = bytes([FeatureStatus.GIVEN])
 _MISSING = bytes([FeatureStatus.MISSING])
 _NO_TIME = np.int64(NO_TIME).tobytes()
 _SKIPPED = Degradation(DegradationKind.CHECKS_SKIPPED, "")
+_FROM_HISTORY = DegradationKind.FEATURES_FROM_HISTORY
 _UNRECORDED = Degradation(DegradationKind.UNRECORDED, "")
 _TOLD_AS_THEY_ARE = (
     errors.InvalidArgumentError,
@@ -187,6 +188,9 @@ class Stages:
             answer = _no_features(features, work.rows)
         else:
             _flag_statuses(work, answer, features, failed)
+            if answer.history_views:
+                flags = [Degradation(_FROM_HISTORY, view) for view in answer.history_views]
+                work.common = (*work.common, *flags)
         work.inputs = Columns(work.rows, [*answer.features.columns, *requested.columns])
         given = len(requested)
         work.statuses = [*answer.statuses, *[_GIVEN * work.rows] * given]
@@ -483,6 +487,7 @@ def _taken(answer: ports.FeatureAnswer, rows: npt.NDArray[np.intp]) -> ports.Fea
         answer.features.take(rows),
         [np.frombuffer(each, np.uint8)[rows].tobytes() for each in answer.statuses],
         [np.frombuffer(each, "<i8")[rows].tobytes() for each in answer.value_times],
+        answer.history_views,
     )
 
 
@@ -524,7 +529,10 @@ def _assembled_features(
             statuses[at, indices] = np.frombuffer(answer.statuses[at], np.uint8)
             times[at, indices] = np.frombuffer(answer.value_times[at], "<i8")
     return ports.FeatureAnswer(
-        features, [each.tobytes() for each in statuses], [each.tobytes() for each in times]
+        features,
+        [each.tobytes() for each in statuses],
+        [each.tobytes() for each in times],
+        list(dict.fromkeys(view for _, answer in parts for view in answer.history_views)),
     )
 
 

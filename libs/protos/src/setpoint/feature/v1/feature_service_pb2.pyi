@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import setpoint.common.v1.column_pb2
 import setpoint.common.v1.reference_pb2
+import setpoint.errordetails.v1.failure_pb2
 import setpoint.feature.v1.definition_pb2
 import sys
 import typing
@@ -460,10 +461,13 @@ class WriteFeaturesRequest(google.protobuf.message.Message):
     BATCH_ID_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     ROWS_FIELD_NUMBER: builtins.int
+    KEEP_GOOD_ROWS_FIELD_NUMBER: builtins.int
     batch_id: builtins.str
     """UUID chosen by the caller; names the batch."""
     view: builtins.str
     """Name of the view; rows go to its latest version."""
+    keep_good_rows: builtins.bool
+    """Store the good rows where others are bad, and answer which ones are bad. By default a bad row refuses the batch."""
     @property
     def rows(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
         """Key columns, event_time, created_time, fields; at most 100,000 rows."""
@@ -474,9 +478,10 @@ class WriteFeaturesRequest(google.protobuf.message.Message):
         batch_id: builtins.str = ...,
         view: builtins.str = ...,
         rows: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        keep_good_rows: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["rows", b"rows"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_id", b"batch_id", "rows", b"rows", "view", b"view"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_id", b"batch_id", "keep_good_rows", b"keep_good_rows", "rows", b"rows", "view", b"view"]) -> None: ...
 
 Global___WriteFeaturesRequest: typing_extensions.TypeAlias = WriteFeaturesRequest
 
@@ -490,6 +495,8 @@ class WriteFeaturesResponse(google.protobuf.message.Message):
     ONLINE_UPDATED_FIELD_NUMBER: builtins.int
     ONLINE_APPLIED_FIELD_NUMBER: builtins.int
     REPLAYED_FIELD_NUMBER: builtins.int
+    ROWS_REFUSED_FIELD_NUMBER: builtins.int
+    ROW_ERRORS_FIELD_NUMBER: builtins.int
     rows_written: builtins.int
     """Rows stored in history."""
     online_updated: builtins.int
@@ -500,6 +507,12 @@ class WriteFeaturesResponse(google.protobuf.message.Message):
     """
     replayed: builtins.bool
     """The batch_id was seen before."""
+    rows_refused: builtins.int
+    """Rows that were left out because they are bad; 0 unless keep_good_rows was asked for."""
+    @property
+    def row_errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RowError]:
+        """What is wrong with them, in the order of the rows; the first 100 errors. A replay tells the same."""
+
     def __init__(
         self,
         *,
@@ -507,10 +520,103 @@ class WriteFeaturesResponse(google.protobuf.message.Message):
         online_updated: builtins.int = ...,
         online_applied: builtins.bool = ...,
         replayed: builtins.bool = ...,
+        rows_refused: builtins.int = ...,
+        row_errors: collections.abc.Iterable[Global___RowError] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["online_applied", b"online_applied", "online_updated", b"online_updated", "replayed", b"replayed", "rows_written", b"rows_written"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["online_applied", b"online_applied", "online_updated", b"online_updated", "replayed", b"replayed", "row_errors", b"row_errors", "rows_refused", b"rows_refused", "rows_written", b"rows_written"]) -> None: ...
 
 Global___WriteFeaturesResponse: typing_extensions.TypeAlias = WriteFeaturesResponse
+
+@typing.final
+class RowError(google.protobuf.message.Message):
+    """RowError says what is wrong with one value of a batch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: builtins.int
+    COLUMN_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    RULE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    row: builtins.int
+    """Position of the row in the batch, from 0."""
+    column: builtins.str
+    """Name of the column."""
+    value: builtins.str
+    """The beginning of the value, as text."""
+    rule: builtins.str
+    """What it breaks, such as "must not be null"."""
+    reason: builtins.str
+    """The same for programs: a Reason without its REASON_ prefix."""
+    def __init__(
+        self,
+        *,
+        row: builtins.int = ...,
+        column: builtins.str = ...,
+        value: builtins.str = ...,
+        rule: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "reason", b"reason", "row", b"row", "rule", b"rule", "value", b"value"]) -> None: ...
+
+Global___RowError: typing_extensions.TypeAlias = RowError
+
+@typing.final
+class StreamFeaturesRequest(google.protobuf.message.Message):
+    """StreamFeaturesRequest is one batch of StreamFeatures."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    """Chosen by the caller and carried by the answer; greater than that of the message before, at least 1."""
+    @property
+    def batch(self) -> Global___WriteFeaturesRequest:
+        """The batch."""
+
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        batch: Global___WriteFeaturesRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["batch", b"batch"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "sequence", b"sequence"]) -> None: ...
+
+Global___StreamFeaturesRequest: typing_extensions.TypeAlias = StreamFeaturesRequest
+
+@typing.final
+class StreamFeaturesResponse(google.protobuf.message.Message):
+    """StreamFeaturesResponse answers one batch of StreamFeatures."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    WRITTEN_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    """That of the request."""
+    @property
+    def written(self) -> Global___WriteFeaturesResponse:
+        """It is durable."""
+
+    @property
+    def failure(self) -> setpoint.errordetails.v1.failure_pb2.Failure:
+        """It was refused, and nothing of it is stored."""
+
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        written: Global___WriteFeaturesResponse | None = ...,
+        failure: setpoint.errordetails.v1.failure_pb2.Failure | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["failure", b"failure", "outcome", b"outcome", "written", b"written"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["failure", b"failure", "outcome", b"outcome", "sequence", b"sequence", "written", b"written"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["written", "failure"] | None: ...
+
+Global___StreamFeaturesResponse: typing_extensions.TypeAlias = StreamFeaturesResponse
 
 @typing.final
 class GetOnlineFeaturesRequest(google.protobuf.message.Message):
@@ -559,6 +665,7 @@ class GetOnlineFeaturesResponse(google.protobuf.message.Message):
     FEATURES_FIELD_NUMBER: builtins.int
     STATUSES_FIELD_NUMBER: builtins.int
     EVENT_TIMES_FIELD_NUMBER: builtins.int
+    HISTORY_VIEWS_FIELD_NUMBER: builtins.int
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """The exact version that was read."""
@@ -579,6 +686,10 @@ class GetOnlineFeaturesResponse(google.protobuf.message.Message):
         where there is none.
         """
 
+    @property
+    def history_views(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the views whose values the history gave because there was no online copy to read. Empty when all is well."""
+
     def __init__(
         self,
         *,
@@ -586,9 +697,10 @@ class GetOnlineFeaturesResponse(google.protobuf.message.Message):
         features: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
         statuses: collections.abc.Iterable[builtins.bytes] | None = ...,
         event_times: collections.abc.Iterable[builtins.bytes] | None = ...,
+        history_views: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_times", b"event_times", "feature_set", b"feature_set", "features", b"features", "statuses", b"statuses"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_times", b"event_times", "feature_set", b"feature_set", "features", b"features", "history_views", b"history_views", "statuses", b"statuses"]) -> None: ...
 
 Global___GetOnlineFeaturesResponse: typing_extensions.TypeAlias = GetOnlineFeaturesResponse
 

@@ -92,6 +92,11 @@ class FeatureServiceStub(object):
                 request_serializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.WriteFeaturesRequest.SerializeToString,
                 response_deserializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.WriteFeaturesResponse.FromString,
                 _registered_method=True)
+        self.StreamFeatures = channel.stream_stream(
+                '/setpoint.feature.v1.FeatureService/StreamFeatures',
+                request_serializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.StreamFeaturesRequest.SerializeToString,
+                response_deserializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.StreamFeaturesResponse.FromString,
+                _registered_method=True)
         self.GetOnlineFeatures = channel.unary_unary(
                 '/setpoint.feature.v1.FeatureService/GetOnlineFeatures',
                 request_serializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.GetOnlineFeaturesRequest.SerializeToString,
@@ -203,8 +208,23 @@ class FeatureServiceServicer(object):
         batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
         have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
         EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), TOO_LARGE. NOT_FOUND
-        (FEATURE_VIEW_NOT_FOUND). When the online store is down the write is durable, online_applied is false, and the online
-        copy catches up by itself. Callers: pipelines.
+        (FEATURE_VIEW_NOT_FOUND). With keep_good_rows a row that is bad is left out and named in the answer, and the others are
+        stored; what is wrong with a column still refuses the batch. When the online store is down the write is durable,
+        online_applied is false, and the online copy catches up by itself. Callers: pipelines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamFeatures(self, request_iterator, context):
+        """Writes batches as WriteFeatures does, several on their way at once. They are stored in the order in which they come,
+        and answered in that order: an answer says that its batch and all before it are durable, or why a batch was refused
+        (INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS as in WriteFeatures), which ends nothing. Batches may be of different
+        views. The service takes in at most 16 batches, and about 100,000 rows, that it has not answered; the transport holds
+        back the others. When a batch cannot be stored for another reason, such as UNAVAILABLE (DATABASE_UNAVAILABLE), no later
+        one is stored and the call ends with it: begin another one and send again, in order and with their batch_ids, the
+        batches that had no answer. INVALID_ARGUMENT (INVALID_FIELD) ends the call where sequence does not grow. Callers:
+        pipelines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,7 +241,9 @@ class FeatureServiceServicer(object):
         fewer rows may do. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
         column, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
         is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
-        rebuilt: UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router, clients. Default deadline 150 ms from the router.
+        rebuilt, the history answers in its place, as GetHistoricalFeatures would, and history_views says so; what is too large
+        for that, or finds no history either within the deadline, is UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router,
+        clients. Default deadline 150 ms from the router.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -311,6 +333,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.WriteFeatures,
                     request_deserializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.WriteFeaturesRequest.FromString,
                     response_serializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.WriteFeaturesResponse.SerializeToString,
+            ),
+            'StreamFeatures': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamFeatures,
+                    request_deserializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.StreamFeaturesRequest.FromString,
+                    response_serializer=setpoint_dot_feature_dot_v1_dot_feature__service__pb2.StreamFeaturesResponse.SerializeToString,
             ),
             'GetOnlineFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOnlineFeatures,
@@ -611,6 +638,33 @@ class FeatureService(object):
             '/setpoint.feature.v1.FeatureService/WriteFeatures',
             setpoint_dot_feature_dot_v1_dot_feature__service__pb2.WriteFeaturesRequest.SerializeToString,
             setpoint_dot_feature_dot_v1_dot_feature__service__pb2.WriteFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamFeatures(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/setpoint.feature.v1.FeatureService/StreamFeatures',
+            setpoint_dot_feature_dot_v1_dot_feature__service__pb2.StreamFeaturesRequest.SerializeToString,
+            setpoint_dot_feature_dot_v1_dot_feature__service__pb2.StreamFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

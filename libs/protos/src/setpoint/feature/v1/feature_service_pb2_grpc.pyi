@@ -185,6 +185,22 @@ _FeatureServiceWriteFeaturesType = typing_extensions.TypeVar(
     ],
 )
 
+_FeatureServiceStreamFeaturesType = typing_extensions.TypeVar(
+    '_FeatureServiceStreamFeaturesType',
+    grpc.StreamStreamMultiCallable[
+        setpoint.feature.v1.feature_service_pb2.StreamFeaturesRequest,
+        setpoint.feature.v1.feature_service_pb2.StreamFeaturesResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        setpoint.feature.v1.feature_service_pb2.StreamFeaturesRequest,
+        setpoint.feature.v1.feature_service_pb2.StreamFeaturesResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        setpoint.feature.v1.feature_service_pb2.StreamFeaturesRequest,
+        setpoint.feature.v1.feature_service_pb2.StreamFeaturesResponse,
+    ],
+)
+
 _FeatureServiceGetOnlineFeaturesType = typing_extensions.TypeVar(
     '_FeatureServiceGetOnlineFeaturesType',
     grpc.UnaryUnaryMultiCallable[
@@ -249,7 +265,7 @@ _FeatureServiceCheckLeakageType = typing_extensions.TypeVar(
     ],
 )
 
-class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _FeatureServiceGetEntityType, _FeatureServiceListEntitiesType, _FeatureServiceRegisterFeatureViewType, _FeatureServiceGetFeatureViewType, _FeatureServiceListFeatureViewsType, _FeatureServiceRegisterFeatureSetType, _FeatureServiceGetFeatureSetType, _FeatureServiceListFeatureSetsType, _FeatureServiceWriteFeaturesType, _FeatureServiceGetOnlineFeaturesType, _FeatureServiceGetHistoricalFeaturesType, _FeatureServiceReadFeatureViewType, _FeatureServiceCheckLeakageType]):
+class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _FeatureServiceGetEntityType, _FeatureServiceListEntitiesType, _FeatureServiceRegisterFeatureViewType, _FeatureServiceGetFeatureViewType, _FeatureServiceListFeatureViewsType, _FeatureServiceRegisterFeatureSetType, _FeatureServiceGetFeatureSetType, _FeatureServiceListFeatureSetsType, _FeatureServiceWriteFeaturesType, _FeatureServiceStreamFeaturesType, _FeatureServiceGetOnlineFeaturesType, _FeatureServiceGetHistoricalFeaturesType, _FeatureServiceReadFeatureViewType, _FeatureServiceCheckLeakageType]):
     """FeatureService answers what was known about an entity at a time, online and offline by the same rules.
 
     Values of one entity and view are ordered by (event_time, created_time, sequence); the greatest that is known at T wins.
@@ -301,6 +317,10 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
         grpc.UnaryUnaryMultiCallable[
             setpoint.feature.v1.feature_service_pb2.WriteFeaturesRequest,
             setpoint.feature.v1.feature_service_pb2.WriteFeaturesResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            setpoint.feature.v1.feature_service_pb2.StreamFeaturesRequest,
+            setpoint.feature.v1.feature_service_pb2.StreamFeaturesResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             setpoint.feature.v1.feature_service_pb2.GetOnlineFeaturesRequest,
@@ -361,6 +381,10 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.feature.v1.feature_service_pb2.WriteFeaturesRequest,
             setpoint.feature.v1.feature_service_pb2.WriteFeaturesResponse,
+        ],
+        grpc.aio.StreamStreamMultiCallable[
+            setpoint.feature.v1.feature_service_pb2.StreamFeaturesRequest,
+            setpoint.feature.v1.feature_service_pb2.StreamFeaturesResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.feature.v1.feature_service_pb2.GetOnlineFeaturesRequest,
@@ -425,8 +449,20 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
     batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
     have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
     EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), TOO_LARGE. NOT_FOUND
-    (FEATURE_VIEW_NOT_FOUND). When the online store is down the write is durable, online_applied is false, and the online
-    copy catches up by itself. Callers: pipelines.
+    (FEATURE_VIEW_NOT_FOUND). With keep_good_rows a row that is bad is left out and named in the answer, and the others are
+    stored; what is wrong with a column still refuses the batch. When the online store is down the write is durable,
+    online_applied is false, and the online copy catches up by itself. Callers: pipelines.
+    """
+
+    StreamFeatures: _FeatureServiceStreamFeaturesType
+    """Writes batches as WriteFeatures does, several on their way at once. They are stored in the order in which they come,
+    and answered in that order: an answer says that its batch and all before it are durable, or why a batch was refused
+    (INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS as in WriteFeatures), which ends nothing. Batches may be of different
+    views. The service takes in at most 16 batches, and about 100,000 rows, that it has not answered; the transport holds
+    back the others. When a batch cannot be stored for another reason, such as UNAVAILABLE (DATABASE_UNAVAILABLE), no later
+    one is stored and the call ends with it: begin another one and send again, in order and with their batch_ids, the
+    batches that had no answer. INVALID_ARGUMENT (INVALID_FIELD) ends the call where sequence does not grow. Callers:
+    pipelines.
     """
 
     GetOnlineFeatures: _FeatureServiceGetOnlineFeaturesType
@@ -440,7 +476,9 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
     fewer rows may do. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
     column, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
     is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
-    rebuilt: UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router, clients. Default deadline 150 ms from the router.
+    rebuilt, the history answers in its place, as GetHistoricalFeatures would, and history_views says so; what is too large
+    for that, or finds no history either within the deadline, is UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router,
+    clients. Default deadline 150 ms from the router.
     """
 
     GetHistoricalFeatures: _FeatureServiceGetHistoricalFeaturesType
@@ -506,6 +544,10 @@ FeatureServiceAsyncStub: typing_extensions.TypeAlias = FeatureServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.feature.v1.feature_service_pb2.WriteFeaturesRequest,
         setpoint.feature.v1.feature_service_pb2.WriteFeaturesResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        setpoint.feature.v1.feature_service_pb2.StreamFeaturesRequest,
+        setpoint.feature.v1.feature_service_pb2.StreamFeaturesResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.feature.v1.feature_service_pb2.GetOnlineFeaturesRequest,
@@ -631,8 +673,25 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
         have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
         EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), TOO_LARGE. NOT_FOUND
-        (FEATURE_VIEW_NOT_FOUND). When the online store is down the write is durable, online_applied is false, and the online
-        copy catches up by itself. Callers: pipelines.
+        (FEATURE_VIEW_NOT_FOUND). With keep_good_rows a row that is bad is left out and named in the answer, and the others are
+        stored; what is wrong with a column still refuses the batch. When the online store is down the write is durable,
+        online_applied is false, and the online copy catches up by itself. Callers: pipelines.
+        """
+
+    @abc.abstractmethod
+    def StreamFeatures(
+        self,
+        request_iterator: _MaybeAsyncIterator[setpoint.feature.v1.feature_service_pb2.StreamFeaturesRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[setpoint.feature.v1.feature_service_pb2.StreamFeaturesResponse], collections.abc.AsyncIterator[setpoint.feature.v1.feature_service_pb2.StreamFeaturesResponse]]:
+        """Writes batches as WriteFeatures does, several on their way at once. They are stored in the order in which they come,
+        and answered in that order: an answer says that its batch and all before it are durable, or why a batch was refused
+        (INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS as in WriteFeatures), which ends nothing. Batches may be of different
+        views. The service takes in at most 16 batches, and about 100,000 rows, that it has not answered; the transport holds
+        back the others. When a batch cannot be stored for another reason, such as UNAVAILABLE (DATABASE_UNAVAILABLE), no later
+        one is stored and the call ends with it: begin another one and send again, in order and with their batch_ids, the
+        batches that had no answer. INVALID_ARGUMENT (INVALID_FIELD) ends the call where sequence does not grow. Callers:
+        pipelines.
         """
 
     @abc.abstractmethod
@@ -651,7 +710,9 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         fewer rows may do. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
         column, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
         is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
-        rebuilt: UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router, clients. Default deadline 150 ms from the router.
+        rebuilt, the history answers in its place, as GetHistoricalFeatures would, and history_views says so; what is too large
+        for that, or finds no history either within the deadline, is UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router,
+        clients. Default deadline 150 ms from the router.
         """
 
     @abc.abstractmethod

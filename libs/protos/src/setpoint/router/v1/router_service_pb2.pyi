@@ -50,6 +50,8 @@ class _DegradationKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     """The record could not be kept."""
     DEGRADATION_KIND_ENSEMBLE_PARTIAL: _DegradationKind.ValueType  # 9
     """A member of the ensemble did not answer; the subject is its version."""
+    DEGRADATION_KIND_FEATURES_FROM_HISTORY: _DegradationKind.ValueType  # 10
+    """The features of a view came from the history, because there was no online copy to read; the subject is the view."""
 
 class DegradationKind(_DegradationKind, metaclass=_DegradationKindEnumTypeWrapper):
     """DegradationKind is a kind of degradation."""
@@ -74,6 +76,8 @@ DEGRADATION_KIND_UNRECORDED: DegradationKind.ValueType  # 8
 """The record could not be kept."""
 DEGRADATION_KIND_ENSEMBLE_PARTIAL: DegradationKind.ValueType  # 9
 """A member of the ensemble did not answer; the subject is its version."""
+DEGRADATION_KIND_FEATURES_FROM_HISTORY: DegradationKind.ValueType  # 10
+"""The features of a view came from the history, because there was no online copy to read; the subject is the view."""
 Global___DegradationKind: typing_extensions.TypeAlias = DegradationKind
 
 @typing.final
