@@ -148,28 +148,24 @@ async def test_stream_takes_in_so_much_and_no_more(start: Start, feature_url: st
         lock = connection.transaction()
         await lock.start()
         await connection.execute("LOCK TABLE feature.batches IN ACCESS EXCLUSIVE MODE")
-        taken = 0
-        count = 80
+        taken, seen, count = 0, -1, 80
 
         async def batches() -> AsyncIterator[pb.StreamFeaturesRequest]:
             nonlocal taken
             for number in range(1, count + 1):
                 taken = number
                 # Large enough for the buffers of the transport to be full soon.
-                yield batch(number, number, *([1] * 2000))
+                yield batch(number, number, *([1] * (write_stream.ROWS_AT_ONCE // 4)))
 
         call = running.client.stub.StreamFeatures(batches(), timeout=30)
-        reading = asyncio.create_task(call.read())
-        seen = -1
         while seen != taken:
             seen = taken
             await asyncio.sleep(0.2)
+        call.cancel()
         await lock.rollback()
         await connection.close()
-        answers = [await reading, *await rest(call)]
 
-    assert seen < count
-    assert len(answers) == count
+    assert 4 <= seen < count
 
 
 @pytest.fixture
