@@ -219,12 +219,16 @@ def artifact() -> bytes:
 
 
 async def _register(client: AsyncClient, feature_set: reference_pb2.FeatureSetReference) -> int:
-    registry = client.stubs.registry
     data = artifact()
-    digest = hashlib.sha256(data).hexdigest()
-    model = model_pb2.Model(
-        name=parcels.MODEL, task=model_pb2.TASK_BINARY_CLASSIFICATION, owner="test"
-    )
+    manifest = _manifest(hashlib.sha256(data).hexdigest(), feature_set)
+    return await publish(client, parcels.MODEL, data, manifest)
+
+
+async def publish(client: AsyncClient, name: str, data: bytes, manifest: model_pb2.Manifest) -> int:
+    """Make a version of a model, approved and champion."""
+    registry = client.stubs.registry
+    digest = manifest.artifact_digest
+    model = model_pb2.Model(name=name, task=model_pb2.TASK_BINARY_CLASSIFICATION, owner="test")
     await registry.CreateModel(
         registry_service_pb2.CreateModelRequest(request_id=ids.uuid7(), model=model)
     )
@@ -238,7 +242,7 @@ async def _register(client: AsyncClient, feature_set: reference_pb2.FeatureSetRe
     await registry.UploadArtifact(iter(parts))
     created = await registry.CreateModelVersion(
         registry_service_pb2.CreateModelVersionRequest(
-            request_id=ids.uuid7(), model=parcels.MODEL, manifest=_manifest(digest, feature_set)
+            request_id=ids.uuid7(), model=name, manifest=manifest
         )
     )
     version = created.model_version

@@ -54,6 +54,7 @@ def test_help_of_a_command_has_an_example(name: str) -> None:
         ["batch-predict", "in.csv", "out", "--model", "late", "--version", "1", "--alias", "a"],
         ["batches", "--cancel"],
         ["features", "explain", "temp"],
+        ["features", "skew", "--replay", "--share", "2"],
         ["features", "explain", "set.temp", "--time", "yesterday"],
         ["nonsense"],
     ],
@@ -81,7 +82,7 @@ def test_session_exit_codes(
     assert error.reason in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["explain"])
+@pytest.mark.parametrize("name", ["explain", "skew"])
 def test_help_of_features_has_an_example(name: str) -> None:
     """Each command below ``features`` shows how it is used."""
     shown = RUNNER.invoke(main.app, ["features", name, "--help"])

@@ -11,6 +11,7 @@ from setpoint_cli import (
     prediction_commands,
     retraining_commands,
     route_commands,
+    skew_commands,
     stack_commands,
 )
 
@@ -35,6 +36,9 @@ for command in (
     batch_commands.batches,
 ):
     app.command()(command)
+
+for command in (skew_commands.skew,):
+    feature_commands.app.command()(command)
 
 app.add_typer(route_commands.app, name="routes")
 app.add_typer(feature_commands.app, name="features")

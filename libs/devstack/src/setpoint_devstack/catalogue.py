@@ -61,9 +61,9 @@ class Service:
 
 ALL: tuple[Service, ...] = (
     Service("registry", 7406, folders={"ARTIFACT_URL": "artifacts"}),
-    Service("feature", 7402, valkey=True),
     Service("validation", 7403),
     Service("monitoring", 7404, peers=("registry",)),
+    Service("feature", 7402, peers=("monitoring",), valkey=True),
     Service(
         "inference",
         7401,

@@ -1,10 +1,12 @@
 """Messages of the audit service to domain values and back."""
 
-from setpoint.common.v1 import value_pb2
+from collections.abc import Sequence
+
+from setpoint.common.v1 import reference_pb2, value_pb2
 from setpoint.feature.v1 import audit_service_pb2 as pb
 from setpoint_columns import Column, DataType, proto, value
 from setpoint_feature import convert
-from setpoint_feature.domain import assemble, visibility
+from setpoint_feature.domain import assemble, skew, visibility
 from setpoint_feature.domain import explaining as domain
 from setpoint_feature.service import explaining
 from setpoint_runtime import errors
@@ -110,3 +112,46 @@ def to_value(item: object, dtype: DataType) -> value_pb2.Value:
     if dtype is DataType.TIMESTAMP and isinstance(item, int):
         return value_pb2.Value(timestamp_value=item)
     return value.to_proto(item)
+
+
+def skew_to_proto(found: skew.Totals) -> pb.FeatureSetSkew:
+    """Returns what replays of a feature set have found."""
+    message = pb.FeatureSetSkew(
+        feature_set=reference_pb2.FeatureSetReference(
+            name=found.feature_set, version=found.version
+        ),
+        predictions=found.predictions,
+        differing_predictions=found.differing_predictions,
+        values=found.values,
+    )
+    for (feature, cause), count in sorted(found.differences.items()):
+        examples = [
+            each for each in found.examples if (each.feature, each.cause) == (feature, cause)
+        ]
+        message.differences.add(
+            feature=feature,
+            cause=int(cause),  # type: ignore[arg-type]  # equal numbers
+            values=count,
+            examples=_examples(examples),
+        )
+    return message
+
+
+def _examples(examples: Sequence[skew.Example]) -> list[pb.SkewExample]:
+    messages = []
+    for each in examples:
+        message = pb.SkewExample(
+            prediction_id=each.prediction_id,
+            as_of_time=each.time,
+            served=each.served,
+            known=each.known,
+            served_status=each.served_at.status,  # type: ignore[arg-type]  # equal numbers
+            known_status=each.known_at.status,  # type: ignore[arg-type]  # equal numbers
+            note=each.note,
+        )
+        if each.served_at.event_time != visibility.NO_TIME:
+            message.served_event_time = each.served_at.event_time
+        if each.known_at.event_time != visibility.NO_TIME:
+            message.known_event_time = each.known_at.event_time
+        messages.append(message)
+    return messages

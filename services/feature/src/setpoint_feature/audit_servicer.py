@@ -9,11 +9,16 @@ import grpc.aio
 from setpoint.feature.v1 import audit_service_pb2 as pb
 from setpoint.feature.v1 import audit_service_pb2_grpc
 from setpoint_feature import audit_convert, convert
-from setpoint_feature.service import explaining
-from setpoint_runtime import paging
+from setpoint_feature.domain import skew as domain
+from setpoint_feature.service import explaining, skew
+from setpoint_runtime import errors, paging
 
 SERVICE_NAME = "setpoint.feature.v1.AuditService"
 _Context = grpc.aio.ServicerContext[Any, Any]
+MAX_EXAMPLES = 20
+WHOLE = 10_000
+"""Basis points."""
+
 _EXPLAIN = "ExplainFeature"
 _SMALLER, _GREATER = 0, 1
 
@@ -21,9 +26,13 @@ _SMALLER, _GREATER = 0, 1
 class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     """Answers `setpoint.feature.v1.AuditService`."""
 
-    def __init__(self, explainer: explaining.Explainer) -> None:
-        """Serves the given parts."""
+    def __init__(
+        self, explainer: explaining.Explainer, replay: skew.SkewReplay | None, is_replaying: bool
+    ) -> None:
+        """Serves the given parts; no replay where there is nobody to ask for records."""
         self._explainer = explainer
+        self._replay = replay
+        self._is_replaying = is_replaying
 
     async def ExplainFeature(
         self, request: pb.ExplainFeatureRequest, context: _Context
@@ -54,6 +63,49 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             to_page(start, _GREATER) if start > 0 else "",
         )
         return audit_convert.explained_to_proto(found, range(start, stop), tokens)
+
+    async def GetSkewReport(
+        self, request: pb.GetSkewReportRequest, context: _Context
+    ) -> pb.GetSkewReportResponse:
+        """Tells what replays have found."""
+        if not 0 <= request.examples <= MAX_EXAMPLES:
+            raise errors.invalid("examples", request.examples, f"must be 0 to {MAX_EXAMPLES}")
+        asked = request.feature_set
+        progress, found = await self._asked().report(
+            asked.name, asked.version, request.since_time // domain.DAY, request.examples or 3
+        )
+        return pb.GetSkewReportResponse(
+            feature_sets=map(audit_convert.skew_to_proto, found),
+            through_record_id=progress.through,
+            newest_record_id=progress.newest,
+            replay_time=progress.time,
+            is_replaying=self._is_replaying,
+        )
+
+    async def ReplayPredictions(
+        self, request: pb.ReplayPredictionsRequest, context: _Context
+    ) -> pb.ReplayPredictionsResponse:
+        """Replays some records now."""
+        share = request.basis_points
+        if not 0 <= share <= WHOLE:
+            raise errors.invalid("basis_points", share, f"must be 0 to {WHOLE}")
+        if request.after_record_id < 0:
+            raise errors.invalid("after_record_id", request.after_record_id, "must be at least 0")
+        page, tallies = await self._asked().replay(request.after_record_id, share or WHOLE)
+        return pb.ReplayPredictionsResponse(
+            feature_sets=map(audit_convert.skew_to_proto, domain.totals_of(tallies)),
+            through_record_id=page.through,
+            newest_record_id=page.newest,
+        )
+
+    def _asked(self) -> skew.SkewReplay:
+        if self._replay is None:
+            raise errors.UnimplementedError(
+                errors.Reason.UNIMPLEMENTED,
+                "this feature service has no address of monitoring, so it replays no predictions; "
+                "set SETPOINT_FEATURE_MONITORING_ADDRESS",
+            )
+        return self._replay
 
 
 def _scope(request: pb.ExplainFeatureRequest) -> int:

@@ -54,3 +54,15 @@ class FeatureSettings(service_settings.ServiceSettings):
 
     answer_bytes: int = Field(default=3_500_000, ge=1, le=4_000_000)
     """About how large one answer may be; messages end at 4 MiB."""
+
+    monitoring_address: str = ""
+    """Where prediction records are, whose features are replayed; empty means that nothing is."""
+
+    skew_share: float = Field(default=0.05, ge=0, le=1)
+    """The share of the prediction records whose features are computed again and compared; 0 for none."""
+
+    skew_seconds: float = Field(default=5.0, gt=0)
+    """How often new prediction records are looked for. The replay takes a tenth of a core at most."""
+
+    skew_settle_seconds: float = Field(default=5.0, ge=0)
+    """How old records are before they are replayed: older than transactions live."""

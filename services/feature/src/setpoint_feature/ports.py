@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from setpoint_feature.domain import batch, catalog, definitions, history
+import numpy as np
+import numpy.typing as npt
+
+from setpoint_feature.domain import batch, catalog, definitions, history, skew, visibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +187,73 @@ class OnlineStore(Protocol):
 
     async def watermarks(self, versions: Sequence[str]) -> list[int | None]:
         """Returns up to which sequence each view is complete, None where nothing is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """What predictions were served, from a stretch of the stored records."""
+
+    rows: Sequence[skew.ServedRows]
+    after: int
+    """The record that the stretch begins after."""
+    through: int
+    """The record that it ends with."""
+    newest: int
+    """The newest record that there is."""
+
+
+class Records(Protocol):
+    """Prediction records, as monitoring keeps them."""
+
+    async def next(self, after: int, share: int, until: int) -> RecordPage:
+        """Returns a share, in basis points, of the records after one.
+
+        Args:
+            after: Number of a record; 0 begins with the first.
+            share: Which part of them, always the same one.
+            until: Only those that were stored by then; 0 means all.
+
+        Raises:
+            UnavailableError: They cannot be asked for now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far served features have been replayed."""
+
+    through: int = 0
+    newest: int = 0
+    time: int = 0
+    """When that was; 0 for never."""
+
+
+class SkewStore(Protocol):
+    """Keeps what replays have found."""
+
+    async def progress(self) -> Progress:
+        """Returns how far records have been replayed."""
+        ...
+
+    async def add(self, page: RecordPage, now: int, tallies: Sequence[skew.Tally]) -> bool:
+        """Adds findings and moves on; False, and nothing done, when another replica did it first."""
+        ...
+
+    async def totals(
+        self, feature_set: str, version: str, since_day: int, examples: int
+    ) -> list[skew.Totals]:
+        """Returns what was found from a day on.
+
+        Args:
+            feature_set: Name of the feature set; empty means all.
+            version: Its version; empty means all.
+            since_day: First day since 1970.
+            examples: At most so many for each feature and cause.
+        """
+        ...
+
+    async def written_times(self, view: int, sequences: npt.NDArray[np.int64]) -> visibility.Times:
+        """Returns when rows were stored, by the database's clock."""
         ...

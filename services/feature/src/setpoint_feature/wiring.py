@@ -8,7 +8,12 @@ from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
 from setpoint_db import engine as engines
 from setpoint_db import migrate
 from setpoint_feature import audit_servicer, config, servicer
-from setpoint_feature.adapters import metrics, valkey_client, valkey_store
+from setpoint_feature.adapters import (
+    metrics,
+    monitoring_records,
+    valkey_client,
+    valkey_store,
+)
 from setpoint_feature.service import (
     catch_up,
     definitions,
@@ -16,12 +21,14 @@ from setpoint_feature.service import (
     joining,
     leakage,
     serving,
+    skew,
     snapshot,
     standby,
     writing,
 )
-from setpoint_feature.store import definition_store, history_store, tables
+from setpoint_feature.store import definition_store, history_store, skew_store, tables
 from setpoint_features import library
+from setpoint_rpc import channel as channels
 from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import tasks
@@ -73,14 +80,45 @@ async def build(
             servicer.SERVICE_NAME,
         )
         explainer = explaining.Explainer(stores.history, stores.online_reads, known, clock)
+        replay = await _replay(settings, stores, known, clock, stack)
+        is_replaying = replay is not None and settings.skew_share > 0
         server.add(
             audit_service_pb2_grpc.add_AuditServiceServicer_to_server,
-            audit_servicer.AuditServicer(explainer),
+            audit_servicer.AuditServicer(explainer, replay, is_replaying),
             audit_servicer.SERVICE_NAME,
         )
         owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
+        if replay is not None and is_replaying:
+            server.metrics_registry.register(metrics.SkewMetrics(replay.counts))
+            share = max(1, round(settings.skew_share * audit_servicer.WHOLE))
+            _ = owner.start(
+                "skew-replay",
+                replay.run(share, settings.skew_seconds, settings.skew_settle_seconds),
+            )
         _ = owner.start("online-catch-up", follower.run())
         yield
+
+
+async def _replay(
+    settings: config.FeatureSettings,
+    stores: "_Stores",
+    known: snapshot.Snapshot,
+    clock: clocks.Clock,
+    stack: contextlib.AsyncExitStack,
+) -> skew.SkewReplay | None:
+    """Returns what replays served features, where there is an address to ask for them."""
+    if not settings.monitoring_address:
+        return None
+    to_monitoring = channels.connect(settings.monitoring_address, client=APPLICATION_NAME)
+    opened = await stack.enter_async_context(to_monitoring)
+    return skew.SkewReplay(
+        monitoring_records.MonitoringRecords(opened),
+        stores.skew,
+        stores.history,
+        joining.HistoricalReader(stores.history, known, settings.whole_view_rows),
+        known,
+        clock,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +127,7 @@ class _Stores:
 
     definitions: definition_store.SQLDefinitionStore
     history: history_store.SQLHistoryStore
+    skew: skew_store.SQLSkewStore
     online_reads: valkey_store.ValkeyStore
     online_writes: valkey_store.ValkeyStore
 
@@ -113,4 +152,5 @@ async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitS
         client = valkey_client.connect(settings.valkey_url, timeout_seconds=timeout)
         online.append(valkey_store.ValkeyStore(client, store_id, settings.online_parts))
         stack.push_async_callback(online[-1].close)
-    return _Stores(definition, history_store.SQLHistoryStore(short, long), online[0], online[1])
+    history = history_store.SQLHistoryStore(short, long)
+    return _Stores(definition, history, skew_store.SQLSkewStore(long), online[0], online[1])

@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from setpoint_feature.service import serving, writing
+from setpoint_feature.service import serving, skew, writing
 
 
 class FeatureMetrics(Collector):
@@ -61,3 +61,27 @@ class FeatureMetrics(Collector):
         for view, rows in sorted(self._lag.items()):
             lag.add_metric((view,), rows)
         yield lag
+
+
+class SkewMetrics(Collector):
+    """What the replay of served features has counted."""
+
+    def __init__(self, counts: skew.Counts) -> None:
+        """Reads the counts where they are kept."""
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they stand."""
+        yield CounterMetricFamily(
+            "setpoint_feature_skew_replayed_values",
+            "Served values that were computed again and compared.",
+            value=self._counts.values,
+        )
+        found = CounterMetricFamily(
+            "setpoint_feature_skew_differences",
+            "Served values that were not the ones known, by cause.",
+            labels=("cause",),
+        )
+        for cause, count in sorted(self._counts.differences.items()):
+            found.add_metric((cause.name.lower(),), count)
+        yield found

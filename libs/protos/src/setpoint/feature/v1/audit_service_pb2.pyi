@@ -67,6 +67,62 @@ CANDIDATE_VERDICT_BOUNDARY: CandidateVerdict.ValueType  # 7
 """Its event time equals T, and the view's boundary is exclusive."""
 Global___CandidateVerdict: typing_extensions.TypeAlias = CandidateVerdict
 
+class _SkewCause:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SkewCauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SkewCause.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SKEW_CAUSE_UNSPECIFIED: _SkewCause.ValueType  # 0
+    """Never sent."""
+    SKEW_CAUSE_LATE_WRITE: _SkewCause.ValueType  # 1
+    """A row that claims to have arrived by T was written only after the answer."""
+    SKEW_CAUSE_COPY_BEHIND: _SkewCause.ValueType  # 2
+    """A row that was written before the answer was not in the online copy: it lagged, or had lost it."""
+    SKEW_CAUSE_PAST_QUESTION: _SkewCause.ValueType  # 3
+    """The question was about a time before the entity's greatest row was known, which is all that an online copy holds."""
+    SKEW_CAUSE_STALENESS: _SkewCause.ValueType  # 4
+    """The same row was served, and its age judged otherwise."""
+    SKEW_CAUSE_DEFAULT: _SkewCause.ValueType  # 5
+    """Nothing that is fresh was known, and another default was served."""
+    SKEW_CAUSE_VALUE: _SkewCause.ValueType  # 6
+    """No stored row holds the value that was served."""
+    SKEW_CAUSE_FUTURE: _SkewCause.ValueType  # 7
+    """The row that was served was not known at T."""
+    SKEW_CAUSE_TRANSFORMATION: _SkewCause.ValueType  # 8
+    """A value that is computed from others came out otherwise."""
+    SKEW_CAUSE_NO_ANSWER: _SkewCause.ValueType  # 9
+    """The feature service gave no answer in time, and nulls stood in."""
+    SKEW_CAUSE_DEFINITION: _SkewCause.ValueType  # 10
+    """The feature set or a view of it is gone, or the record does not hold what the set defines."""
+
+class SkewCause(_SkewCause, metaclass=_SkewCauseEnumTypeWrapper):
+    """SkewCause says why a served value is not the one that is known."""
+
+SKEW_CAUSE_UNSPECIFIED: SkewCause.ValueType  # 0
+"""Never sent."""
+SKEW_CAUSE_LATE_WRITE: SkewCause.ValueType  # 1
+"""A row that claims to have arrived by T was written only after the answer."""
+SKEW_CAUSE_COPY_BEHIND: SkewCause.ValueType  # 2
+"""A row that was written before the answer was not in the online copy: it lagged, or had lost it."""
+SKEW_CAUSE_PAST_QUESTION: SkewCause.ValueType  # 3
+"""The question was about a time before the entity's greatest row was known, which is all that an online copy holds."""
+SKEW_CAUSE_STALENESS: SkewCause.ValueType  # 4
+"""The same row was served, and its age judged otherwise."""
+SKEW_CAUSE_DEFAULT: SkewCause.ValueType  # 5
+"""Nothing that is fresh was known, and another default was served."""
+SKEW_CAUSE_VALUE: SkewCause.ValueType  # 6
+"""No stored row holds the value that was served."""
+SKEW_CAUSE_FUTURE: SkewCause.ValueType  # 7
+"""The row that was served was not known at T."""
+SKEW_CAUSE_TRANSFORMATION: SkewCause.ValueType  # 8
+"""A value that is computed from others came out otherwise."""
+SKEW_CAUSE_NO_ANSWER: SkewCause.ValueType  # 9
+"""The feature service gave no answer in time, and nulls stood in."""
+SKEW_CAUSE_DEFINITION: SkewCause.ValueType  # 10
+"""The feature set or a view of it is gone, or the record does not hold what the set defines."""
+Global___SkewCause: typing_extensions.TypeAlias = SkewCause
+
 @typing.final
 class ExplainFeatureRequest(google.protobuf.message.Message):
     """ExplainFeatureRequest is the request of ExplainFeature."""
@@ -329,3 +385,248 @@ class ExplainFeatureResponse(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_event_time", b"_event_time"]) -> typing.Literal["event_time"] | None: ...
 
 Global___ExplainFeatureResponse: typing_extensions.TypeAlias = ExplainFeatureResponse
+
+@typing.final
+class GetSkewReportRequest(google.protobuf.message.Message):
+    """GetSkewReportRequest is the request of GetSkewReport."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FEATURE_SET_FIELD_NUMBER: builtins.int
+    SINCE_TIME_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    since_time: builtins.int
+    """Only predictions that monitoring stored on the day of this time or later, microseconds UTC; 0 means all."""
+    examples: builtins.int
+    """Examples of each feature and cause, at most 20; 0 means 3."""
+    @property
+    def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
+        """Only this feature set; an empty version means all versions, absent means all sets."""
+
+    def __init__(
+        self,
+        *,
+        feature_set: setpoint.common.v1.reference_pb2.FeatureSetReference | None = ...,
+        since_time: builtins.int = ...,
+        examples: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["examples", b"examples", "feature_set", b"feature_set", "since_time", b"since_time"]) -> None: ...
+
+Global___GetSkewReportRequest: typing_extensions.TypeAlias = GetSkewReportRequest
+
+@typing.final
+class GetSkewReportResponse(google.protobuf.message.Message):
+    """GetSkewReportResponse is the answer of GetSkewReport."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FEATURE_SETS_FIELD_NUMBER: builtins.int
+    THROUGH_RECORD_ID_FIELD_NUMBER: builtins.int
+    NEWEST_RECORD_ID_FIELD_NUMBER: builtins.int
+    REPLAY_TIME_FIELD_NUMBER: builtins.int
+    IS_REPLAYING_FIELD_NUMBER: builtins.int
+    through_record_id: builtins.int
+    """All records up to this one have been considered; 0 when none has."""
+    newest_record_id: builtins.int
+    """The newest record at the last look."""
+    replay_time: builtins.int
+    """When the last replay ended, microseconds UTC; 0 when there was none."""
+    is_replaying: builtins.bool
+    """Whether this service replays continuously."""
+    @property
+    def feature_sets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FeatureSetSkew]:
+        """By name and version."""
+
+    def __init__(
+        self,
+        *,
+        feature_sets: collections.abc.Iterable[Global___FeatureSetSkew] | None = ...,
+        through_record_id: builtins.int = ...,
+        newest_record_id: builtins.int = ...,
+        replay_time: builtins.int = ...,
+        is_replaying: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["feature_sets", b"feature_sets", "is_replaying", b"is_replaying", "newest_record_id", b"newest_record_id", "replay_time", b"replay_time", "through_record_id", b"through_record_id"]) -> None: ...
+
+Global___GetSkewReportResponse: typing_extensions.TypeAlias = GetSkewReportResponse
+
+@typing.final
+class ReplayPredictionsRequest(google.protobuf.message.Message):
+    """ReplayPredictionsRequest is the request of ReplayPredictions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AFTER_RECORD_ID_FIELD_NUMBER: builtins.int
+    BASIS_POINTS_FIELD_NUMBER: builtins.int
+    after_record_id: builtins.int
+    """Where to go on: only records after this one; 0 means from the first."""
+    basis_points: builtins.int
+    """The share of the records, 1 to 10,000; 0 means all."""
+    def __init__(
+        self,
+        *,
+        after_record_id: builtins.int = ...,
+        basis_points: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_record_id", b"after_record_id", "basis_points", b"basis_points"]) -> None: ...
+
+Global___ReplayPredictionsRequest: typing_extensions.TypeAlias = ReplayPredictionsRequest
+
+@typing.final
+class ReplayPredictionsResponse(google.protobuf.message.Message):
+    """ReplayPredictionsResponse is the answer of ReplayPredictions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FEATURE_SETS_FIELD_NUMBER: builtins.int
+    THROUGH_RECORD_ID_FIELD_NUMBER: builtins.int
+    NEWEST_RECORD_ID_FIELD_NUMBER: builtins.int
+    through_record_id: builtins.int
+    """All records up to this one have been considered."""
+    newest_record_id: builtins.int
+    """The newest record that there is."""
+    @property
+    def feature_sets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FeatureSetSkew]:
+        """What was found in these records, by name and version."""
+
+    def __init__(
+        self,
+        *,
+        feature_sets: collections.abc.Iterable[Global___FeatureSetSkew] | None = ...,
+        through_record_id: builtins.int = ...,
+        newest_record_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["feature_sets", b"feature_sets", "newest_record_id", b"newest_record_id", "through_record_id", b"through_record_id"]) -> None: ...
+
+Global___ReplayPredictionsResponse: typing_extensions.TypeAlias = ReplayPredictionsResponse
+
+@typing.final
+class FeatureSetSkew(google.protobuf.message.Message):
+    """FeatureSetSkew is what replays of one version of a feature set have found."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FEATURE_SET_FIELD_NUMBER: builtins.int
+    PREDICTIONS_FIELD_NUMBER: builtins.int
+    DIFFERING_PREDICTIONS_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    DIFFERENCES_FIELD_NUMBER: builtins.int
+    predictions: builtins.int
+    """Predictions that were replayed."""
+    differing_predictions: builtins.int
+    """Those with any difference."""
+    values: builtins.int
+    """Values that were compared."""
+    @property
+    def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
+        """The exact version."""
+
+    @property
+    def differences(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SkewDifference]:
+        """By feature and cause; none where all are equal."""
+
+    def __init__(
+        self,
+        *,
+        feature_set: setpoint.common.v1.reference_pb2.FeatureSetReference | None = ...,
+        predictions: builtins.int = ...,
+        differing_predictions: builtins.int = ...,
+        values: builtins.int = ...,
+        differences: collections.abc.Iterable[Global___SkewDifference] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["differences", b"differences", "differing_predictions", b"differing_predictions", "feature_set", b"feature_set", "predictions", b"predictions", "values", b"values"]) -> None: ...
+
+Global___FeatureSetSkew: typing_extensions.TypeAlias = FeatureSetSkew
+
+@typing.final
+class SkewDifference(google.protobuf.message.Message):
+    """SkewDifference counts differences of one feature that have one cause."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: builtins.int
+    CAUSE_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    feature: builtins.str
+    """Column of the feature set."""
+    cause: Global___SkewCause.ValueType
+    """Why they differ."""
+    values: builtins.int
+    """How many values."""
+    @property
+    def examples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SkewExample]:
+        """Some of them, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        feature: builtins.str = ...,
+        cause: Global___SkewCause.ValueType = ...,
+        values: builtins.int = ...,
+        examples: collections.abc.Iterable[Global___SkewExample] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause", "examples", b"examples", "feature", b"feature", "values", b"values"]) -> None: ...
+
+Global___SkewDifference: typing_extensions.TypeAlias = SkewDifference
+
+@typing.final
+class SkewExample(google.protobuf.message.Message):
+    """SkewExample is one value that was served otherwise than it was known."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PREDICTION_ID_FIELD_NUMBER: builtins.int
+    AS_OF_TIME_FIELD_NUMBER: builtins.int
+    SERVED_FIELD_NUMBER: builtins.int
+    KNOWN_FIELD_NUMBER: builtins.int
+    SERVED_STATUS_FIELD_NUMBER: builtins.int
+    KNOWN_STATUS_FIELD_NUMBER: builtins.int
+    SERVED_EVENT_TIME_FIELD_NUMBER: builtins.int
+    KNOWN_EVENT_TIME_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    prediction_id: builtins.str
+    """The prediction, whose record monitoring holds."""
+    as_of_time: builtins.int
+    """As of when it was asked for, microseconds UTC."""
+    served: builtins.str
+    """What was served, as text; absent where the value is sensitive."""
+    known: builtins.str
+    """What was known, as text; absent where the value is sensitive."""
+    served_status: setpoint.feature.v1.definition_pb2.FeatureStatus.ValueType
+    """The status that it was served with."""
+    known_status: setpoint.feature.v1.definition_pb2.FeatureStatus.ValueType
+    """The status of what was known."""
+    served_event_time: builtins.int
+    """Event time of what was served; absent where there is none."""
+    known_event_time: builtins.int
+    """Event time of what was known; absent where there is none."""
+    note: builtins.str
+    """What else is to be said, for people."""
+    def __init__(
+        self,
+        *,
+        prediction_id: builtins.str = ...,
+        as_of_time: builtins.int = ...,
+        served: builtins.str | None = ...,
+        known: builtins.str | None = ...,
+        served_status: setpoint.feature.v1.definition_pb2.FeatureStatus.ValueType = ...,
+        known_status: setpoint.feature.v1.definition_pb2.FeatureStatus.ValueType = ...,
+        served_event_time: builtins.int | None = ...,
+        known_event_time: builtins.int | None = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_known", b"_known", "_known_event_time", b"_known_event_time", "_served", b"_served", "_served_event_time", b"_served_event_time", "known", b"known", "known_event_time", b"known_event_time", "served", b"served", "served_event_time", b"served_event_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_known", b"_known", "_known_event_time", b"_known_event_time", "_served", b"_served", "_served_event_time", b"_served_event_time", "as_of_time", b"as_of_time", "known", b"known", "known_event_time", b"known_event_time", "known_status", b"known_status", "note", b"note", "prediction_id", b"prediction_id", "served", b"served", "served_event_time", b"served_event_time", "served_status", b"served_status"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_known", b"_known"]) -> typing.Literal["known"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_known_event_time", b"_known_event_time"]) -> typing.Literal["known_event_time"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_served", b"_served"]) -> typing.Literal["served"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_served_event_time", b"_served_event_time"]) -> typing.Literal["served_event_time"] | None: ...
+
+Global___SkewExample: typing_extensions.TypeAlias = SkewExample

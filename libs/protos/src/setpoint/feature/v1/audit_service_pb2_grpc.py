@@ -42,6 +42,16 @@ class AuditServiceStub(object):
                 request_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureRequest.SerializeToString,
                 response_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureResponse.FromString,
                 _registered_method=True)
+        self.GetSkewReport = channel.unary_unary(
+                '/setpoint.feature.v1.AuditService/GetSkewReport',
+                request_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.GetSkewReportRequest.SerializeToString,
+                response_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.GetSkewReportResponse.FromString,
+                _registered_method=True)
+        self.ReplayPredictions = channel.unary_unary(
+                '/setpoint.feature.v1.AuditService/ReplayPredictions',
+                request_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ReplayPredictionsRequest.SerializeToString,
+                response_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ReplayPredictionsResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer(object):
@@ -64,6 +74,24 @@ class AuditServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSkewReport(self, request, context):
+        """Tells what the continuous replay has found: a share of the prediction records is taken from monitoring, their features
+        are computed again by the join that makes training sets, as known at the time that they were asked for, and compared to
+        the bit with what was served, statuses and event times included. Each difference has a cause. Callers: people.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayPredictions(self, request, context):
+        """Replays stored predictions now, and keeps nothing: at most 256 records, from one on; a caller comes back with
+        through_record_id for what follows. UNAVAILABLE when monitoring does not answer, UNIMPLEMENTED where the service has no
+        address of monitoring. Callers: people.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -71,6 +99,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ExplainFeature,
                     request_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureRequest.FromString,
                     response_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureResponse.SerializeToString,
+            ),
+            'GetSkewReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSkewReport,
+                    request_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.GetSkewReportRequest.FromString,
+                    response_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.GetSkewReportResponse.SerializeToString,
+            ),
+            'ReplayPredictions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayPredictions,
+                    request_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ReplayPredictionsRequest.FromString,
+                    response_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ReplayPredictionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -103,6 +141,60 @@ class AuditService(object):
             '/setpoint.feature.v1.AuditService/ExplainFeature',
             setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureRequest.SerializeToString,
             setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSkewReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/setpoint.feature.v1.AuditService/GetSkewReport',
+            setpoint_dot_feature_dot_v1_dot_audit__service__pb2.GetSkewReportRequest.SerializeToString,
+            setpoint_dot_feature_dot_v1_dot_audit__service__pb2.GetSkewReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayPredictions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/setpoint.feature.v1.AuditService/ReplayPredictions',
+            setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ReplayPredictionsRequest.SerializeToString,
+            setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ReplayPredictionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

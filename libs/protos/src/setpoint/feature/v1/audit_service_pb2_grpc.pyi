@@ -41,7 +41,39 @@ _AuditServiceExplainFeatureType = typing_extensions.TypeVar(
     ],
 )
 
-class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType]):
+_AuditServiceGetSkewReportType = typing_extensions.TypeVar(
+    '_AuditServiceGetSkewReportType',
+    grpc.UnaryUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
+        setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
+        setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
+        setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse,
+    ],
+)
+
+_AuditServiceReplayPredictionsType = typing_extensions.TypeVar(
+    '_AuditServiceReplayPredictionsType',
+    grpc.UnaryUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.ReplayPredictionsRequest,
+        setpoint.feature.v1.audit_service_pb2.ReplayPredictionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.ReplayPredictionsRequest,
+        setpoint.feature.v1.audit_service_pb2.ReplayPredictionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.ReplayPredictionsRequest,
+        setpoint.feature.v1.audit_service_pb2.ReplayPredictionsResponse,
+    ],
+)
+
+class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType, _AuditServiceGetSkewReportType, _AuditServiceReplayPredictionsType]):
     """AuditService says why a value is what it is. The feature service answers it. It judges by the very code that answers
     GetOnlineFeatures and GetHistoricalFeatures, and changes no feature. Any method may answer UNAVAILABLE
     (DATABASE_UNAVAILABLE).
@@ -53,6 +85,14 @@ class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType]):
             setpoint.feature.v1.audit_service_pb2.ExplainFeatureRequest,
             setpoint.feature.v1.audit_service_pb2.ExplainFeatureResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
+            setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            setpoint.feature.v1.audit_service_pb2.ReplayPredictionsRequest,
+            setpoint.feature.v1.audit_service_pb2.ReplayPredictionsResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -60,6 +100,14 @@ class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType]):
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.feature.v1.audit_service_pb2.ExplainFeatureRequest,
             setpoint.feature.v1.audit_service_pb2.ExplainFeatureResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
+            setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            setpoint.feature.v1.audit_service_pb2.ReplayPredictionsRequest,
+            setpoint.feature.v1.audit_service_pb2.ReplayPredictionsResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -74,10 +122,30 @@ class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType]):
     is long. Callers: people.
     """
 
+    GetSkewReport: _AuditServiceGetSkewReportType
+    """Tells what the continuous replay has found: a share of the prediction records is taken from monitoring, their features
+    are computed again by the join that makes training sets, as known at the time that they were asked for, and compared to
+    the bit with what was served, statuses and event times included. Each difference has a cause. Callers: people.
+    """
+
+    ReplayPredictions: _AuditServiceReplayPredictionsType
+    """Replays stored predictions now, and keeps nothing: at most 256 records, from one on; a caller comes back with
+    through_record_id for what follows. UNAVAILABLE when monitoring does not answer, UNIMPLEMENTED where the service has no
+    address of monitoring. Callers: people.
+    """
+
 AuditServiceAsyncStub: typing_extensions.TypeAlias = AuditServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.feature.v1.audit_service_pb2.ExplainFeatureRequest,
         setpoint.feature.v1.audit_service_pb2.ExplainFeatureResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
+        setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.ReplayPredictionsRequest,
+        setpoint.feature.v1.audit_service_pb2.ReplayPredictionsResponse,
     ],
 ]
 
@@ -101,6 +169,28 @@ class AuditServiceServicer(metaclass=abc.ABCMeta):
         field or key that is missing (MISSING_FIELD, UNKNOWN_FIELD, ENTITY_KEY_MISSING) or of another type (WRONG_TYPE), or a
         token of another question (INVALID_PAGE_TOKEN). Reads all rows of the entity, so it costs what that entity's history
         is long. Callers: people.
+        """
+
+    @abc.abstractmethod
+    def GetSkewReport(
+        self,
+        request: setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse, collections.abc.Awaitable[setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse]]:
+        """Tells what the continuous replay has found: a share of the prediction records is taken from monitoring, their features
+        are computed again by the join that makes training sets, as known at the time that they were asked for, and compared to
+        the bit with what was served, statuses and event times included. Each difference has a cause. Callers: people.
+        """
+
+    @abc.abstractmethod
+    def ReplayPredictions(
+        self,
+        request: setpoint.feature.v1.audit_service_pb2.ReplayPredictionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[setpoint.feature.v1.audit_service_pb2.ReplayPredictionsResponse, collections.abc.Awaitable[setpoint.feature.v1.audit_service_pb2.ReplayPredictionsResponse]]:
+        """Replays stored predictions now, and keeps nothing: at most 256 records, from one on; a caller comes back with
+        through_record_id for what follows. UNAVAILABLE when monitoring does not answer, UNIMPLEMENTED where the service has no
+        address of monitoring. Callers: people.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

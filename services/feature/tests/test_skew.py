@@ -1,0 +1,51 @@
+import pytest
+
+from setpoint.feature.v1 import audit_service_pb2 as pb
+from setpoint_feature import testing
+from setpoint_feature.testing import Start
+from setpoint_runtime import errors
+
+NOBODY = "127.0.0.1:1"
+
+
+async def test_replay_without_an_address_is_refused(start: Start) -> None:
+    """Where nobody can be asked for records, that is said rather than that nothing differs."""
+    async with start() as running:
+        for call in (
+            running.audit.GetSkewReport(pb.GetSkewReportRequest()),
+            running.audit.ReplayPredictions(pb.ReplayPredictionsRequest()),
+        ):
+            error = await testing.error_of(call)
+            assert error.reason is errors.Reason.UNIMPLEMENTED
+            assert "SETPOINT_FEATURE_MONITORING_ADDRESS" in error.message
+
+
+async def test_replay_goes_on_without_monitoring(start: Start) -> None:
+    """While monitoring is away the service does its other work, and the report says that nothing was done."""
+    async with start(monitoring_address=NOBODY, skew_seconds=0.01) as running:
+        error = await testing.error_of(
+            running.audit.ReplayPredictions(pb.ReplayPredictionsRequest())
+        )
+        assert isinstance(error, errors.UnavailableError)
+        report = await running.audit.GetSkewReport(pb.GetSkewReportRequest())
+        assert (report.replay_time, report.is_replaying, len(report.feature_sets)) == (0, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.ReplayPredictionsRequest(basis_points=10_001), "basis_points"),
+        (pb.ReplayPredictionsRequest(after_record_id=-1), "after_record_id"),
+        (pb.GetSkewReportRequest(examples=21), "examples"),
+    ],
+)
+async def test_bad_question_is_named(
+    start: Start, request_: pb.ReplayPredictionsRequest | pb.GetSkewReportRequest, field: str
+) -> None:
+    """A number out of its range is refused with its field."""
+    async with start(monitoring_address=NOBODY) as running:
+        if isinstance(request_, pb.GetSkewReportRequest):
+            error = await testing.error_of(running.audit.GetSkewReport(request_))
+        else:
+            error = await testing.error_of(running.audit.ReplayPredictions(request_))
+        assert error.violations[0].field == field
