@@ -37,8 +37,7 @@ for command in (
 ):
     app.command()(command)
 
-for command in (skew_commands.skew,):
-    feature_commands.app.command()(command)
+_ = feature_commands.app.command()(skew_commands.skew)
 
 app.add_typer(route_commands.app, name="routes")
 app.add_typer(feature_commands.app, name="features")

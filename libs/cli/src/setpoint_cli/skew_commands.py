@@ -37,8 +37,10 @@ class _Found:
     predictions: int = 0
     differing: int = 0
     values: int = 0
-    differences: Counter[tuple[str, int]] = field(default_factory=Counter)
-    examples: dict[tuple[str, int], messages.SkewExample] = field(default_factory=dict)
+    differences: Counter[tuple[str, messages.SkewCause.ValueType]] = field(default_factory=Counter)
+    examples: dict[tuple[str, messages.SkewCause.ValueType], messages.SkewExample] = field(
+        default_factory=dict
+    )
 
     def add(self, skew: messages.FeatureSetSkew) -> None:
         """Takes in what an answer says."""
@@ -46,7 +48,7 @@ class _Found:
         self.differing += skew.differing_predictions
         self.values += skew.values
         for each in skew.differences:
-            key = (each.feature, int(each.cause))
+            key = (each.feature, each.cause)
             self.differences[key] += each.values
             if each.examples:
                 self.examples.setdefault(key, each.examples[0])
@@ -151,7 +153,7 @@ def _show(found: dict[tuple[str, str], _Found]) -> None:
 def _example(example: messages.SkewExample) -> tuple[str, str, str]:
     sides = []
     for side in ("served", "known"):
-        value = getattr(example, side) if example.HasField(side) else "(not shown)"  # type: ignore[arg-type]  # names of fields
+        value = getattr(example, side) if example.HasField(side) else "(not shown)"
         number = getattr(example, f"{side}_status")
         status = definition_pb2.FeatureStatus.Name(number).removeprefix("FEATURE_STATUS_")
         text = f"{escape(value)}, {status.lower()}"
@@ -164,6 +166,6 @@ def _example(example: messages.SkewExample) -> tuple[str, str, str]:
     return where, sides[0], sides[1]
 
 
-def _cause(number: int) -> str:
+def _cause(number: messages.SkewCause.ValueType) -> str:
     name = messages.SkewCause.Name(number)
     return name.removeprefix("SKEW_CAUSE_").lower().replace("_", " ")

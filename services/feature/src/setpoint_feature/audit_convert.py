@@ -130,7 +130,7 @@ def skew_to_proto(found: skew.Totals) -> pb.FeatureSetSkew:
         ]
         message.differences.add(
             feature=feature,
-            cause=int(cause),  # type: ignore[arg-type]  # equal numbers
+            cause=int(cause),
             values=count,
             examples=_examples(examples),
         )

@@ -1,6 +1,6 @@
 """From two tables, what was served and what was known, to counted differences with causes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,10 +42,18 @@ class Entities:
 class Comparison:
     """Served rows beside what was known of them."""
 
-    def __init__(self, rows: skew.ServedRows, known: assemble.Served, tally: skew.Tally) -> None:
-        """Takes both sides, and what the findings are added to."""
+    def __init__(
+        self,
+        rows: skew.ServedRows,
+        known: assemble.Served,
+        tally: skew.Tally,
+        sensitive: Collection[str],
+    ) -> None:
+        """Takes both sides, what the findings are added to, and features that examples must not show."""
         self._rows = rows
         self._tally = tally
+        self._sensitive = sensitive
+        self._causes: dict[str, dict[int, skew.Cause]] = {}
         self._known = known.features
         self._statuses = {
             column.name: np.frombuffer(found, np.uint8).astype(np.int64)
@@ -96,7 +104,6 @@ class Comparison:
             entities: The stored rows of the entities of the predictions that differ.
         """
         for name, field in fields.items():
-            is_sensitive = view.view.fields[field].sensitive
             served = self._rows.inputs[name]
             held = _held(view, field, entities.rows)
             for place in np.flatnonzero(differing[name]).tolist():
@@ -104,11 +111,17 @@ class Comparison:
                 same = _equals(held, positions, served, place)
                 cell = self._cell(name, place)
                 cause = skew.cause_of(view.rule, candidates, same, cell)
-                self._note(name, place, cause, "", is_sensitive=is_sensitive)
+                self._note(name, place, cause)
 
-    def derived(self, name: str, differing: visibility.Flags) -> None:
-        """Notes differences in a feature that no view holds, but that is computed from others."""
-        self._add(name, differing, skew.Cause.TRANSFORMATION)
+    def derived(self, name: str, differing: visibility.Flags, inputs: Collection[str]) -> None:
+        """Notes differences in a feature that is computed from others.
+
+        Where one of its inputs was served otherwise too, that is the cause of both.
+        """
+        for place in np.flatnonzero(differing).tolist():
+            causes = [self._causes.get(each, {}).get(place) for each in inputs]
+            cause = next(filter(None, causes), skew.Cause.TRANSFORMATION)
+            self._note(name, place, cause)
 
     def _cell(self, name: str, place: int) -> skew.Cell:
         rows = self._rows
@@ -121,26 +134,26 @@ class Comparison:
 
     def _add(self, name: str, flags: visibility.Flags, cause: skew.Cause, note: str = "") -> None:
         for place in np.flatnonzero(flags).tolist():
-            # Whether a derived feature tells something sensitive is not known here.
-            self._note(name, place, cause, note, is_sensitive=True)
+            self._note(name, place, cause, note)
 
-    def _note(
-        self, name: str, place: int, cause: skew.Cause, note: str, *, is_sensitive: bool
-    ) -> None:
+    def _note(self, name: str, place: int, cause: skew.Cause, note: str = "") -> None:
         differences = self._tally.differences
+        self._causes.setdefault(name, {})[place] = cause
         differences[name, cause] += 1
         if differences[name, cause] > EXAMPLES:
             return
         rows, nowhere = self._rows, skew.Seen(0, visibility.NO_TIME)
-        cell = self._cell(name, place) if name in rows.statuses else None
+        is_there = name in rows.statuses and name in rows.inputs
+        cell = self._cell(name, place) if is_there else None
+        is_hidden = cell is None or name in self._sensitive
         self._tally.examples.append(
             skew.Example(
                 rows.prediction_ids[place],
                 name,
                 cause,
                 int(rows.times[place]),
-                None if is_sensitive else _shown(rows.inputs[name].item(place)),
-                None if is_sensitive else _shown(self._known[name].item(place)),
+                None if is_hidden else _shown(rows.inputs[name].item(place)),
+                None if is_hidden else _shown(self._known[name].item(place)),
                 nowhere if cell is None else cell.served,
                 nowhere if cell is None else cell.known,
                 note,
@@ -148,8 +161,8 @@ class Comparison:
         )
 
 
-def incomparable(rows: skew.ServedRows, tally: skew.Tally, why: str) -> None:
-    """Notes rows that cannot be computed again, because a definition is gone or was another one."""
+def incomparable(rows: skew.ServedRows, tally: skew.Tally, cause: skew.Cause, why: str) -> None:
+    """Notes rows that cannot be computed again, because something that they need is gone."""
     features = [
         name
         for name, statuses in rows.statuses.items()
@@ -159,13 +172,13 @@ def incomparable(rows: skew.ServedRows, tally: skew.Tally, why: str) -> None:
     tally.differing_predictions += len(rows)
     nowhere = skew.Seen(0, visibility.NO_TIME)
     for name in features:
-        tally.differences[name, skew.Cause.DEFINITION] += len(rows)
+        tally.differences[name, cause] += len(rows)
         served = skew.Seen(int(rows.statuses[name][0]), int(rows.event_times[name][0]))
         tally.examples.append(
             skew.Example(
                 rows.prediction_ids[0],
                 name,
-                skew.Cause.DEFINITION,
+                cause,
                 int(rows.times[0]),
                 None,
                 None,

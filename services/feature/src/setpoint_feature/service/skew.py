@@ -24,7 +24,19 @@ from setpoint_runtime import errors
 REST: Final = 9.0
 """After a replay the task rests this many times as long: it takes a tenth of a core at most."""
 
-_GONE = (errors.NotFoundError, errors.InvalidArgumentError, errors.FailedPreconditionError)
+_GONE = (
+    errors.NotFoundError,
+    errors.InvalidArgumentError,
+    errors.FailedPreconditionError,
+    errors.InternalError,
+)
+"""What a join says to a question that it cannot answer any more; a transformation may also fail."""
+
+_BY_TRANSFORMATION = (
+    errors.Reason.TRANSFORMATION_NOT_FOUND,
+    errors.Reason.TRANSFORMATION_MISMATCH,
+    errors.Reason.TRANSFORMATION_FAILED,
+)
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -135,14 +147,21 @@ class SkewReplay:
             known = await join.piece(rows.spine.without(times.name).with_column(times))
             compiled = self._known.catalog.plan(rows.feature_set, rows.version)
         except _GONE as error:
-            skew_causes.incomparable(rows, tally, error.message)
+            is_computed = error.reason in _BY_TRANSFORMATION
+            cause = skew.Cause.TRANSFORMATION if is_computed else skew.Cause.DEFINITION
+            skew_causes.incomparable(rows, tally, cause, error.message)
             return tally
-        comparison = skew_causes.Comparison(rows, known, tally)
+        sensitive = self._known.catalog.sensitive_columns(compiled.feature_set)
+        comparison = skew_causes.Comparison(rows, known, tally, sensitive)
         differing = await asyncio.to_thread(comparison.differing)
         for group in compiled.groups:
             await self._explain(rows, group, compiled, differing, comparison)
+        steps = () if compiled.recipe is None else compiled.recipe.steps
+        for step in steps:
+            if step.name in differing:
+                comparison.derived(step.name, differing.pop(step.name), step.inputs)
         for name, flags in differing.items():
-            comparison.derived(name, flags)
+            comparison.derived(name, flags, ())
         return tally
 
     async def _explain(
