@@ -72,7 +72,10 @@ def spec(folder: Path) -> messages.BatchPredictionSpec:
 
 def write_input(home: House, folder: Path) -> int:
     frame = home.questions().with_columns(
-        queue=pl.col("distance") / 7, staff=pl.lit(3), sick_share=pl.lit(0.1)
+        queue=pl.col("distance") / 7,
+        staff=pl.lit(3),
+        sick_share=pl.lit(0.1),
+        effort=pl.lit(1.0),
     )
     rows = PARTITIONS * PARTITION_ROWS
     many = pl.concat([frame.select(*INPUTS)] * (rows // len(frame)))

@@ -18,6 +18,7 @@ from setpoint_rpc import channel
 from setpoint_runtime import errors, ids
 
 KEYS = ("depot", "crew")
+DERIVED = ("queue_each", "effort")
 
 
 def spec(house: House, source: Path | None, **changes: Any) -> messages.BatchPredictionSpec:
@@ -96,13 +97,19 @@ async def test_equal_online(home: House, tmp_path: Path) -> None:
     entities = frame.filter(found["status"] == 0)
     values = await home.client.get_online_features(
         parcels.FEATURE_SET,
-        entities.select(*KEYS),
+        entities.select(*KEYS, "distance"),
         as_of=frame["sent_time"][0],
         timeout=SECONDS,
     )
-    seen = answered.select(f"input_{name}" for name in parcels.FEATURES)
-    known = interop.to_polars(values.columns).select(parcels.FEATURES)
-    assert seen.rename(lambda name: name.removeprefix("input_")).equals(known)
+    names = (*parcels.FEATURES, *DERIVED)
+    seen = answered.select(f"input_{name}" for name in names)
+    seen = seen.rename(lambda name: name.removeprefix("input_"))
+    assert seen.equals(interop.to_polars(values.columns).select(names))
+    effort = seen["queue"] / seen["staff"] + entities["distance"] / 100.0
+    assert effort.is_null().equals(seen["effort"].is_null())
+    # polars divides by multiplying.
+    assert ((effort - seen["effort"]).abs() < 1e-9).all()
+    assert 0 < seen["effort"].null_count() < len(seen)
     # All of what is compared did occur.
     assert {"RULE_VIOLATED", None} == set(reasons[0])
     told = set(",".join(found["degradations"].drop_nulls()).split(","))
@@ -119,7 +126,10 @@ async def test_equal_online(home: House, tmp_path: Path) -> None:
 async def test_given_equal_online(home: House, tmp_path: Path) -> None:
     """With all inputs given, online and batch give the same answers, and no feature is fetched."""
     frame = home.questions().with_columns(
-        queue=pl.col("distance") / 7, staff=pl.lit(3), sick_share=pl.lit(None, pl.Float64)
+        queue=pl.col("distance") / 7,
+        staff=pl.lit(3),
+        sick_share=pl.lit(None, pl.Float64),
+        effort=pl.col("distance") / 100,
     )
     rows = frame.select(*INPUTS)
     ended = await home.run(spec(home, written(tmp_path, rows)))

@@ -1,7 +1,7 @@
 """The services that answer predictions, online and in batches, in this process, with one model.
 
 The model is about the parcels of `tests.support.parcels`: numbers and a text, some of them features
-that may be stale, missing or a default, others given by the request.
+that may be stale, missing or a default, others given by the request, one computed of both.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 from sklearn import ensemble
-from tests.support import parcels, waiting
+from tests.support import parcel_features, parcels, waiting
 
 from setpoint.batch.v1 import batch_prediction_pb2, batch_service_pb2
 from setpoint.common.v1 import column_pb2, reference_pb2
-from setpoint.feature.v1 import feature_service_pb2
+from setpoint.feature.v1 import definition_pb2, feature_service_pb2
 from setpoint.registry.v1 import model_pb2, registry_service_pb2
 from setpoint.router.v1 import route_pb2, router_service_pb2
 from setpoint.validation.v1 import validation_service_pb2
@@ -42,7 +42,7 @@ from setpoint_testkit import serving
 from setpoint_validation import config as validation_config
 from setpoint_validation import wiring as validation_wiring
 
-NUMBERS = ("queue", "staff", "sick_share", "distance", "hour")
+NUMBERS = ("queue", "staff", "sick_share", "distance", "hour", "effort")
 TEXTS = ("kind",)
 INPUTS = (*NUMBERS, *TEXTS)
 DAYS = 3
@@ -123,7 +123,11 @@ async def opened(
         await run(
             "feature",
             feature_wiring.build,
-            feature_config.FeatureSettings(database_url=database_url, valkey_url=valkey_url),
+            feature_config.FeatureSettings(
+                database_url=database_url,
+                valkey_url=valkey_url,
+                modules=parcel_features.__name__,
+            ),
         )
         await run(
             "validation",
@@ -174,6 +178,14 @@ async def opened(
         yield house
 
 
+def _feature_set() -> definition_pb2.FeatureSet:
+    made = parcels.feature_set()
+    # In an order in which they cannot be computed; the service finds its own.
+    for name in ("effort", "queue_each"):
+        made.transformations.add(name=name, function=f"{parcel_features.__name__}:{name}")
+    return made
+
+
 async def _settle(house: House) -> None:
     """Bring history, rules, a model and a route to life."""
     stubs = house.client.stubs
@@ -187,7 +199,7 @@ async def _settle(house: House) -> None:
         )
     registered = await stubs.feature.RegisterFeatureSet(
         feature_service_pb2.RegisterFeatureSetRequest(
-            request_id=ids.uuid7(), feature_set=parcels.feature_set()
+            request_id=ids.uuid7(), feature_set=_feature_set()
         )
     )
     for day in house.days:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from setpoint_columns import Column, Columns, DataType
-from setpoint_retraining import testing
+from setpoint_retraining import ports, testing
 from setpoint_retraining.service import snapshot
 from setpoint_retraining.testing import FEATURE_SET, KNOWN_AT, FakeFeatures
 from setpoint_retraining.training import table as tables
@@ -60,6 +60,20 @@ async def test_take_joins_everything() -> None:
     assert taken.unlabelled_rows == world.table.rows - taken.table.rows
 
 
+async def test_take_sends_what_is_computed_with() -> None:
+    """Request fields that transformations read go to the feature service, beside keys and times."""
+
+    class Computing(FakeFeatures):
+        async def historical(self, feature_set: ports.FeatureSetKey, spine: Columns) -> Columns:
+            spines.append(spine.names)
+            return await super().historical(feature_set, spine)
+
+    spines: list[tuple[str, ...]] = []
+    computing = replace(FEATURE_SET, request_columns=("y",))
+    await snapshot.take(Computing(), testing.policy(), computing, KNOWN_AT)
+    assert spines == [("question", "event_time", "y")]
+
+
 async def test_take_only_what_is_known() -> None:
     """Questions and labels of the time after the run's are not there."""
     at = KNOWN_AT - 5 * testing.DAY
@@ -91,6 +105,18 @@ def text_column(data: bytes, offsets: list[int]) -> Column:
         np.array(offsets, dtype=np.int32),
         np.array([True, False, True]),
     )
+
+
+def test_spine_of_holds_what_is_computed_with() -> None:
+    """A spine carries the request fields that the feature set computes with, and names one that is not there."""
+    table = testing.snapshot(5)
+    field = next(iter(FEATURE_SET.request_fields))
+    computing = replace(FEATURE_SET, request_columns=(field,))
+    assert snapshot.spine_of(table, computing).names == ("event_time", "question", field)
+
+    with pytest.raises(errors.FailedPreconditionError) as caught:
+        snapshot.spine_of(table, replace(FEATURE_SET, request_columns=("nothing",)))
+    assert caught.value.reason is errors.Reason.MISSING_FIELD
 
 
 def test_digest_ignores_what_lies_below_nulls() -> None:

@@ -283,11 +283,13 @@ class AsyncClient:
         """Joins the features as they were known at each row's time.
 
         The result's `frame` is the spine with the features beside its columns, rows and order kept. Only
-        keys and times are sent, so the spine's other columns may have any type.
+        keys, times and the request fields that transformations read are sent, so the spine's other columns
+        may have any type.
 
         Args:
             feature_set: Name of the feature set.
-            spine: Any kind of frame with the key columns and a time with a zone for each row.
+            spine: Any kind of frame with the key columns, the request fields that transformations read, and a
+                time with a zone for each row.
             version: Exact version; by default the latest.
             time_column: Name of the time column.
             as_of_event_time: Also use values that arrived after the row's time. Leaks the future.

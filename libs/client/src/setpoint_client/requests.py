@@ -155,13 +155,14 @@ def historical_features(
     time_column: str,
     as_of_event_time: bool,
 ) -> list[feature_service_pb2.GetHistoricalFeaturesRequest]:
-    """Returns the stream of requests for a spine, of which only keys and times are sent.
+    """Returns the stream of requests for a spine, of which only what is needed is sent: keys, times, and the request
+    fields that transformations read.
 
     Raises:
-        InvalidArgumentError: The spine lacks a key column or the time column; names it.
+        InvalidArgumentError: The spine lacks such a column; names it.
     """
-    keys = [each.name for each in definition.key_columns]
-    columns = frames.select(spine, dict.fromkeys([*keys, time_column]))
+    needed = [each.name for each in (*definition.key_columns, *definition.request_columns)]
+    columns = frames.select(spine, dict.fromkeys([*needed, time_column]))
     columns = _with_times(columns, (time_column,))
     made = [
         feature_service_pb2.GetHistoricalFeaturesRequest(spine=columns_proto.to_proto(piece))

@@ -31,7 +31,10 @@ class FeatureSet:
     key: FeatureSetKey
     keys: Mapping[str, DataType]
     features: tuple[str, ...]
+    """What the feature service fills: features, then what is computed from them."""
     request_fields: Mapping[str, DataType]
+    request_columns: tuple[str, ...] = ()
+    """Request fields that the feature service computes with: a spine holds them beside its keys."""
 
 
 @dataclass(frozen=True, slots=True)

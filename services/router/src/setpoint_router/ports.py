@@ -49,6 +49,8 @@ class FeatureSetDefinition:
     features: tuple[Field, ...]
     request_fields: tuple[Field, ...]
     sensitive: tuple[str, ...]
+    sent_request_fields: tuple[str, ...] = ()
+    """Request fields that its transformations read."""
 
 
 class FeatureDefinitions(Protocol):

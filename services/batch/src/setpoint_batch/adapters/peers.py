@@ -92,8 +92,12 @@ class FeaturesClient:
             "name": found.name,
             "version": found.version,
             "keys": {each.name: int(each.dtype) for each in answer.key_columns},
-            "features": [each.alias or each.field for each in found.features],
+            "features": [
+                *(each.alias or each.field for each in found.features),
+                *(each.name for each in found.transformations),
+            ],
             "request_fields": {each.name: int(each.dtype) for each in found.request_fields},
+            "request_columns": [each.name for each in answer.request_columns],
         }
 
 

@@ -39,7 +39,10 @@ class FeatureSet:
     version: str
     keys: Fields
     features: tuple[str, ...]
+    """What the feature service fills, what it computes included."""
     request_fields: Fields
+    request_columns: tuple[str, ...] = ()
+    """Request fields that it computes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ def feature_set_of(told: Mapping[str, Any] | None) -> FeatureSet | None:
         _fields(told["keys"]),
         tuple(told["features"]),
         _fields(told["request_fields"]),
+        # Tasks of earlier releases have none.
+        tuple(told.get("request_columns", ())),
     )
 
 

@@ -52,6 +52,11 @@ class FeatureClient:
         self._stub = feature_service_pb2_grpc.FeatureServiceStub(opened)
         self._feature_set = feature_set
 
+    @property
+    def request_columns(self) -> Sequence[str]:
+        """Request fields that the feature service computes with: a spine holds them too."""
+        return self._feature_set.request_columns
+
     async def fetch(self, spine: Columns) -> Fetched:
         """Return the features of entities; the spine's last column holds the times.
 

@@ -103,12 +103,17 @@ async def _with_features(
 
 async def _fetch(chunk: Chunk, client: peers.FeatureClient) -> Chunk:
     if len(chunk.good):
+        sent = [each for each in client.request_columns if each not in chunk.entities]
+        spine = Columns(
+            chunk.entities.rows,
+            [*chunk.entities.columns, *chunk.given.select(sent).columns],
+        )
         times = Column(
-            peers.time_name(chunk.entities.names),
+            peers.time_name(spine.names),
             DataType.TIMESTAMP,
             np.ascontiguousarray(chunk.times[chunk.good]),
         )
-        fetched = await client.fetch(chunk.entities.with_column(times))
+        fetched = await client.fetch(spine.with_column(times))
         chunk.features, chunk.statuses = fetched.features, fetched.statuses
     return chunk
 

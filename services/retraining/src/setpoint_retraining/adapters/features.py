@@ -40,8 +40,12 @@ class FeaturesClient:
         return ports.FeatureSet(
             key=ports.FeatureSetKey(found.name, found.version),
             keys={each.name: DataType(each.dtype) for each in response.key_columns},
-            features=tuple(each.alias or each.field for each in found.features),
+            features=(
+                *(each.alias or each.field for each in found.features),
+                *(each.name for each in found.transformations),
+            ),
             request_fields={each.name: DataType(each.dtype) for each in found.request_fields},
+            request_columns=tuple(each.name for each in response.request_columns),
         )
 
     async def entity_keys(self, view: str) -> tuple[str, ...]:

@@ -100,7 +100,8 @@ def join_labels(
 async def _join_features(
     features: ports.Features, feature_set: ports.FeatureSet, questions: Columns
 ) -> Columns:
-    spine = questions.select([*feature_set.keys, "event_time"])
+    wanted = dict.fromkeys([*feature_set.keys, "event_time", *feature_set.request_columns])
+    spine = questions.select(wanted)
     joined = await features.historical(feature_set.key, spine)
     columns = [*joined.columns]
     for name, dtype in feature_set.request_fields.items():
@@ -111,10 +112,10 @@ async def _join_features(
 
 
 def spine_of(table: Columns, feature_set: ports.FeatureSet) -> Columns:
-    """Returns a snapshot's keys and times as a spine for a feature set.
+    """Returns a snapshot's keys, times and what is computed with as a spine for a feature set.
 
     Raises:
-        FailedPreconditionError: The snapshot lacks a key.
+        FailedPreconditionError: The snapshot lacks a key or a request field.
     """
     columns = [table[QUESTION_TIME].rename("event_time")]
     for name in feature_set.keys:
@@ -124,6 +125,16 @@ def spine_of(table: Columns, feature_set: ports.FeatureSet) -> Columns:
                 f"the snapshot lacks key {name!r} of feature set {feature_set.key.name!r}",
             )
         columns.append(table[KEY_PREFIX + name].rename(name))
+    for name in feature_set.request_columns:
+        if name in feature_set.keys:
+            continue
+        if name not in table:
+            raise errors.FailedPreconditionError(
+                errors.Reason.MISSING_FIELD,
+                f"the snapshot lacks request field {name!r}, which feature set "
+                f"{feature_set.key.name!r} computes with",
+            )
+        columns.append(table[name])
     return Columns(table.rows, columns)
 
 

@@ -158,6 +158,7 @@ def served_to_proto(served: ServedVersion) -> route_pb2.ServedVersion:
         input_tensors=_tensors_to_proto(served.input_tensors),
         output_tensors=_tensors_to_proto(served.output_tensors),
         substituted_inputs=sorted(served.substituted_inputs),
+        sent_request_fields=served.sent_request_fields,
     )
     if served.feature_set is not None:
         message.feature_set.name = served.feature_set.name
@@ -180,6 +181,7 @@ def served_from_proto(message: route_pb2.ServedVersion) -> ServedVersion:
         input_tensors=_tensors_from_proto(message.input_tensors),
         output_tensors=_tensors_from_proto(message.output_tensors),
         substituted_inputs=frozenset(message.substituted_inputs),
+        sent_request_fields=tuple(message.sent_request_fields),
     )
 
 
@@ -262,14 +264,15 @@ def definition_from_proto(
         feature_set=FeatureSet(message.name, message.version),
         key_columns=fields_from_proto(answer.key_columns),
         features=tuple(
-            Field(
-                each.alias or each.field,
-                columns_proto.data_type_from_proto(each.dtype, "feature_set.features"),
+            Field(name, columns_proto.data_type_from_proto(dtype, "feature_set.features"))
+            for name, dtype in (
+                *((each.alias or each.field, each.dtype) for each in message.features),
+                *((each.name, each.dtype) for each in message.transformations),
             )
-            for each in message.features
         ),
         request_fields=fields_from_proto(message.request_fields),
-        sensitive=tuple(sensitive),
+        sensitive=tuple(sorted({*sensitive, *answer.sensitive_columns})),
+        sent_request_fields=tuple(each.name for each in answer.request_columns),
     )
 
 

@@ -87,6 +87,8 @@ class ServedVersion:
     output_tensors: tuple[ServedTensor, ...] = ()
     substituted_inputs: frozenset[str] = frozenset()
     """Inputs for whose missing values the model has substitutes, whatever their type."""
+    sent_request_fields: tuple[str, ...] = ()
+    """Request fields that the feature service computes with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -238,6 +238,12 @@ def _narrowed(
     return array
 
 
+def with_sent(entities: Columns, requested: Columns, names: Sequence[str]) -> Columns:
+    """Returns entities with the request fields that the feature service computes with beside them."""
+    sent = [requested[name] for name in names if name not in entities]
+    return Columns(entities.rows, [*entities.columns, *sent]) if sent else entities
+
+
 def null_column(field: Field, rows: int) -> Column:
     """Returns a column of nulls."""
     valid = np.zeros(rows, np.bool_)

@@ -330,7 +330,11 @@ class BatchPredictor:
         work.entities = entities
         work.started_us = self._clock.now_us()
         fetched = await self._stages.fetch(
-            version.feature_set, entities, work.event_times, work.deadline, work.lead
+            version.feature_set,
+            values.with_sent(entities, requested, version.sent_request_fields),
+            work.event_times,
+            work.deadline,
+            work.lead,
         )
         self._stages.take_features(work, fetched, requested, None)
 

@@ -306,11 +306,18 @@ class Predictor:
             entities, _ = values.tabulate(
                 plan.version.key_columns, [job.entity for job in jobs], "entities"
             )
+            asked = entities
+            if sent := plan.version.sent_request_fields:
+                # A value that does not fit fails its own row, when the row is prepared.
+                requested, _ = values.tabulate(
+                    plan.version.request_fields, [job.row for job in jobs], "inputs"
+                )
+                asked = values.with_sent(entities, requested, sent)
             deadline = max([job.deadline for job in jobs])
             sent_us = self._clock.now_us()
             fetch = self._stages.fetch(
                 _feature_set(plan),
-                entities,
+                asked,
                 [job.event_time for job in jobs],
                 deadline,
                 _lead(jobs),

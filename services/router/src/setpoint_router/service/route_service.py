@@ -210,6 +210,7 @@ class RouteService:
             features=definition.features,
             request_fields=definition.request_fields,
             sensitive_inputs=definition.sensitive,
+            sent_request_fields=definition.sent_request_fields,
             score_column=registered.score_column,
             input_tensors=registered.input_tensors,
             output_tensors=registered.output_tensors,

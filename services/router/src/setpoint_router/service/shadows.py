@@ -229,7 +229,11 @@ class Shadows:
                 copy, version.request_fields, "inputs", self._codec.requested_row, plan, bad
             )
             fetched = await self._stages.fetch(
-                version.feature_set, work.entities, work.event_times, work.deadline, None
+                version.feature_set,
+                values.with_sent(work.entities, requested, version.sent_request_fields),
+                work.event_times,
+                work.deadline,
+                None,
             )
             self._stages.take_features(work, fetched, requested, None)
         for row, error in bad.items():

@@ -446,7 +446,7 @@ def inference_error(error: errors.SetpointError) -> errors.SetpointError:
 def _features_error(error: errors.SetpointError) -> errors.SetpointError:
     return errors.UnavailableError(
         errors.Reason.FEATURES_UNAVAILABLE,
-        f"the feature service did not answer in time: {error.message}",
+        f"the feature service did not answer as it should: {error.message}",
         metadata={"cause": error.reason.value},
     )
 

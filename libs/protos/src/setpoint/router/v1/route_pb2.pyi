@@ -458,6 +458,7 @@ class ServedVersion(google.protobuf.message.Message):
     INPUT_TENSORS_FIELD_NUMBER: builtins.int
     OUTPUT_TENSORS_FIELD_NUMBER: builtins.int
     SUBSTITUTED_INPUTS_FIELD_NUMBER: builtins.int
+    SENT_REQUEST_FIELDS_FIELD_NUMBER: builtins.int
     version: builtins.int
     """The version."""
     score_column: builtins.str
@@ -480,7 +481,7 @@ class ServedVersion(google.protobuf.message.Message):
 
     @property
     def features(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
-        """Columns that the feature service fills, in the feature set's order; empty without one."""
+        """Columns that the feature service fills, features and then transformations in the feature set's order; empty without one."""
 
     @property
     def request_fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.common.v1.reference_pb2.FieldSpec]:
@@ -488,7 +489,7 @@ class ServedVersion(google.protobuf.message.Message):
 
     @property
     def sensitive_inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Features whose view marks them as sensitive."""
+        """Features whose view marks them as sensitive, and what is computed from such."""
 
     @property
     def input_tensors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ServedTensor]:
@@ -506,6 +507,10 @@ class ServedVersion(google.protobuf.message.Message):
         are NaN to the model in floats and refused elsewhere. Empty in routes stored by releases that did not know them.
         """
 
+    @property
+    def sent_request_fields(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Those of the request fields that the feature set's transformations read: they go to the feature service with the keys."""
+
     def __init__(
         self,
         *,
@@ -521,9 +526,10 @@ class ServedVersion(google.protobuf.message.Message):
         input_tensors: collections.abc.Iterable[Global___ServedTensor] | None = ...,
         output_tensors: collections.abc.Iterable[Global___ServedTensor] | None = ...,
         substituted_inputs: collections.abc.Iterable[builtins.str] | None = ...,
+        sent_request_fields: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "input_tensors", b"input_tensors", "inputs", b"inputs", "key_columns", b"key_columns", "output_tensors", b"output_tensors", "outputs", b"outputs", "request_fields", b"request_fields", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs", "substituted_inputs", b"substituted_inputs", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features", "input_tensors", b"input_tensors", "inputs", b"inputs", "key_columns", b"key_columns", "output_tensors", b"output_tensors", "outputs", b"outputs", "request_fields", b"request_fields", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs", "sent_request_fields", b"sent_request_fields", "substituted_inputs", b"substituted_inputs", "version", b"version"]) -> None: ...
 
 Global___ServedVersion: typing_extensions.TypeAlias = ServedVersion
 
