@@ -6,6 +6,7 @@ import typer
 
 from setpoint_cli import (
     batch_commands,
+    feast_commands,
     feature_commands,
     inventory_commands,
     prediction_commands,
@@ -37,7 +38,9 @@ for command in (
 ):
     app.command()(command)
 
-_ = feature_commands.app.command()(skew_commands.skew)
+for feature_command in (skew_commands.skew, feast_commands.import_feast):
+    # Its name is that of the function, with a hyphen.
+    feature_commands.app.command()(feature_command)
 
 app.add_typer(route_commands.app, name="routes")
 app.add_typer(feature_commands.app, name="features")

@@ -1,0 +1,1 @@
+"""What a Feast repository defines, in the terms of Setpoint."""
