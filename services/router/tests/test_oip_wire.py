@@ -12,6 +12,7 @@ import pytest
 from setpoint.router.v1 import route_pb2
 from setpoint.validation.v1 import suite_pb2
 from setpoint_columns import DataType
+from setpoint_columns.dtypes import FLOATS
 from setpoint_oip import parameters, tensors
 from setpoint_oip.conformance import suite
 from setpoint_oip.conformance.subject import Subject
@@ -407,6 +408,65 @@ def test_refusals_at_the_door_are_made_once() -> None:
     assert made.turned_away() is refusal
     predictions.turned_away = lambda: None
     assert made.turned_away() is None
+
+
+async def test_infer_with_a_null_that_has_no_form(router: Any) -> None:
+    """Proves that a null in a whole number is told by name, of one row and of many; others are answered."""
+    await router.create("ranks", weights={testing.RANKING: 10_000})
+    numbers = np.array([[0.5, 2, -1], [0.5, 2, 7]], "f4")
+    for count in (1, 10):
+        inputs = {
+            "numbers": np.repeat(numbers, count, axis=0),
+            "origin": np.repeat(ORIGIN, 2 * count),
+        }
+        code, error = await refused(router, inputs, model_name="ranks")
+        assert code is grpc.StatusCode.UNIMPLEMENTED
+        assert error.metadata["field"] == 'outputs["rank"][0]'
+        found, _ = await infer(router, inputs, ("score",), model_name="ranks")
+        assert len(found["score"]) == 2 * count
+        fine = {name: each[count:] for name, each in inputs.items()}
+        found, _ = await infer(router, fine, ("rank",), model_name="ranks")
+        assert found["rank"] == [[7]] * count
+
+
+@pytest.mark.parametrize("dtype", list(DataType))
+def test_null_of_any_type(dtype: DataType) -> None:
+    """Proves that a null is NaN in floats, and in no other type silently something else."""
+    value = {DataType.BOOL: True, DataType.STRING: "a"}.get(dtype, 1)
+    if dtype in FLOATS:
+        assert np.isnan(oip._array("y", [value, None], dtype)).tolist() == [False, True]
+        return
+    with pytest.raises(errors.UnimplementedError, match=r'outputs\["y"\]\[1\]: is null'):
+        oip._array("y", [value, None], dtype)
+
+
+async def test_infer_is_turned_away_whole(
+    start_router: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proves that a full router refuses before it reads, and lets the rows of a request in together."""
+    async with start_router(waiting_predictions=4, calls_at_once=1) as router:
+        await router.create()
+        gate = router.peers.inference.gates.setdefault(1, asyncio.Event())
+        three = {name: np.repeat(each, 3, axis=0) for name, each in GIVEN.items()}
+        first = asyncio.create_task(infer(router, three))
+        async with asyncio.timeout(20):
+            while router.peers.inference.asked[1] < 3:
+                await asyncio.sleep(0.005)
+        # One place is left, and three rows come together.
+        second = asyncio.create_task(infer(router, three))
+        stub: Any = router.to_router.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+        async def turned_away() -> bool:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub(b"\xff no message at all", timeout=20)
+            return bool(caught.value.code() is grpc.StatusCode.UNAVAILABLE)
+
+        async with asyncio.timeout(20):
+            while not await turned_away():
+                await asyncio.sleep(0.005)
+        gate.set()
+        for found, _ in (await first, await second):
+            assert found == {"score": [[1e6 + 10.5]] * 3}
 
 
 def served(version: int, name: str, dtype: DataType, *columns: str) -> ServedVersion:

@@ -125,7 +125,10 @@ class OipServicer(servicer.Servicer):
                 return question.reply_of_batch(answer)
             except errors.InvalidArgumentError as error:
                 raise oip.about_inputs(error) from error
-        answers = [self._predictor.predict(each, _below(call)) for each in question.each()]
+        # Its rows are answered together or not at all, so they are let in together as well.
+        self._predictor.admit(question.route)
+        predict = self._predictor.predict
+        answers = [predict(each, _below(call), is_admitted=True) for each in question.each()]
         return question.reply_of_each(await _all(answers))
 
 

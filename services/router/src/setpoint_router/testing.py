@@ -35,6 +35,8 @@ from setpoint_runtime import errors
 FEATURE_SET = ("flight", "f" * 64)
 OTHER_SET = ("flight", "e" * 64)
 """Another version of it, in which `share` is 1000 more and there is no field `origin`."""
+RANKING = 8
+"""A version that also answers `rank`, a whole number: the hour, or null where that is negative."""
 FRESH = 1
 MISSING = 3
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -185,6 +187,9 @@ class InferenceDouble(inference_service_pb2_grpc.InferenceServiceServicer):
             raise error
         scores = score(inputs, version)
         outputs = Columns(inputs.rows, [Column.from_numpy("score", scores)])
+        if version == RANKING:
+            ranks = [None if each < 0 else int(each) for each in inputs["hour"].to_list()]
+            outputs = outputs.with_column(Column.from_list("rank", ranks, DataType.INT64))
         return inference_service_pb2.PredictResponse(
             model_version=request.model_version, outputs=columns_proto.to_proto(outputs)
         )
@@ -231,7 +236,7 @@ def score(inputs: Columns, version: int) -> np.ndarray[Any, np.dtype[np.float64]
 
 class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
     """Model `delays`: version 3 is pending, 5 has a substitute for `origin`, 6 wants the other feature
-    set, 7 to 9 none, above none is.
+    set, 7 to 9 none, 8 ranks, above none is.
     """
 
     async def GetModelVersion(
@@ -258,6 +263,8 @@ class RegistryDouble(registry_service_pb2_grpc.RegistryServiceServicer):
             score_column="score",
             outputs=[model_pb2.TensorSpec(name="score", dtype=_FLOAT64, columns=["score"])],
         )
+        if asked.version == RANKING:
+            manifest.outputs.add(name="rank", dtype=_INT64, columns=["rank"])
         if asked.version < 7:
             found = OTHER_SET if asked.version == 6 else FEATURE_SET
             manifest.feature_set.name, manifest.feature_set.version = found

@@ -14,7 +14,7 @@ from setpoint.common.v1 import value_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint_columns import Column, Columns, DataType
 from setpoint_columns import value as column_values
-from setpoint_columns.dtypes import NUMBERS, NUMPY_TYPES
+from setpoint_columns.dtypes import FLOATS, NUMBERS, NUMPY_TYPES
 from setpoint_oip import layout, parameters, tensors
 from setpoint_oip.datatypes import AnyArray
 from setpoint_oip.layout import Held, Layout
@@ -144,7 +144,7 @@ class Question:
         """
         _check_version(request.model_version, route)
         self._request = request
-        self._route = route
+        self.route = route
         given = parameters.ours(request.parameters, _KINDS)
         self.request_id = str(given.pop("request_id", ""))
         known = sides_of(route)
@@ -155,10 +155,10 @@ class Question:
 
     def each(self) -> list[router_service_pb2.PredictRequest]:
         """Return the rows as single predictions."""
-        names = self._route.plans[0].names
-        is_given = batch_predictor.is_given(self.columns, self._route)
+        names = self.route.plans[0].names
+        is_given = batch_predictor.is_given(self.columns, self.route)
         make = router_service_pb2.PredictRequest
-        made = [make(route=self._route.route.name) for _ in range(self.rows)]
+        made = [make(route=self.route.route.name) for _ in range(self.rows)]
         for column in self.columns.columns:
             name = column.name
             if name == ASSIGNMENT_KEY:
@@ -178,7 +178,7 @@ class Question:
     def batch(self) -> batch_predictor.BatchAsk:
         """Return the question as a batch."""
         return batch_predictor.BatchAsk(
-            route=self._route.route.name,
+            route=self.route.route.name,
             rows=self.columns,
             assignment_key_column=ASSIGNMENT_KEY if ASSIGNMENT_KEY in self.columns else "",
             event_time_column=EVENT_TIME if EVENT_TIME in self.columns else "",
@@ -237,7 +237,7 @@ class Question:
         request = self._request
         known = {f"{parameters.PREFIX}{name}": facts[name] for name in _FACTS} | dict(values)
         # Without rows there are no outputs either.
-        arrays = {name: _array(known.get(name, ()), dtype) for name, dtype in self._columns()}
+        arrays = {name: _array(name, known.get(name, ()), dtype) for name, dtype in self._columns()}
         response = pb.ModelInferResponse(
             model_name=request.model_name,
             model_version=",".join(map(str, sorted(set(facts["version"])))),
@@ -246,7 +246,7 @@ class Question:
         made = layout.gathered(self._specs, arrays, self.rows)
         tensors.fill_response(response, made, is_raw=bool(request.raw_input_contents))
         added: dict[str, parameters.Value] = {
-            "route": self._route.route.name,
+            "route": self.route.route.name,
             "prediction_id": ",".join(facts["prediction_id"]),
             "degraded": any(facts["degradations"]),
             **told,
@@ -361,12 +361,28 @@ def _message(dtype: DataType, value: Any) -> value_pb2.Value:
     return column_values.to_proto(value)
 
 
-def _array(values: Sequence[Any], dtype: DataType) -> AnyArray:
-    """Return the values of an output; a null is NaN, and nothing else can stand for one."""
+def _array(name: str, values: Sequence[Any], dtype: DataType) -> AnyArray:
+    """Return the values of an output; a null is NaN, and nothing else can stand for one.
+
+    Raises:
+        UnimplementedError: Names the output and its row.
+    """
+    if None in values:
+        if dtype not in FLOATS:
+            raise _no_form(name, values.index(None), dtype)
+        values = [np.nan if each is None else each for each in values]
     if dtype is DataType.STRING:
         array = np.empty(len(values), object)
         array[:] = values
         return array
-    if None in values and dtype in (DataType.FLOAT32, DataType.FLOAT64):
-        values = [np.nan if each is None else each for each in values]
     return np.array(values, NUMPY_TYPES[dtype])
+
+
+def _no_form(name: str, row: int, dtype: DataType) -> errors.UnimplementedError:
+    path = f'outputs["{name[:100]}"][{row}]'
+    return errors.UnimplementedError(
+        errors.Reason.UNIMPLEMENTED,
+        f"{path}: is null, for which the protocol has no form in {dtype.name}; Predict and "
+        "PredictBatch have one",
+        metadata={"field": path},
+    )

@@ -164,14 +164,35 @@ class Predictor:
         self._observer.refused(errors.Reason.OVERLOADED)
         return self._refusals[self._limit.retry_step]
 
-    async def predict(self, ask: Ask, origin: Origin) -> Any:
+    def admit(self, route: ServingRoute) -> None:
+        """Let in a request, all of its predictions or none.
+
+        Raises:
+            ResourceExhaustedError: There is too much to do, or no room for records.
+        """
+        if not self._limit.admits(self._waiting):
+            self._observer.refused(errors.Reason.OVERLOADED)
+            raise refusal.overloaded(RETRY_SECONDS[self._limit.retry_step])
+        try:
+            self._stages.admit(route.route.content.spool_full_policy)
+        except errors.ResourceExhaustedError as error:
+            self._observer.refused(error.reason)
+            raise
+
+    async def predict(self, ask: Ask, origin: Origin, *, is_admitted: bool = False) -> Any:
         """Answer one prediction.
+
+        Args:
+            ask: What is asked.
+            origin: Where it comes from.
+            is_admitted: It came with others that have been let in together.
 
         Raises:
             SetpointError: There is no answer; its kind and reason say why.
         """
         route = self._routes(ask.route)
-        self._admit(route)
+        if not is_admitted:
+            self.admit(route)
         job = self._job(ask, origin, route)
         self._waiting += 1
         try:
@@ -215,16 +236,6 @@ class Predictor:
             await each.given.drain()
             await each.prepared.drain()
         await self._failures.drain()
-
-    def _admit(self, route: ServingRoute) -> None:
-        if not self._limit.admits(self._waiting):
-            self._observer.refused(errors.Reason.OVERLOADED)
-            raise refusal.overloaded(RETRY_SECONDS[self._limit.retry_step])
-        try:
-            self._stages.admit(route.route.content.spool_full_policy)
-        except errors.ResourceExhaustedError as error:
-            self._observer.refused(error.reason)
-            raise
 
     def _job(self, ask: Ask, origin: Origin, route: ServingRoute) -> Job:
         job = Job()
