@@ -88,6 +88,29 @@ def test_compare_verdicts(candidate: Arm, baseline: Arm, verdict: Verdict) -> No
 
 
 @pytest.mark.parametrize(
+    ("candidate", "baseline", "minimum", "verdict"),
+    [
+        (_arm(49, failures=49), _arm(441), 50, Verdict.INCONCLUSIVE),
+        (_arm(50, failures=50), _arm(441), 50, Verdict.FAIL),
+        (_arm(199, loss=0.9), _arm(1_800, loss=0.1), 200, Verdict.INCONCLUSIVE),
+        (_arm(200, loss=0.9), _arm(1_800, loss=0.1), 200, Verdict.FAIL),
+        (_arm(0), _arm(1), 0, Verdict.INCONCLUSIVE),
+        (_arm(0), _arm(0), 0, Verdict.INCONCLUSIVE),
+        (_arm(1), _arm(0), 0, Verdict.INCONCLUSIVE),
+        (_arm(1), _arm(9), 0, Verdict.PASS),
+        (_arm(1), _arm(9), -5, Verdict.PASS),
+    ],
+)
+def test_compare_waits_for_traffic(
+    candidate: Arm, baseline: Arm, minimum: int, verdict: Verdict
+) -> None:
+    """With too little traffic the answer is to wait, neither to go on nor to go back."""
+    judged = comparison.compare(candidate, baseline, 0.1, minimum_predictions=minimum)
+    assert judged.verdict is verdict
+    assert judged.explanation
+
+
+@pytest.mark.parametrize(
     ("candidate", "baseline", "verdict"),
     [
         (_arm(400, failures=400), _arm(3_600), Verdict.FAIL),

@@ -139,7 +139,8 @@ def compare(
         candidate: What the candidate did.
         baseline: What the serving version did in the same time.
         candidate_share: The candidate's share of traffic, between 0 and 1, constant in that time.
-        minimum_predictions: With fewer of the candidate the answer is INCONCLUSIVE, not PASS.
+        minimum_predictions: With fewer of the candidate the answer is INCONCLUSIVE, whatever they
+            are like: too little traffic is a reason to wait. With none it always is.
     """
     # Where more traffic came than was asked for, more failures are no sign of a worse version.
     both = max(1, candidate.predictions + baseline.predictions)
@@ -147,13 +148,25 @@ def compare(
     failures = one_sided_e_value(candidate.failures, baseline.failures, share)
     split = binomial_e_value(candidate.predictions, baseline.predictions, candidate_share)
     loss = loss_interval(candidate, baseline)
-    verdict, why = _verdict(candidate, failures, split, loss, minimum_predictions)
+    verdict, why = _verdict(candidate, baseline, failures, split, loss, minimum_predictions)
     return Comparison(verdict, failures, split, loss, why)
 
 
 def _verdict(
-    candidate: Arm, failures: float, split: float, loss: Interval | None, minimum: int
+    candidate: Arm,
+    baseline: Arm,
+    failures: float,
+    split: float,
+    loss: Interval | None,
+    minimum: int,
 ) -> tuple[Verdict, str]:
+    if not baseline.predictions:
+        return Verdict.INCONCLUSIVE, "the baseline has no predictions to compare with"
+    if candidate.predictions < max(minimum, 1):
+        return (
+            Verdict.INCONCLUSIVE,
+            f"{candidate.predictions} of {max(minimum, 1)} predictions by the candidate so far",
+        )
     if failures >= 1 / FAILURE_LEVEL:
         return Verdict.FAIL, f"the candidate fails more often (e-value {failures:.3g})"
     if loss is not None and loss.lower > 0:
@@ -165,11 +178,6 @@ def _verdict(
         return (
             Verdict.INCONCLUSIVE,
             f"traffic is not split as asked (e-value {split:.3g}); the versions cannot be compared",
-        )
-    if candidate.predictions < minimum:
-        return (
-            Verdict.INCONCLUSIVE,
-            f"{candidate.predictions} of {minimum} predictions by the candidate so far",
         )
     measured = f", loss {loss.difference:+.4f}" if loss is not None else ""
     return (

@@ -283,7 +283,9 @@ class CompareVersionsRequest(google.protobuf.message.Message):
     candidate_basis_points: builtins.int
     """The candidate's expected share of requests in basis points, 1 to 9,999."""
     minimum_predictions: builtins.int
-    """Fewer answered predictions of the candidate give INCONCLUSIVE."""
+    """With fewer predictions of the candidate, answered or failed, or with none of either version, the verdict is INCONCLUSIVE
+    whatever they are like.
+    """
     @property
     def candidate(self) -> setpoint.common.v1.reference_pb2.ModelVersionReference:
         """The version that might take over."""
