@@ -218,6 +218,47 @@ def test_recovers_when_load_goes() -> None:
     assert server.limit.current > 2 * lowest
 
 
+@pytest.mark.parametrize("slow", [0.3, 1.0, 3.0])
+def test_version_that_slows_for_good_is_believed_under_load(slow: float) -> None:
+    """Shows that a version which takes longer from now on gets its callers back while load goes on."""
+    server = Server(fixed=0.01, each=0.0, least=16)
+    open_loop(server, 100, 5.0)
+    server.fixed = slow
+    open_loop(server, 60 / slow, 40 + 60 * slow)
+    assert server.refused > 0, "at first it looks like a queue"
+    server.refused = 0
+    server.latencies.clear()
+    open_loop(server, 60 / slow, 60.0, seed=4)
+    assert server.refused == 0
+    assert len(server.latencies) > 0.8 * 60 / slow * 60
+
+
+def test_queue_at_the_least_limit_is_no_slow_version() -> None:
+    """Shows that a model which answers one by one is not believed to be slow because many wait."""
+    server = Server(fixed=0.0, each=0.001, least=16, rows=1)
+    open_loop(server, 500, 5.0)
+    server.each = 0.05
+    open_loop(server, 100, 120.0)
+    server.latencies.clear()
+    open_loop(server, 100, 60.0, seed=4)
+    assert server.limit.current <= 32
+    assert sorted(server.latencies)[len(server.latencies) // 2] < 20 * 0.05
+
+
+def test_slow_version_that_recovers_is_known_again() -> None:
+    """Shows that a version which is quick again is held to its old latency after a quiet moment."""
+    server = Server(fixed=0.01, each=0.0, least=16)
+    open_loop(server, 100, 5.0)
+    server.fixed = 1.0
+    open_loop(server, 60, 60.0)
+    server.fixed = 0.01
+    server.go_to(server.now + 5.0)
+    open_loop(server, 5, 5.0)
+    server.each = 0.05
+    open_loop(server, 100, 20.0)
+    assert server.limit.current <= 32
+
+
 @hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(
     strategies.integers(1, 600),
@@ -265,3 +306,14 @@ def test_pace_tolerates_a_time_or_twice(alone: float, tolerated: float) -> None:
     pace = limit.Pace()
     pace.stretch(alone, 1, 0.0, 0.1)
     assert pace.stretch(tolerated, 500, 1.0, 0.1) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("alone", "stretch"), [(None, 5.0), (0.01, 5.0), (1.0, 0.25)])
+def test_pace_judges_without_learning(alone: float | None, stretch: float) -> None:
+    """Shows that what came to nothing is measured by what is known, and changes nothing of it."""
+    pace = limit.Pace()
+    if alone is not None:
+        pace.stretch(alone, 1, 0.0, 0.1)
+    before = pace.seconds
+    assert pace.of(0.5, 0.1) == pytest.approx(stretch)
+    assert pace.seconds == before

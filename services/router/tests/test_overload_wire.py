@@ -79,3 +79,23 @@ async def test_refusal_comes_before_reading(
         )
         assert counted == 2
     assert len(router.peers.ingest.ids) == 3
+
+
+async def test_predictions_that_all_time_out_are_overload(
+    start_router: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shows that callers are turned away where nobody is answered in time, not only where answers are slow."""
+    async with start_router(waiting_predictions_least=2, latency_tolerance_seconds=0.01) as router:
+        await router.create()
+        Gate(router, monkeypatch)
+        seen: set[grpc.StatusCode] = set()
+
+        async def ask(at: int) -> None:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await router.predict(inputs=GIVEN, timeout=0.2, assignment_key=str(at))
+            seen.add(caught.value.code())
+
+        async with asyncio.timeout(30):
+            while grpc.StatusCode.RESOURCE_EXHAUSTED not in seen:
+                await asyncio.gather(*(ask(at) for at in range(20)))
+        assert grpc.StatusCode.DEADLINE_EXCEEDED in seen

@@ -424,13 +424,30 @@ class Predictor:
     def _note_pace(self, work: Work) -> None:
         """Tell the limit how long the youngest of a work took, if there is an answer."""
         lane, jobs = self._lanes.get(work.plan), work.jobs
-        if lane is None or not jobs or len(work.errors) == work.rows:
+        if lane is None or not jobs:
+            return
+        if len(work.errors) == work.rows:
+            self._note_loss(jobs)
             return
         youngest, now = jobs[-1], self._clock.monotonic()
         stretch = lane.paces[work.is_given].stretch(
             now - youngest.arrived, youngest.ahead, now, self._limit.tolerance
         )
         self._limit.observe(stretch, youngest.ahead, work.rows)
+
+    def _note_loss(self, jobs: Sequence[Job]) -> None:
+        """Tell the limit of predictions that all came to nothing, if they took their time over it.
+
+        What fails at once says nothing of how long an answer takes.
+        """
+        youngest = jobs[-1]
+        lane = self._lanes.get(youngest.plan)
+        if lane is None:
+            return
+        pace, took = lane.paces[youngest.is_given], self._clock.monotonic() - youngest.arrived
+        stretch = pace.of(took, self._limit.tolerance)
+        if stretch > 1.0:
+            self._limit.observe(stretch, youngest.ahead, len(jobs))
 
     # The fallback version.
 
@@ -471,6 +488,8 @@ class Predictor:
     def _still_wanted(self, jobs: list[Job]) -> list[Job]:
         """Return the jobs somebody waits for; the others are recorded and dropped."""
         wanted = [job for job in jobs if not job.is_left]
+        if not wanted and jobs:
+            self._note_loss(jobs)
         if len(wanted) < len(jobs):
             for job in jobs:
                 if job.is_left:
