@@ -185,6 +185,46 @@ async def test_poison_fails_alone() -> None:
         assert said(await calls[2]) == [4.0, 6.0]
 
 
+async def test_poison_is_found_by_halves() -> None:
+    """The one of many who breaks a run is found in a few runs, not by one for each of the others."""
+    model = Model()
+    async with batcher_of(model, Batching(64)) as call:
+        first = call(0.0)
+        await turns()
+        calls = [call(POISON if at == 21 else float(at)) for at in range(64)]
+        await turns()
+        model.gate.set()
+        await first
+        for at, each in enumerate(calls):
+            if at == 21:
+                with pytest.raises(errors.InternalError, match="poisoned"):
+                    await each
+            else:
+                assert said(await each) == [2.0 * at]
+    assert len(model.sizes) == 1 + 1 + 2 * 6
+
+
+async def test_busy_server_is_not_asked_again_for_each() -> None:
+    """What says nothing of the rows is told to all who shared the run, after one run."""
+    model = Model()
+    busy = errors.ResourceExhaustedError(errors.Reason.OVERLOADED, "all threads are taken")
+
+    async def refuse(*_: object) -> Ran:
+        model.sizes.append(0)
+        await model.gate.wait()
+        raise busy
+
+    model.run = refuse  # type: ignore[method-assign,assignment]  # another model
+    async with batcher_of(model, Batching(8)) as call:
+        calls = [call(float(at)) for at in range(5)]
+        await turns()
+        model.gate.set()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in found} == {errors.ResourceExhaustedError}
+    assert len({id(each) for each in found}) == 5, "each caller has an error of his own"
+    assert len(model.sizes) == 1
+
+
 async def test_odd_tensors_fail_alone() -> None:
     """Tensors that do not fit together are run one by one, not given up (ray#66140)."""
     model = Model()

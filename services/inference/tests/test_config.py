@@ -10,7 +10,7 @@ def test_defaults() -> None:
     """Without settings one thread on the processor runs a call, and nothing waits."""
     settings = config.InferenceSettings()
     assert settings.onnx() == Options()
-    assert settings.batching() == Batching(64)
+    assert settings.batching() == Batching(64, max_queued=1024)
 
 
 def test_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +21,7 @@ def test_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "ONNX_ARENA_BYTES": "1000000",
         "BATCH_MAX_ROWS": "32",
         "BATCH_PREFERRED_ROWS": "[8, 16]",
+        "BATCH_MAX_QUEUED": "7",
         "BATCH_TIMEOUT_MICROSECONDS": "500",
         "BATCH_TIMEOUT_ACTION": "delay",
     }.items():
@@ -29,7 +30,7 @@ def test_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     providers = ("AzureExecutionProvider", "CPUExecutionProvider")
     assert settings.onnx() == Options(providers, 4, 1, 1_000_000)
     assert settings.batching() == Batching(
-        32, (8, 16), timeout_us=500, timeout_action=TimeoutAction.DELAY
+        32, (8, 16), max_queued=7, timeout_us=500, timeout_action=TimeoutAction.DELAY
     )
 
 

@@ -95,7 +95,7 @@ class InferenceSettings(settings.ServiceSettings):
     batch_max_delay_microseconds: int = Field(default=0, ge=0)
     """How long a call waits for others while a thread is free; 0 joins only what waits anyway."""
 
-    batch_max_queued: int = Field(default=0, ge=0)
+    batch_max_queued: int = Field(default=1024, ge=0)
     """Calls of one version that wait; more are answered RESOURCE_EXHAUSTED. 0 for any number."""
 
     batch_timeout_microseconds: int = Field(default=0, ge=0)
