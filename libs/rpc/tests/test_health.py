@@ -96,6 +96,31 @@ async def test_watch_tells_each_change_and_ends_with_drain() -> None:
     assert seen == [_NOT_SERVING, _SERVING, _NOT_SERVING]
 
 
+async def test_parts_of_the_server_have_names_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A part that comes and goes is told by its name, and serves only while the server does."""
+    monkeypatch.setattr(health, "_LOOK_SECONDS", 0.01)
+    parts = {"a/1": True, "b/2": False}
+    async with _started() as (built, stub):
+        built.health.add_parts(parts.get)
+        assert await _check(stub, "a/1") == _NOT_SERVING
+        await built.set_ready(True)
+        assert await _check(stub, "a/1") == _SERVING
+        assert await _check(stub, "b/2") == _NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _check(stub, "c/3")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="b/2"), timeout=20)
+        told = [(await watch.read()).status]
+        parts["b/2"] = True
+        told.append((await watch.read()).status)
+        del parts["b/2"]
+        told.append((await watch.read()).status)
+        assert told == [_NOT_SERVING, _SERVING, _UNKNOWN]
+        watch.cancel()
+
+
 async def test_watch_of_unknown_name_says_so() -> None:
     """The protocol answers a watch of an unknown service instead of refusing it."""
     async with _started() as (_, stub):

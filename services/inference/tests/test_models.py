@@ -11,6 +11,10 @@ import grpc.aio
 import numpy as np
 import psutil
 import pytest
+from grpc_health.v1 import (  # type: ignore[import-untyped]  # no annotations
+    health_pb2,
+    health_pb2_grpc,
+)
 from onnx import TensorProto, helper
 
 import setpoint_columns.proto as column_messages
@@ -396,6 +400,31 @@ async def test_unload_drops(inference: Inference) -> None:
     await inference.unload("linear", 1)
     assert await inference.listed() == []
     assert (await inference.predict("linear", 1, ROW)).rows == 1
+
+
+async def test_health_of_a_version(inference: Inference) -> None:
+    """Each version has a name with the standard health service, which tells whether it answers here."""
+    stub = health_pb2_grpc.HealthStub(inference.channel)
+
+    async def status(name: str) -> str:
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+    add_linear(inference.registry)
+    inference.registry.add("bad", 1, b"no model", [X], [SCORE])
+    assert await status("linear/1") == "NOT_FOUND"
+    await inference.load("linear", 1)
+    await refused(inference.load("bad", 1))
+    assert await status("linear/1") == "SERVING"
+    assert await status("bad/1") == "NOT_SERVING"
+    for name in ("linear", "linear/2", "linear/01", "linear/", "linear/¹", "linear/1/1", "/1"):
+        assert await status(name) == "NOT_FOUND"
+    assert await status(f"linear/{'9' * 5000}") == "NOT_FOUND"
+    await inference.unload("linear", 1)
+    assert await status("linear/1") == "NOT_FOUND"
 
 
 async def test_lease_over_the_wire(

@@ -21,7 +21,8 @@ STARTUP = "startup"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-# Liveness changes without an event when the loop lags; watchers look again this often.
+# Liveness changes without an event when the loop lags, and parts change by themselves; watchers look
+# again this often.
 _LOOK_SECONDS = 1.0
 
 
@@ -35,6 +36,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the base 
     def __init__(self, is_alive: Callable[[], bool]) -> None:
         self._is_alive = is_alive
         self._services = {"", READINESS}
+        self._find: Callable[[str], bool | None] = lambda _: None
         self._has_started = False
         self._is_closed = False
         self.is_ready = False
@@ -43,6 +45,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the base 
     def add(self, service: str) -> None:
         """Answer for a further service."""
         self._services.add(service)
+
+    def add_parts(self, find: Callable[[str], bool | None]) -> None:
+        """Answer for parts of the server that come and go under names of their own.
+
+        Args:
+            find: Says of a name whether that part may be given work, None when there is no such part.
+        """
+        self._find = find
 
     def set_ready(self, is_ready: bool) -> None:
         """Say whether work may be given; once closed it stays refused."""
@@ -93,7 +103,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the base 
             return int(_SERVING if self._is_alive() else _NOT_SERVING)
         if service == STARTUP:
             return int(_SERVING if self._has_started else _NOT_SERVING)
-        return int(_UNKNOWN)
+        found = self._find(service)
+        if found is None:
+            return int(_UNKNOWN)
+        return int(_SERVING if found and self.is_ready else _NOT_SERVING)
 
     def _notify(self) -> None:
         # Each change has an event of its own, so that a watcher that is slow misses none.

@@ -16,7 +16,7 @@ from setpoint_inference.adapters import (
     skops_backend,
     thread_pool,
 )
-from setpoint_inference.domain.version import Format
+from setpoint_inference.domain.version import Format, VersionKey
 from setpoint_inference.service import models, predictions
 from setpoint_oip import servicer as oip
 from setpoint_rpc import channel, context
@@ -28,6 +28,9 @@ from setpoint_scoring import onnx_engine
 SERVICE = "setpoint.inference.v1.InferenceService"
 ROUTER = "router"
 """Its calls are batches already."""
+
+_DIGITS = 20
+"""More than any version has."""
 
 RELEASE_SECONDS = 1.0
 """Between two looks for versions whose leases are over."""
@@ -88,8 +91,18 @@ async def build(
             oip.SERVICE,
             descriptors=oip.DESCRIPTORS,
         )
+        server.health.add_parts(lambda name: _health(table, name))
         server.metrics_registry.register(metrics.InferenceMetrics(table, workers.taken))
         yield
+
+
+def _health(table: models.Models, name: str) -> bool | None:
+    """Say whether "model/version" answers here, None for every other name."""
+    model, slash, number = name.rpartition("/")
+    # As it is written out, so that no version has two names.
+    if not slash or not number.isascii() or not number.isdigit() or number.startswith("0"):
+        return None
+    return table.answers(VersionKey(model, int(number))) if len(number) < _DIGITS else None
 
 
 async def _release(table: models.Models) -> None:

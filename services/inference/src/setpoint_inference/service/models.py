@@ -182,6 +182,12 @@ class Models:
         """Return a version that answers, without waiting."""
         return self._ready.get(key)
 
+    def answers(self, key: VersionKey) -> bool | None:
+        """Say whether a version answers; None when it is not here at all."""
+        if key in self._ready:
+            return True
+        return False if key in self._attempts else None
+
     def newest(self, model: str) -> VersionKey | None:
         """Return the newest version of a model that answers."""
         return max((key for key in self._ready if key.model == model), default=None)
