@@ -12,6 +12,9 @@ import numpy as np
 import psutil
 import pytest
 import skops.io
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.preprocessing import FunctionTransformer
 
@@ -104,6 +107,48 @@ async def test_caller_that_leaves(version: SkopsVersion) -> None:
     labels, _ = await waiting
     assert labels[:, 0].tolist() == FOREST.predict(VALUES[:2]).tolist()
     assert version.pid == process
+
+
+@pytest.mark.parametrize(
+    ("held", "lacking"),
+    [
+        ({"network": True, "files": True}, ""),
+        ({"network": False, "files": True}, "of network,"),
+        ("nonsense", "of network and files,"),
+    ],
+)
+def test_missing_isolation_is_told(
+    caplog: pytest.LogCaptureFixture, held: object, lacking: str
+) -> None:
+    """Where a setting allows an estimator without isolation each start of it says what is missing."""
+    SkopsVersion(manifest_of(), b"", OPTIONS)._warn_of(held)
+    assert [lacking in each for each in caplog.messages] == ([True] if lacking else [])
+
+
+async def test_trace_survives_the_process(
+    version: SkopsVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is a span in its caller's trace, with what the process says of it, failed ones too."""
+    told, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(told))
+    tracer = provider.get_tracer("test")
+    monkeypatch.setattr(version, "_tracer", tracer)
+    with tracer.start_as_current_span("call") as call:
+        await asked(version)
+        with pytest.raises(errors.InternalError):
+            await version.run({"X": np.full((1, 2), np.inf, np.float32)}, 1, 60.0)
+    provider.force_flush()
+    spans = [each for each in told.get_finished_spans() if each.name == skops_backend.SPAN]
+    assert [each.status.is_ok for each in spans] == [True, False]
+    for span, rows in zip(spans, (3, 1), strict=True):
+        facts = dict(span.attributes or {})
+        assert span.parent is not None
+        assert span.parent.span_id == call.get_span_context().span_id
+        assert span.context.trace_id == call.get_span_context().trace_id
+        assert facts["setpoint.worker_pid"] == version.pid
+        assert (facts["setpoint.model"], facts["setpoint.rows"]) == ("late", rows)
+        assert facts["setpoint.run_seconds"] > 0  # type: ignore[operator]  # it is a float
+        assert facts["setpoint.queue_seconds"] >= 0  # type: ignore[operator]  # it is a float
 
 
 async def test_process_is_bare(version: SkopsVersion) -> None:

@@ -6,14 +6,20 @@ fail, and nobody else's. A caller that leaves does neither: its run ends, and it
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import pathlib
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from opentelemetry import trace
+
+import setpoint_telemetry
 from setpoint_artifacts import refusal, skops_archive
 from setpoint_artifacts.signature import TensorSpec
 from setpoint_columns.dtypes import NUMPY_TYPES, DataType
@@ -21,9 +27,14 @@ from setpoint_inference.adapters import frames
 from setpoint_inference.domain.version import Manifest
 from setpoint_runtime import errors
 from setpoint_scoring.packing import AnyArray, Feeds
+from setpoint_telemetry import names
+
+_LOGGER = logging.getLogger(__name__)
 
 METHODS: Final = ("predict", "predict_proba", "decision_function", "transform")
 """Methods of an estimator that outputs may be named for."""
+SPAN: Final = "setpoint.inference.skops"
+"""Of a run in a process, in the trace of the call that it is for."""
 START_SECONDS: Final = 60.0
 """scikit-learn takes seconds to import on a busy machine."""
 _MAX_QUEUED: Final = 64
@@ -122,6 +133,7 @@ class SkopsVersion:
         self._process: _Process | None = None
         self._turn = asyncio.Lock()
         self._runs: set[asyncio.Task[Sequence[AnyArray]]] = set()
+        self._tracer = setpoint_telemetry.tracer(__name__)
         self.starts = 0
 
     @property
@@ -167,6 +179,7 @@ class SkopsVersion:
             async with asyncio.timeout(START_SECONDS):
                 hello, _ = await process.ask(frames.encode(header, body=self._data))
             _check_hello(hello)
+            self._warn_of(hello["ready"])
         except (TimeoutError, _LostError) as error:
             await process.kill()
             raise errors.UnavailableError(
@@ -180,6 +193,18 @@ class SkopsVersion:
         self._process = process
         return process
 
+    def _warn_of(self, held: Any) -> None:
+        """Say loudly what the system lets the process do, where that was allowed by setting."""
+        told = held if isinstance(held, dict) else {}
+        lacking = [name for name in ("network", "files") if told.get(name) is not True]
+        if lacking:
+            _LOGGER.warning(
+                "the estimator of version %s runs WITHOUT isolation of %s, as "
+                "skops_sandbox_required=false allows: its artifact must be trusted like code",
+                self._key,
+                " and ".join(lacking),
+            )
+
     async def run(self, feeds: Feeds, rows: int, timeout_seconds: float) -> Sequence[AnyArray]:
         """Run rows in the process, after those before them."""
         if len(self._runs) >= _MAX_QUEUED:
@@ -189,7 +214,9 @@ class SkopsVersion:
                 retry_after_seconds=0.1,
             )
         gone = asyncio.Event()
-        run = asyncio.create_task(self._in_turn(feeds, rows, gone), name=f"skops {self._key}")
+        run = asyncio.create_task(
+            self._in_turn(feeds, rows, gone, time.monotonic()), name=f"skops {self._key}"
+        )
         self._runs.add(run)
         run.add_done_callback(self._ended)
         try:
@@ -208,27 +235,43 @@ class SkopsVersion:
             # Its caller may have left; then nobody else asks for the error.
             run.exception()
 
-    async def _in_turn(self, feeds: Feeds, rows: int, gone: asyncio.Event) -> Sequence[AnyArray]:
+    async def _in_turn(
+        self, feeds: Feeds, rows: int, gone: asyncio.Event, queued: float
+    ) -> Sequence[AnyArray]:
         async with self._turn:
             if gone.is_set():
                 return ()
-            process = self._process
-            if process is None or not process.is_alive:
-                process = await self.start()
-            try:
-                async with asyncio.timeout(self._options.call_seconds):
-                    header, body = await process.ask(self._question(feeds))
-                if "error" in header:
-                    raise _failed(f"the estimator fails on these rows ({header['error']!s:.80})")
-                return frames.arrays_of(header, body, self._expected(rows))
-            except TimeoutError:
-                await self._lose()
-                raise _failed(
-                    f"the run took more than {self._options.call_seconds} s and was stopped"
-                ) from None
-            except (_LostError, frames.MalformedError):
-                await self._lose()
-                raise _failed("the process of the estimator was lost") from None
+            # The process reaches no collector, so what it did is told for it, below the call's span.
+            with self._tracer.start_as_current_span(SPAN) as span:
+                facts: dict[str, str | int | float] = {
+                    names.MODEL: self._key.model,
+                    names.MODEL_VERSION: self._key.version,
+                    names.ROWS: rows,
+                    names.QUEUE_SECONDS: time.monotonic() - queued,
+                }
+                span.set_attributes(facts)
+                return await self._run(feeds, rows, span)
+
+    async def _run(self, feeds: Feeds, rows: int, span: trace.Span) -> Sequence[AnyArray]:
+        process = self._process
+        if process is None or not process.is_alive:
+            process = await self.start()
+        span.set_attribute(names.WORKER_PID, process.process.pid)
+        try:
+            async with asyncio.timeout(self._options.call_seconds):
+                header, body = await process.ask(self._question(feeds))
+            span.set_attribute(names.RUN_SECONDS, _seconds(header))
+            if "error" in header:
+                raise _failed(f"the estimator fails on these rows ({header['error']!s:.80})")
+            return frames.arrays_of(header, body, self._expected(rows))
+        except TimeoutError:
+            await self._lose()
+            raise _failed(
+                f"the run took more than {self._options.call_seconds} s and was stopped"
+            ) from None
+        except (_LostError, frames.MalformedError):
+            await self._lose()
+            raise _failed("the process of the estimator was lost") from None
 
     async def _lose(self) -> None:
         if self._process is not None:
@@ -254,6 +297,12 @@ class SkopsVersion:
         for run in self._runs:
             run.cancel()
         await self._lose()
+
+
+def _seconds(header: dict[str, Any]) -> float:
+    """Return how long the process says that it ran, 0 where it says nonsense."""
+    told = header.get("seconds")
+    return told if isinstance(told, float) and math.isfinite(told) else 0.0
 
 
 def _kind(spec: TensorSpec) -> str:
