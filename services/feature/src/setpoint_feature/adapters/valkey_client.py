@@ -2,11 +2,11 @@
 
 import asyncio
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from setpoint_feature.adapters import valkey_link
-from setpoint_feature.adapters.valkey_link import Address, Link, ReplyError, Target
+from setpoint_feature.adapters.valkey_link import Address, Command, Link, ReplyError, Target
 
 SLOTS: Final = 16_384
 _HOPS: Final = 5
@@ -28,6 +28,12 @@ class Client(Protocol):
         Raises:
             OSError: The server cannot be reached, or does not answer in time.
         """
+        ...
+
+    async def call_all(
+        self, commands: Sequence[tuple[int, Command]], seconds: float | None = None
+    ) -> list[Any]:
+        """Returns the replies to commands that are sent without waiting for each other, each with its slot."""
         ...
 
     async def close(self) -> None:
@@ -69,6 +75,12 @@ class Single:
         """Returns the reply to a packed command."""
         return await self._link.call(command, seconds=seconds)
 
+    async def call_all(
+        self, commands: Sequence[tuple[int, Command]], seconds: float | None = None
+    ) -> list[Any]:
+        """Returns the replies to commands that are sent without waiting for each other."""
+        return await self._link.call_all([command for _, command in commands], seconds)
+
     async def close(self) -> None:
         """Ends the connection."""
         await self._link.close()
@@ -92,6 +104,13 @@ class Cluster:
         """Returns the reply to a packed command whose keys all lie in one slot."""
         async with asyncio.timeout(valkey_link.shorter(self._timeout, seconds)):
             return await self._call(slot, command)
+
+    async def call_all(
+        self, commands: Sequence[tuple[int, Command]], seconds: float | None = None
+    ) -> list[Any]:
+        """Returns the replies to commands that are sent without waiting for each other."""
+        calls = [self.call(slot, valkey_link.pack(command), seconds) for slot, command in commands]
+        return await asyncio.gather(*calls)
 
     async def _call(self, slot: int, command: bytes) -> Any:
         owner = self._owners[slot] or await self._find(slot, None)

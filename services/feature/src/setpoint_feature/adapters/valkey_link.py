@@ -19,11 +19,12 @@ SINGLE_SCHEMES: Final = {"redis": False, "valkey": False, "rediss": True, "valke
 CLUSTER_SCHEMES: Final = {f"{scheme}+cluster": tls for scheme, tls in SINGLE_SCHEMES.items()}
 _PORT: Final = 6379
 _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+_SMALL_BYTES: Final = 8_192
 _MORE: Final = object()
 
 ReplyError = hiredis.ReplyError
-Pack = Callable[[tuple[str | bytes | int, ...]], bytes]
-pack: Pack = cast(Pack, hiredis.pack_command)
+Command = tuple[str | bytes | int, ...]
+pack: Callable[[Command], bytes] = cast(Callable[[Command], bytes], hiredis.pack_command)
 """Returns the bytes of a command; the library's own annotation allows for one word alone."""
 
 
@@ -113,6 +114,8 @@ class _Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not every loop's transports are of asyncio's class.
         self._transport = cast(asyncio.Transport, transport)
+        # Small commands of one turn of the loop leave together; what is larger leaves at once.
+        self._transport.set_write_buffer_limits(high=_SMALL_BYTES)
 
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
@@ -192,6 +195,25 @@ class Link:
             except ConnectionResetError:
                 return await _sent(await self._connected(), commands)
 
+    async def call_all(
+        self, commands: Sequence[Command], seconds: float | None = None
+    ) -> list[Any]:
+        """Sends commands, each as soon as it is packed, and returns their replies.
+
+        The server works on the first ones while the others are packed. A connection that is lost under
+        way is replaced once, as in `call`.
+
+        Raises:
+            TimeoutError: There is no reply in time.
+            OSError: The server cannot be reached.
+        """
+        async with asyncio.timeout(shorter(self._timeout, seconds)):
+            wire = self._usable() or await self._connected()
+            try:
+                return await _all_sent(wire, commands)
+            except ConnectionResetError:
+                return await _all_sent(await self._connected(), commands)
+
     async def close(self) -> None:
         """Ends the connection."""
         if self._connecting is not None:
@@ -240,7 +262,7 @@ class Link:
 
     async def _log_in(self, wire: _Wire) -> None:
         target = self._target
-        commands: list[tuple[str, ...]] = []
+        commands: list[Command] = []
         if target.password:
             names = (target.username,) if target.username else ()
             commands.append(("AUTH", *names, target.password))
@@ -249,7 +271,7 @@ class Link:
         for command in commands:
             reply = await wire.request(pack(command))
             if isinstance(reply, ReplyError):
-                raise ConnectionRefusedError(f"{command[0]} was refused: {kind_of(reply)}")
+                raise ConnectionRefusedError(f"{command[0]!r} was refused: {kind_of(reply)}")
 
 
 async def _sent(wire: _Wire, commands: Sequence[bytes]) -> Any:
@@ -257,6 +279,17 @@ async def _sent(wire: _Wire, commands: Sequence[bytes]) -> Any:
         # Nobody waits for the reply.
         wire.request(command).cancel()
     return await wire.request(commands[-1])
+
+
+async def _all_sent(wire: _Wire, commands: Sequence[Command]) -> list[Any]:
+    futures = [wire.request(pack(command)) for command in commands]
+    try:
+        return [await future for future in futures]
+    finally:
+        for future in futures:
+            # Nobody waits any more for what has not come, nor asks why it has not.
+            if not future.cancel() and not future.cancelled():
+                future.exception()
 
 
 def shorter(longest: float, seconds: float | None) -> float:

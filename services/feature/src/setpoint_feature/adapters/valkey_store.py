@@ -11,7 +11,7 @@ hash slot, has a watermark of its own, and is read and changed by commands of it
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import xxhash
@@ -23,6 +23,8 @@ from setpoint_runtime import errors
 
 CHUNK: Final = 500
 """Values of one script call; other clients wait while it runs, about a millisecond."""
+READ_KEYS: Final = 1_000
+"""Keys of one command to a single server; other clients wait while it is answered, under a millisecond."""
 _CHUNKS_AT_ONCE: Final = 4
 """Script calls on their way; more would only wait in the server."""
 
@@ -97,8 +99,8 @@ class ValkeyStore:
         """Reads the copies of some keys of some views in one round trip."""
         if not lookups:
             return []
-        if self._is_cluster:
-            return await self._read_parts(lookups, seconds)
+        if self._is_cluster or sum(len(lookup.keys) for lookup in lookups) > READ_KEYS:
+            return await self._read_pieces(lookups, seconds)
         parts = [self._parts(lookup.version)[0] for lookup in lookups]
         keys = [part.mark for part in parts]
         for part, lookup in zip(parts, lookups, strict=True):
@@ -166,33 +168,52 @@ class ValkeyStore:
     def _part_of(self, key: bytes) -> int:
         return xxhash.xxh3_64_intdigest(key) % self._count
 
-    async def _read_parts(
+    async def _read_pieces(
         self, lookups: Sequence[ports.Lookup], seconds: float | None
     ) -> list[ports.Copies]:
-        """Reads every part that holds one of the keys, each together with its watermark."""
-        values: list[list[bytes | None]] = [[None] * len(lookup.keys) for lookup in lookups]
-        places: dict[tuple[int, int], list[int]] = {}
-        for index, lookup in enumerate(lookups):
-            for place, key in enumerate(lookup.keys):
-                places.setdefault((index, self._part_of(key)), []).append(place)
-        calls = []
-        for (index, number), wanted in places.items():
-            part = self._parts(lookups[index].version)[number]
-            keys = lookups[index].keys
-            command = ("MGET", part.mark, *(part.prefix + keys[place] for place in wanted))
-            calls.append(self._call(part.slot, command, seconds))
+        """Reads copies with several commands, each with the watermark of what it reads.
+
+        In a cluster a command reads one part, on a single server so many keys that nobody waits long for them.
+        """
+        pieces = [
+            (index, part, places)
+            for index, lookup in enumerate(lookups)
+            for part, places in self._pieces(lookup)
+        ]
+        commands: list[tuple[int, valkey_link.Command]] = []
+        for index, part, places in pieces:
+            keys, prefix = lookups[index].keys, part.prefix
+            commands.append((part.slot, ("MGET", part.mark, *[prefix + keys[at] for at in places])))
+        try:
+            replies = await self._client.call_all(commands, seconds)
+        except OSError as error:
+            raise _unavailable("MGET", type(error).__name__) from error
         marks: list[list[int | None]] = [[] for _ in lookups]
-        for ((index, _), wanted), found in zip(
-            places.items(), await asyncio.gather(*calls), strict=True
-        ):
+        values: list[list[bytes | None]] = [[None] * len(lookup.keys) for lookup in lookups]
+        for (index, _, places), reply in zip(pieces, replies, strict=True):
+            found = _checked("MGET", reply)
             marks[index].append(_number(found[0]))
-            for place, value in zip(wanted, found[1:], strict=True):
-                values[index][place] = value
+            own = values[index]
+            for at, value in zip(places, found[1:], strict=True):
+                own[at] = value
         # Nothing is missing from a look-up that asks for nothing.
         return [
             ports.Copies(_least(mine) if mine else 0, own)
             for mine, own in zip(marks, values, strict=True)
         ]
+
+    def _pieces(self, lookup: ports.Lookup) -> Iterator[tuple[_Part, Sequence[int]]]:
+        """Yields which keys of a look-up are read together."""
+        parts = self._parts(lookup.version)
+        if not self._is_cluster:
+            for first in range(0, len(lookup.keys), READ_KEYS):
+                yield parts[0], range(first, min(first + READ_KEYS, len(lookup.keys)))
+            return
+        places: dict[int, list[int]] = {}
+        for place, key in enumerate(lookup.keys):
+            places.setdefault(self._part_of(key), []).append(place)
+        for number, wanted in places.items():
+            yield parts[number], wanted
 
     async def _apply(
         self, part: _Part, values: Iterable[tuple[bytes, bytes]], after: int, upto: int
@@ -212,7 +233,7 @@ class ValkeyStore:
         self, part: _Part, chunk: Sequence[tuple[bytes, bytes]], after: str, upto: str
     ) -> int:
         prefix = part.prefix
-        arguments = (
+        arguments: valkey_link.Command = (
             len(chunk) + 1,
             part.mark,
             *[prefix + key for key, _ in chunk],
@@ -225,7 +246,9 @@ class ValkeyStore:
         except _NoScriptError:
             return int(await self._call(part.slot, ("EVAL", _SCRIPT, *arguments)))
 
-    async def _call(self, slot: int, command: tuple[Any, ...], seconds: float | None = None) -> Any:
+    async def _call(
+        self, slot: int, command: valkey_link.Command, seconds: float | None = None
+    ) -> Any:
         """Runs a command; whatever is wrong with the store means that it cannot be used now.
 
         Raises:
@@ -235,19 +258,28 @@ class ValkeyStore:
             reply = await self._client.call(slot, valkey_link.pack(command), seconds)
         except OSError as error:
             raise _unavailable(command[0], type(error).__name__) from error
-        if isinstance(reply, valkey_link.ReplyError):
-            kind = valkey_link.kind_of(reply)
-            if kind == "NOSCRIPT":
-                raise _NoScriptError
-            raise _unavailable(command[0], kind) from reply
-        return reply
+        return _checked(command[0], reply)
 
 
 class _NoScriptError(Exception):
     """The server has forgotten the script."""
 
 
-def _unavailable(command: str, what: str) -> errors.UnavailableError:
+def _checked(command: object, reply: Any) -> Any:
+    """Returns a reply that is no error.
+
+    Raises:
+        UnavailableError: ONLINE_STORE_UNAVAILABLE.
+    """
+    if not isinstance(reply, valkey_link.ReplyError):
+        return reply
+    kind = valkey_link.kind_of(reply)
+    if kind == "NOSCRIPT":
+        raise _NoScriptError
+    raise _unavailable(command, kind) from reply
+
+
+def _unavailable(command: object, what: str) -> errors.UnavailableError:
     _LOGGER.debug("online store call failed", command=command, error=what)
     return errors.UnavailableError(
         errors.Reason.ONLINE_STORE_UNAVAILABLE,

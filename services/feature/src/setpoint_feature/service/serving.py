@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -231,6 +231,9 @@ def _judge(
 
 def _look_up(group: plan.Group, entities: Columns) -> _Lookup:
     keys = group.view.codec.encode(entities, group.key_columns, _FIELD)
+    distinct = dict.fromkeys(keys)
+    if len(distinct) == len(keys) and None not in distinct:
+        return _Lookup(cast(list[bytes], keys), np.arange(len(keys)))
     positions: dict[bytes, int] = {}
     # Rows that came together often share a key (a carrier, an airport); it travels once. A null
     # key is at position -1, where nothing is.
