@@ -11,6 +11,7 @@ from setpoint_devstack import ports, valkey
 from setpoint_feature import testing
 from setpoint_feature.service import catch_up
 from setpoint_feature.testing import NOW, Client, Start
+from setpoint_testkit import clusters
 
 PATIENCE_SECONDS = 15.0
 
@@ -175,3 +176,28 @@ async def test_other_replica_is_seen(start: Start) -> None:
         await write(one.client, 0, 3)
 
         await eventually(other.client, [0, 1, 2, None])
+
+
+async def test_cluster_loses_a_server_and_is_rebuilt(
+    start: Start, valkey_cluster: clusters.ValkeyCluster
+) -> None:
+    """Without one server of a cluster reads come from the history; once it is back its copies are rebuilt."""
+    async with start(valkey_url=valkey_cluster.url, online_parts=5) as running:
+        await prepare(running.client)
+        assert await write(running.client, 0, 40)
+        assert await ages(running.client, 41) == [*range(40), None]
+        server = valkey_cluster.servers[0]
+        await server.stop()
+        try:
+            applied = await write(running.client, 40, 1)
+            planes = Columns.from_dict({"plane": (DataType.INT64, list(range(42)))})
+            answer = await running.client.online("planes", planes)
+        finally:
+            await server.start()
+
+        assert not applied
+        assert answer.values["age"] == [*range(41), None]
+        assert answer.history_views == ["ages"]
+        await eventually(running.client, [*range(41), None])
+        assert await write(running.client, 41, 1)
+    await asyncio.to_thread(valkey_cluster.wait)

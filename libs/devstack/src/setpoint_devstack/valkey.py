@@ -25,6 +25,7 @@ class ValkeyServer:
         with_password: whether clients need the password kept in the folder.
         log: where the server's output goes; `valkey.log` in the folder by default.
         inherited: descriptors that the guard keeps open until the server has ended.
+        settings: further lines of its configuration.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class ValkeyServer:
         with_password: bool = True,
         log: pathlib.Path | None = None,
         inherited: Sequence[int] = (),
+        settings: Sequence[str] = (),
     ) -> None:
         self.folder = folder.resolve()
+        self._extra = tuple(settings)
         self.port = port
         self._durable = durable
         self._with_password = with_password
@@ -96,6 +99,7 @@ class ValkeyServer:
             "appendfsync everysec",
             # A write cut off by a kill must not keep the server from starting again.
             "aof-load-truncated yes",
+            *self._extra,
         ]
         if self._with_password:
             if not self._password_file.exists():

@@ -15,6 +15,7 @@ from setpoint_testkit import network, workspace
 if TYPE_CHECKING:
     from setpoint_devstack import postgres as postgres_server
     from setpoint_devstack import valkey as valkey_server
+    from setpoint_testkit import clusters
     from setpoint_testkit import databases as database_pool
     from setpoint_testkit import serving, stacks
 
@@ -118,6 +119,28 @@ def valkey_url(valkey: "valkey_server.ValkeyServer") -> str:
     with redis.Redis.from_url(valkey.url()) as client:
         client.flushall()
     return valkey.url()
+
+
+@pytest.fixture(scope="session")
+def running_valkey_cluster(run_folder: pathlib.Path) -> "Iterator[clusters.ValkeyCluster]":
+    """A real Valkey cluster of three servers, started at its first use in the run."""
+    from setpoint_testkit import clusters
+
+    cluster = clusters.ValkeyCluster(run_folder / "valkey-cluster")
+    try:
+        cluster.start_blocking()
+        yield cluster
+    finally:
+        cluster.stop_blocking()
+
+
+@pytest.fixture
+def valkey_cluster(
+    running_valkey_cluster: "clusters.ValkeyCluster",
+) -> "clusters.ValkeyCluster":
+    """A Valkey cluster that is empty when the test begins."""
+    running_valkey_cluster.flush()
+    return running_valkey_cluster
 
 
 @pytest.fixture
