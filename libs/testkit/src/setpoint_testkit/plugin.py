@@ -15,9 +15,8 @@ from setpoint_testkit import network, workspace
 if TYPE_CHECKING:
     from setpoint_devstack import postgres as postgres_server
     from setpoint_devstack import valkey as valkey_server
-    from setpoint_testkit import clusters
+    from setpoint_testkit import clusters, serving, stacks
     from setpoint_testkit import databases as database_pool
-    from setpoint_testkit import serving, stacks
 
 _GUARD = network.NetworkGuard()
 MAX_CONNECTIONS = 200
