@@ -45,7 +45,7 @@ async def past(
         frames = departures.history(DAYS)
         for view, frame in frames.items():
             await client.write_features(view, frame)
-        yield Past(client, frames)
+        yield Past(client, frames, server.address)
     databases.drop(name)
 
 

@@ -1,10 +1,15 @@
 """The leak of the demo's data is found: the delay of the departure, put beside the question."""
 
+import asyncio
+from pathlib import Path
+
 import polars as pl
 import pytest
 from tests.support.departures import Past
+from typer.testing import CliRunner
 
 from setpoint.feature.v1 import feature_service_pb2
+from setpoint_cli import main, session
 from setpoint_client import DataType
 from setpoint_columns import Columns, interop, proto
 from setpoint_demo import definitions
@@ -67,3 +72,24 @@ async def test_table_of_what_was_known_has_no_leak(past: Past, questions: pl.Dat
         "dep_delay": 0,
         SHARE: 0,
     }
+
+
+async def test_command_finds_the_leak_by_itself(
+    past: Past, questions: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proves that the command finds dep_delay under a name that nobody told it, and says what let it in."""
+    departed = past.frames["departed_flight"].select("flight_id", minutes="departure_delay")
+    careless = questions.join(departed, "flight_id", how="left", maintain_order="left")
+    path = tmp_path / "flights.parquet"
+    careless.drop("created_time").write_parquet(path)
+    address = {"feature_address": past.address, "caller": "test"}
+    monkeypatch.setattr(session, "_settings", lambda _: address)
+    monkeypatch.setattr(session.console, "width", 300)
+    arguments = ["features", "leaks", str(path)]
+    ran = await asyncio.to_thread(CliRunner().invoke, main.app, arguments)
+    assert ran.exit_code == 1, ran.output
+    [line] = [each for each in ran.output.splitlines() if "minutes" in each]
+    assert "departed_flight.departure_delay" in line
+    assert "became true later" in line
+    assert "a join by key alone, newest row (100%)" in line
+    assert "1 of" in ran.output

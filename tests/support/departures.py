@@ -26,6 +26,8 @@ class Past:
     client: AsyncClient
     frames: dict[str, pl.DataFrame]
     """What was written, by view."""
+    address: str
+    """Where the service listens."""
 
 
 def midnight(day: int) -> int:

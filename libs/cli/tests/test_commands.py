@@ -55,6 +55,9 @@ def test_help_of_a_command_has_an_example(name: str) -> None:
         ["batches", "--cancel"],
         ["features", "explain", "temp"],
         ["features", "skew", "--replay", "--share", "2"],
+        ["features", "leaks", "table.xls"],
+        ["features", "leaks", "nowhere.parquet"],
+        ["features", "leaks", "t.csv", "--column", "a=b"],
         ["features", "explain", "set.temp", "--time", "yesterday"],
         ["nonsense"],
     ],
@@ -82,7 +85,7 @@ def test_session_exit_codes(
     assert error.reason in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["explain", "skew"])
+@pytest.mark.parametrize("name", ["explain", "skew", "leaks"])
 def test_help_of_features_has_an_example(name: str) -> None:
     """Each command below ``features`` shows how it is used."""
     shown = RUNNER.invoke(main.app, ["features", name, "--help"])

@@ -9,6 +9,7 @@ from setpoint_cli import (
     feast_commands,
     feature_commands,
     inventory_commands,
+    leak_commands,
     prediction_commands,
     retraining_commands,
     route_commands,
@@ -38,7 +39,11 @@ for command in (
 ):
     app.command()(command)
 
-for feature_command in (skew_commands.skew, feast_commands.import_feast):
+for feature_command in (
+    skew_commands.skew,
+    leak_commands.leaks,
+    feast_commands.import_feast,
+):
     # Its name is that of the function, with a hyphen.
     feature_commands.app.command()(feature_command)
 

@@ -6,9 +6,9 @@ from setpoint.common.v1 import reference_pb2, value_pb2
 from setpoint.feature.v1 import audit_service_pb2 as pb
 from setpoint_columns import Column, DataType, proto, value
 from setpoint_feature import convert
-from setpoint_feature.domain import assemble, skew, visibility
+from setpoint_feature.domain import assemble, definitions, leakage, skew, visibility
 from setpoint_feature.domain import explaining as domain
-from setpoint_feature.service import explaining
+from setpoint_feature.service import explaining, leaks
 from setpoint_runtime import errors
 
 
@@ -155,3 +155,61 @@ def _examples(examples: Sequence[skew.Example]) -> list[pb.SkewExample]:
             message.known_event_time = each.known_at.event_time
         messages.append(message)
     return messages
+
+
+def leak_ask_from_proto(request: pb.MeasureLeaksRequest) -> leaks.Ask:
+    """Returns what a table is judged by."""
+    return leaks.Ask(
+        feature_set=request.feature_set.name,
+        version=request.feature_set.version,
+        claims=convert.claims_from_proto(request.columns),
+        time_column=request.time_column or definitions.EVENT_TIME,
+        arrival=not request.as_of_event_time,
+        find_columns=request.find_columns,
+    )
+
+
+def leaks_to_proto(
+    found: leaks.Measurement, columns: Sequence[str], time_column: str
+) -> pb.MeasureLeaksResponse:
+    """Returns the findings on a table with some columns."""
+    keys = {
+        target.key_columns.get(key.name, key.name)
+        for target in found.targets
+        for key in target.view.view.keys
+    }
+    judged = {target.column for target in found.targets} | keys | {time_column}
+    return pb.MeasureLeaksResponse(
+        rows=found.rows,
+        findings=[_leak_finding(target) for target in found.targets],
+        unjudged_columns=[name for name in columns if name not in judged],
+    )
+
+
+def _leak_finding(target: leaks.Target) -> pb.LeakFinding:
+    found, view = target.measured, target.view.view
+    message = pb.LeakFinding(
+        column=target.column,
+        origin=int(target.origin),  # type: ignore[arg-type]  # equal numbers
+        view=view.name,
+        view_version=view.version,
+        field=view.fields[target.field].name,
+        values=found.values,
+        leaked=found.leaked,
+        rows=found.first,
+        at_boundary=found.at_boundary,
+        message=leakage.message(target.name, found),
+    )
+    if target.origin is leaks.Origin.FOUND:
+        message.held_share = target.held_share
+    for cause, each in sorted(found.causes.items()):
+        message.causes.add(
+            cause=int(cause),
+            values=each.values,
+            shortest_microseconds=each.shortest,
+            longest_microseconds=each.longest,
+        )
+    for join, values in found.joins.most_common():
+        if values:
+            message.joins.add(join=int(join), values=values)
+    return message

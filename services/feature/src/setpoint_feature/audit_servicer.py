@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc.aio
@@ -9,8 +10,9 @@ import grpc.aio
 from setpoint.feature.v1 import audit_service_pb2 as pb
 from setpoint.feature.v1 import audit_service_pb2_grpc
 from setpoint_feature import audit_convert, convert
+from setpoint_feature.domain import definitions
 from setpoint_feature.domain import skew as domain
-from setpoint_feature.service import explaining, skew
+from setpoint_feature.service import explaining, leaks, skew
 from setpoint_runtime import errors, paging
 
 SERVICE_NAME = "setpoint.feature.v1.AuditService"
@@ -27,10 +29,16 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     """Answers `setpoint.feature.v1.AuditService`."""
 
     def __init__(
-        self, explainer: explaining.Explainer, replay: skew.SkewReplay | None, is_replaying: bool
+        self,
+        explainer: explaining.Explainer,
+        leak_meter: leaks.LeakMeter,
+        replay: skew.SkewReplay | None,
+        *,
+        is_replaying: bool,
     ) -> None:
         """Serves the given parts; no replay where there is nobody to ask for records."""
         self._explainer = explainer
+        self._leak_meter = leak_meter
         self._replay = replay
         self._is_replaying = is_replaying
 
@@ -63,6 +71,25 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             to_page(start, _GREATER) if start > 0 else "",
         )
         return audit_convert.explained_to_proto(found, range(start, stop), tokens)
+
+    async def MeasureLeaks(
+        self, request_iterator: AsyncIterator[pb.MeasureLeaksRequest], context: _Context
+    ) -> pb.MeasureLeaksResponse:
+        """Measures a streamed table."""
+        found: leaks.Measurement | None = None
+        columns: Sequence[str] = ()
+        time_column = definitions.EVENT_TIME
+        async for request in request_iterator:
+            table = convert.columns_from_proto(request.table, "table")
+            if found is None:
+                ask = audit_convert.leak_ask_from_proto(request)
+                found = await self._leak_meter.begin(ask, table)
+                columns, time_column = table.names, ask.time_column
+            await found.add(table)
+        if found is None:
+            rule = "must come, at least once"
+            raise errors.invalid("table", None, rule, errors.Reason.MISSING_FIELD)
+        return audit_convert.leaks_to_proto(found, columns, time_column)
 
     async def GetSkewReport(
         self, request: pb.GetSkewReportRequest, context: _Context

@@ -20,6 +20,7 @@ from setpoint_feature.service import (
     explaining,
     joining,
     leakage,
+    leaks,
     serving,
     skew,
     snapshot,
@@ -84,7 +85,12 @@ async def build(
         is_replaying = replay is not None and settings.skew_share > 0
         server.add(
             audit_service_pb2_grpc.add_AuditServiceServicer_to_server,
-            audit_servicer.AuditServicer(explainer, replay, is_replaying),
+            audit_servicer.AuditServicer(
+                explainer,
+                leaks.LeakMeter(stores.history, known),
+                replay,
+                is_replaying=is_replaying,
+            ),
             audit_servicer.SERVICE_NAME,
         )
         owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))

@@ -72,22 +72,24 @@ class LeakageChecker:
         numbers = history.KeyNumbers()
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
         numbers.assign(wanted)
-        past = await self._load(view, wanted, last.get(view.number, 0))
+        past = await load(self._store, view, wanted, last.get(view.number, 0))
         found = numbers.find(keys)
         return await asyncio.to_thread(leakage.judge, past, field, found, times, column)
 
-    async def _load(
-        self, view: plan.CompiledView, wanted: Sequence[bytes], upto: int
-    ) -> history.Past:
-        parts = []
-        key_numbers = [np.zeros(0, np.int64)]
-        for start in range(0, len(wanted), KEYS_AT_ONCE):
-            some = wanted[start : start + KEYS_AT_ONCE]
-            page = await self._store.read_keys(view.number, some, upto)
-            parts.append(page.rows)
-            key_numbers.append(page.keys + start)
-        joined = np.concatenate(key_numbers)
-        return await asyncio.to_thread(history.Past, view, view.rule, joined, parts)
+
+async def load(
+    store: ports.HistoryStore, view: plan.CompiledView, wanted: Sequence[bytes], upto: int
+) -> history.Past:
+    """Returns all stored rows of some keys, numbered by their places."""
+    parts = []
+    key_numbers = [np.zeros(0, np.int64)]
+    for start in range(0, len(wanted), KEYS_AT_ONCE):
+        some = wanted[start : start + KEYS_AT_ONCE]
+        page = await store.read_keys(view.number, some, upto)
+        parts.append(page.rows)
+        key_numbers.append(page.keys + start)
+    joined = np.concatenate(key_numbers)
+    return await asyncio.to_thread(history.Past, view, view.rule, joined, parts)
 
 
 def _values(table: Columns, claim: Claim, path: str, view: plan.CompiledView, field: int) -> Column:

@@ -13,6 +13,7 @@ import setpoint.common.v1.column_pb2
 import setpoint.common.v1.reference_pb2
 import setpoint.common.v1.value_pb2
 import setpoint.feature.v1.definition_pb2
+import setpoint.feature.v1.feature_service_pb2
 import sys
 import typing
 
@@ -122,6 +123,94 @@ SKEW_CAUSE_NO_ANSWER: SkewCause.ValueType  # 9
 SKEW_CAUSE_DEFINITION: SkewCause.ValueType  # 10
 """The feature set or a view of it is gone, or the record does not hold what the set defines."""
 Global___SkewCause: typing_extensions.TypeAlias = SkewCause
+
+class _LeakOrigin:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _LeakOriginEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_LeakOrigin.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    LEAK_ORIGIN_UNSPECIFIED: _LeakOrigin.ValueType  # 0
+    """Never sent."""
+    LEAK_ORIGIN_CLAIMED: _LeakOrigin.ValueType  # 1
+    """The request says what it holds."""
+    LEAK_ORIGIN_FEATURE_SET: _LeakOrigin.ValueType  # 2
+    """It has the name of a feature of the feature set."""
+    LEAK_ORIGIN_JOINED: _LeakOrigin.ValueType  # 3
+    """It is not in the table: this is what the join of the feature set would give."""
+    LEAK_ORIGIN_FOUND: _LeakOrigin.ValueType  # 4
+    """Its values are those of a stored field, far more often than by chance."""
+
+class LeakOrigin(_LeakOrigin, metaclass=_LeakOriginEnumTypeWrapper):
+    """LeakOrigin says why a column was judged."""
+
+LEAK_ORIGIN_UNSPECIFIED: LeakOrigin.ValueType  # 0
+"""Never sent."""
+LEAK_ORIGIN_CLAIMED: LeakOrigin.ValueType  # 1
+"""The request says what it holds."""
+LEAK_ORIGIN_FEATURE_SET: LeakOrigin.ValueType  # 2
+"""It has the name of a feature of the feature set."""
+LEAK_ORIGIN_JOINED: LeakOrigin.ValueType  # 3
+"""It is not in the table: this is what the join of the feature set would give."""
+LEAK_ORIGIN_FOUND: LeakOrigin.ValueType  # 4
+"""Its values are those of a stored field, far more often than by chance."""
+Global___LeakOrigin: typing_extensions.TypeAlias = LeakOrigin
+
+class _LeakCause:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _LeakCauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_LeakCause.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    LEAK_CAUSE_UNSPECIFIED: _LeakCause.ValueType  # 0
+    """Never sent."""
+    LEAK_CAUSE_FUTURE: _LeakCause.ValueType  # 1
+    """Its event time is after the row's time."""
+    LEAK_CAUSE_LATE_ARRIVAL: _LeakCause.ValueType  # 2
+    """Its event time is not after the row's time, but it arrived only later."""
+    LEAK_CAUSE_BOUNDARY: _LeakCause.ValueType  # 3
+    """Its event time is the row's time, and the view's boundary is exclusive."""
+
+class LeakCause(_LeakCause, metaclass=_LeakCauseEnumTypeWrapper):
+    """LeakCause says by which bound a value was not known yet."""
+
+LEAK_CAUSE_UNSPECIFIED: LeakCause.ValueType  # 0
+"""Never sent."""
+LEAK_CAUSE_FUTURE: LeakCause.ValueType  # 1
+"""Its event time is after the row's time."""
+LEAK_CAUSE_LATE_ARRIVAL: LeakCause.ValueType  # 2
+"""Its event time is not after the row's time, but it arrived only later."""
+LEAK_CAUSE_BOUNDARY: LeakCause.ValueType  # 3
+"""Its event time is the row's time, and the view's boundary is exclusive."""
+Global___LeakCause: typing_extensions.TypeAlias = LeakCause
+
+class _LeakJoin:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _LeakJoinEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_LeakJoin.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    LEAK_JOIN_UNSPECIFIED: _LeakJoin.ValueType  # 0
+    """Never sent."""
+    LEAK_JOIN_AS_OF_EVENT_TIME: _LeakJoin.ValueType  # 1
+    """By key and event time, whenever rows arrived."""
+    LEAK_JOIN_LATEST: _LeakJoin.ValueType  # 2
+    """By key alone, the newest row."""
+    LEAK_JOIN_NEXT: _LeakJoin.ValueType  # 3
+    """The first row after the row's time: a label, for one, that became a feature."""
+
+class LeakJoin(_LeakJoin, metaclass=_LeakJoinEnumTypeWrapper):
+    """LeakJoin is a join that does not ask what was known."""
+
+LEAK_JOIN_UNSPECIFIED: LeakJoin.ValueType  # 0
+"""Never sent."""
+LEAK_JOIN_AS_OF_EVENT_TIME: LeakJoin.ValueType  # 1
+"""By key and event time, whenever rows arrived."""
+LEAK_JOIN_LATEST: LeakJoin.ValueType  # 2
+"""By key alone, the newest row."""
+LEAK_JOIN_NEXT: LeakJoin.ValueType  # 3
+"""The first row after the row's time: a label, for one, that became a feature."""
+Global___LeakJoin: typing_extensions.TypeAlias = LeakJoin
 
 @typing.final
 class ExplainFeatureRequest(google.protobuf.message.Message):
@@ -630,3 +719,209 @@ class SkewExample(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_served_event_time", b"_served_event_time"]) -> typing.Literal["served_event_time"] | None: ...
 
 Global___SkewExample: typing_extensions.TypeAlias = SkewExample
+
+@typing.final
+class MeasureLeaksRequest(google.protobuf.message.Message):
+    """MeasureLeaksRequest is one piece of the table of MeasureLeaks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FEATURE_SET_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    TIME_COLUMN_FIELD_NUMBER: builtins.int
+    AS_OF_EVENT_TIME_FIELD_NUMBER: builtins.int
+    FIND_COLUMNS_FIELD_NUMBER: builtins.int
+    TABLE_FIELD_NUMBER: builtins.int
+    time_column: builtins.str
+    """In the first message: the TIMESTAMP column that holds each row's time; empty means "event_time"."""
+    as_of_event_time: builtins.bool
+    """In the first message: judge the join that ignores when rows arrived, as GetHistoricalFeatures does when it is asked to."""
+    find_columns: builtins.bool
+    """In the first message: look for stored fields that the other columns of the table hold, in the latest versions of the
+    views whose keys the table has.
+    """
+    @property
+    def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
+        """In the first message: the feature set that is trained on; an empty version means the latest, absent means none. A column
+        of the table with the name of a feature claims to hold it. A feature that the table does not have is judged by what the
+        join would give: so a spine alone is the request for a training set.
+        """
+
+    @property
+    def columns(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[setpoint.feature.v1.feature_service_pb2.LeakageColumn]:
+        """In the first message: further columns, and the stored fields that they claim to hold."""
+
+    @property
+    def table(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """Key columns, the time column, and the columns to judge; at most 100,000 rows in each message."""
+
+    def __init__(
+        self,
+        *,
+        feature_set: setpoint.common.v1.reference_pb2.FeatureSetReference | None = ...,
+        columns: collections.abc.Iterable[setpoint.feature.v1.feature_service_pb2.LeakageColumn] | None = ...,
+        time_column: builtins.str = ...,
+        as_of_event_time: builtins.bool = ...,
+        find_columns: builtins.bool = ...,
+        table: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["feature_set", b"feature_set", "table", b"table"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of_event_time", b"as_of_event_time", "columns", b"columns", "feature_set", b"feature_set", "find_columns", b"find_columns", "table", b"table", "time_column", b"time_column"]) -> None: ...
+
+Global___MeasureLeaksRequest: typing_extensions.TypeAlias = MeasureLeaksRequest
+
+@typing.final
+class MeasureLeaksResponse(google.protobuf.message.Message):
+    """MeasureLeaksResponse is the answer of MeasureLeaks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    FINDINGS_FIELD_NUMBER: builtins.int
+    UNJUDGED_COLUMNS_FIELD_NUMBER: builtins.int
+    rows: builtins.int
+    """Rows of the table."""
+    @property
+    def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LeakFinding]:
+        """Of each column that was judged: those of the request first, then those of the feature set, then those that were found."""
+
+    @property
+    def unjudged_columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Columns of the table of which nothing is known: they hold no stored field that was asked about or found."""
+
+    def __init__(
+        self,
+        *,
+        rows: builtins.int = ...,
+        findings: collections.abc.Iterable[Global___LeakFinding] | None = ...,
+        unjudged_columns: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["findings", b"findings", "rows", b"rows", "unjudged_columns", b"unjudged_columns"]) -> None: ...
+
+Global___MeasureLeaksResponse: typing_extensions.TypeAlias = MeasureLeaksResponse
+
+@typing.final
+class LeakFinding(google.protobuf.message.Message):
+    """LeakFinding is what is wrong with one column."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: builtins.int
+    ORIGIN_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
+    VIEW_VERSION_FIELD_NUMBER: builtins.int
+    FIELD_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    LEAKED_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    CAUSES_FIELD_NUMBER: builtins.int
+    JOINS_FIELD_NUMBER: builtins.int
+    AT_BOUNDARY_FIELD_NUMBER: builtins.int
+    HELD_SHARE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    column: builtins.str
+    """Name of the column."""
+    origin: Global___LeakOrigin.ValueType
+    """Why it was judged."""
+    view: builtins.str
+    """The view whose values it holds."""
+    view_version: builtins.str
+    """Version of the view."""
+    field: builtins.str
+    """Field of the view."""
+    values: builtins.int
+    """Values that are not null."""
+    leaked: builtins.int
+    """Values that differ from the one known at the row's time and equal one that became known only later."""
+    at_boundary: builtins.int
+    """Values that became true at the very time of their row. The rule calls them known; where the row's time is that of a
+    decision, they seldom were.
+    """
+    held_share: builtins.float
+    """Of a column that was found: in which share of its rows it holds a stored value of the row's entity."""
+    message: builtins.str
+    """What happened, for people."""
+    @property
+    def rows(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The first few leaking rows, counted from 0."""
+
+    @property
+    def causes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LeakCount]:
+        """By which bound the leaked values were not known yet; each one has one cause."""
+
+    @property
+    def joins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LeakJoinCount]:
+        """Joins that would give leaked values, most of them first; a value may be given by several."""
+
+    def __init__(
+        self,
+        *,
+        column: builtins.str = ...,
+        origin: Global___LeakOrigin.ValueType = ...,
+        view: builtins.str = ...,
+        view_version: builtins.str = ...,
+        field: builtins.str = ...,
+        values: builtins.int = ...,
+        leaked: builtins.int = ...,
+        rows: collections.abc.Iterable[builtins.int] | None = ...,
+        causes: collections.abc.Iterable[Global___LeakCount] | None = ...,
+        joins: collections.abc.Iterable[Global___LeakJoinCount] | None = ...,
+        at_boundary: builtins.int = ...,
+        held_share: builtins.float = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["at_boundary", b"at_boundary", "causes", b"causes", "column", b"column", "field", b"field", "held_share", b"held_share", "joins", b"joins", "leaked", b"leaked", "message", b"message", "origin", b"origin", "rows", b"rows", "values", b"values", "view", b"view", "view_version", b"view_version"]) -> None: ...
+
+Global___LeakFinding: typing_extensions.TypeAlias = LeakFinding
+
+@typing.final
+class LeakCount(google.protobuf.message.Message):
+    """LeakCount counts leaked values that have one cause."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    SHORTEST_MICROSECONDS_FIELD_NUMBER: builtins.int
+    LONGEST_MICROSECONDS_FIELD_NUMBER: builtins.int
+    cause: Global___LeakCause.ValueType
+    """The cause."""
+    values: builtins.int
+    """How many values."""
+    shortest_microseconds: builtins.int
+    """By how long the least of them came too early, microseconds."""
+    longest_microseconds: builtins.int
+    """By how long the worst of them came too early, microseconds."""
+    def __init__(
+        self,
+        *,
+        cause: Global___LeakCause.ValueType = ...,
+        values: builtins.int = ...,
+        shortest_microseconds: builtins.int = ...,
+        longest_microseconds: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause", "longest_microseconds", b"longest_microseconds", "shortest_microseconds", b"shortest_microseconds", "values", b"values"]) -> None: ...
+
+Global___LeakCount: typing_extensions.TypeAlias = LeakCount
+
+@typing.final
+class LeakJoinCount(google.protobuf.message.Message):
+    """LeakJoinCount counts leaked values that one join would give."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOIN_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    join: Global___LeakJoin.ValueType
+    """The join."""
+    values: builtins.int
+    """How many values."""
+    def __init__(
+        self,
+        *,
+        join: Global___LeakJoin.ValueType = ...,
+        values: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["join", b"join", "values", b"values"]) -> None: ...
+
+Global___LeakJoinCount: typing_extensions.TypeAlias = LeakJoinCount

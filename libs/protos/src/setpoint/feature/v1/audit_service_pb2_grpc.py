@@ -42,6 +42,11 @@ class AuditServiceStub(object):
                 request_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureRequest.SerializeToString,
                 response_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureResponse.FromString,
                 _registered_method=True)
+        self.MeasureLeaks = channel.stream_unary(
+                '/setpoint.feature.v1.AuditService/MeasureLeaks',
+                request_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.MeasureLeaksRequest.SerializeToString,
+                response_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.MeasureLeaksResponse.FromString,
+                _registered_method=True)
         self.GetSkewReport = channel.unary_unary(
                 '/setpoint.feature.v1.AuditService/GetSkewReport',
                 request_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.GetSkewReportRequest.SerializeToString,
@@ -74,6 +79,18 @@ class AuditServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MeasureLeaks(self, request_iterator, context):
+        """Measures which columns of a training table hold values that were not known at their rows' times, and how they got in:
+        by which bound they were unknown, and which careless join gives them. The table comes in pieces; what it claims to hold
+        is said by a feature set, by the request, or found by comparing with what is stored. All pieces see the history as it
+        was at the first one. NOT_FOUND (FEATURE_SET_NOT_FOUND, FEATURE_VIEW_NOT_FOUND); INVALID_ARGUMENT names a column, field
+        or key that is missing or of another type, as in CheckLeakage, of which this is the larger sister. Callers: people,
+        pipelines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSkewReport(self, request, context):
         """Tells what the continuous replay has found: a share of the prediction records is taken from monitoring, their features
         are computed again by the join that makes training sets, as known at the time that they were asked for, and compared to
@@ -99,6 +116,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ExplainFeature,
                     request_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureRequest.FromString,
                     response_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureResponse.SerializeToString,
+            ),
+            'MeasureLeaks': grpc.stream_unary_rpc_method_handler(
+                    servicer.MeasureLeaks,
+                    request_deserializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.MeasureLeaksRequest.FromString,
+                    response_serializer=setpoint_dot_feature_dot_v1_dot_audit__service__pb2.MeasureLeaksResponse.SerializeToString,
             ),
             'GetSkewReport': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSkewReport,
@@ -141,6 +163,33 @@ class AuditService(object):
             '/setpoint.feature.v1.AuditService/ExplainFeature',
             setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureRequest.SerializeToString,
             setpoint_dot_feature_dot_v1_dot_audit__service__pb2.ExplainFeatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureLeaks(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/setpoint.feature.v1.AuditService/MeasureLeaks',
+            setpoint_dot_feature_dot_v1_dot_audit__service__pb2.MeasureLeaksRequest.SerializeToString,
+            setpoint_dot_feature_dot_v1_dot_audit__service__pb2.MeasureLeaksResponse.FromString,
             options,
             channel_credentials,
             insecure,

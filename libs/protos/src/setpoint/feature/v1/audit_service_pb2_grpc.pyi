@@ -41,6 +41,22 @@ _AuditServiceExplainFeatureType = typing_extensions.TypeVar(
     ],
 )
 
+_AuditServiceMeasureLeaksType = typing_extensions.TypeVar(
+    '_AuditServiceMeasureLeaksType',
+    grpc.StreamUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.MeasureLeaksRequest,
+        setpoint.feature.v1.audit_service_pb2.MeasureLeaksResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.MeasureLeaksRequest,
+        setpoint.feature.v1.audit_service_pb2.MeasureLeaksResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.MeasureLeaksRequest,
+        setpoint.feature.v1.audit_service_pb2.MeasureLeaksResponse,
+    ],
+)
+
 _AuditServiceGetSkewReportType = typing_extensions.TypeVar(
     '_AuditServiceGetSkewReportType',
     grpc.UnaryUnaryMultiCallable[
@@ -73,7 +89,7 @@ _AuditServiceReplayPredictionsType = typing_extensions.TypeVar(
     ],
 )
 
-class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType, _AuditServiceGetSkewReportType, _AuditServiceReplayPredictionsType]):
+class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType, _AuditServiceMeasureLeaksType, _AuditServiceGetSkewReportType, _AuditServiceReplayPredictionsType]):
     """AuditService says why a value is what it is. The feature service answers it. It judges by the very code that answers
     GetOnlineFeatures and GetHistoricalFeatures, and changes no feature. Any method may answer UNAVAILABLE
     (DATABASE_UNAVAILABLE).
@@ -84,6 +100,10 @@ class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType, _AuditSer
         grpc.UnaryUnaryMultiCallable[
             setpoint.feature.v1.audit_service_pb2.ExplainFeatureRequest,
             setpoint.feature.v1.audit_service_pb2.ExplainFeatureResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            setpoint.feature.v1.audit_service_pb2.MeasureLeaksRequest,
+            setpoint.feature.v1.audit_service_pb2.MeasureLeaksResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
@@ -100,6 +120,10 @@ class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType, _AuditSer
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.feature.v1.audit_service_pb2.ExplainFeatureRequest,
             setpoint.feature.v1.audit_service_pb2.ExplainFeatureResponse,
+        ],
+        grpc.aio.StreamUnaryMultiCallable[
+            setpoint.feature.v1.audit_service_pb2.MeasureLeaksRequest,
+            setpoint.feature.v1.audit_service_pb2.MeasureLeaksResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
@@ -122,6 +146,15 @@ class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType, _AuditSer
     is long. Callers: people.
     """
 
+    MeasureLeaks: _AuditServiceMeasureLeaksType
+    """Measures which columns of a training table hold values that were not known at their rows' times, and how they got in:
+    by which bound they were unknown, and which careless join gives them. The table comes in pieces; what it claims to hold
+    is said by a feature set, by the request, or found by comparing with what is stored. All pieces see the history as it
+    was at the first one. NOT_FOUND (FEATURE_SET_NOT_FOUND, FEATURE_VIEW_NOT_FOUND); INVALID_ARGUMENT names a column, field
+    or key that is missing or of another type, as in CheckLeakage, of which this is the larger sister. Callers: people,
+    pipelines.
+    """
+
     GetSkewReport: _AuditServiceGetSkewReportType
     """Tells what the continuous replay has found: a share of the prediction records is taken from monitoring, their features
     are computed again by the join that makes training sets, as known at the time that they were asked for, and compared to
@@ -138,6 +171,10 @@ AuditServiceAsyncStub: typing_extensions.TypeAlias = AuditServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.feature.v1.audit_service_pb2.ExplainFeatureRequest,
         setpoint.feature.v1.audit_service_pb2.ExplainFeatureResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        setpoint.feature.v1.audit_service_pb2.MeasureLeaksRequest,
+        setpoint.feature.v1.audit_service_pb2.MeasureLeaksResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         setpoint.feature.v1.audit_service_pb2.GetSkewReportRequest,
@@ -169,6 +206,20 @@ class AuditServiceServicer(metaclass=abc.ABCMeta):
         field or key that is missing (MISSING_FIELD, UNKNOWN_FIELD, ENTITY_KEY_MISSING) or of another type (WRONG_TYPE), or a
         token of another question (INVALID_PAGE_TOKEN). Reads all rows of the entity, so it costs what that entity's history
         is long. Callers: people.
+        """
+
+    @abc.abstractmethod
+    def MeasureLeaks(
+        self,
+        request_iterator: _MaybeAsyncIterator[setpoint.feature.v1.audit_service_pb2.MeasureLeaksRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[setpoint.feature.v1.audit_service_pb2.MeasureLeaksResponse, collections.abc.Awaitable[setpoint.feature.v1.audit_service_pb2.MeasureLeaksResponse]]:
+        """Measures which columns of a training table hold values that were not known at their rows' times, and how they got in:
+        by which bound they were unknown, and which careless join gives them. The table comes in pieces; what it claims to hold
+        is said by a feature set, by the request, or found by comparing with what is stored. All pieces see the history as it
+        was at the first one. NOT_FOUND (FEATURE_SET_NOT_FOUND, FEATURE_VIEW_NOT_FOUND); INVALID_ARGUMENT names a column, field
+        or key that is missing or of another type, as in CheckLeakage, of which this is the larger sister. Callers: people,
+        pipelines.
         """
 
     @abc.abstractmethod
