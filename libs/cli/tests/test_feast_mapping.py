@@ -117,9 +117,9 @@ def test_ttl(ttl: int | None, expected: timedelta | None, told: str) -> None:
         ),
         ({"online": False}, "kept online"),
         ({"enabled": False}, "disabled"),
-        ({"tags": {"a b": "x"}}, "without the tags a b"),
+        ({"tags": {"a b": "x"}}, "without its tags 'a b'"),
         ({"description": "x" * 5000}, "description is cut"),
-        ({"name": "Trips of Day"}, "is called trips_of_day"),
+        ({"name": "Trips of Day"}, "it is called trips_of_day"),
     ],
 )
 def test_view_approximately(changed: dict[str, Any], told: str) -> None:
@@ -198,7 +198,7 @@ def test_key_type_is_asked_for() -> None:
     ("told", "keys"),
     [
         ("has several types: Int64, String", ["Int64", "String"]),
-        ("not BOOL", ["Bool"]),
+        ("driver_id is of type Bool", ["Bool"]),
         ("a key is an integer or a text", ["Bytes"]),
     ],
 )

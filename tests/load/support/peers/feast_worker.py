@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from feast import (  # type: ignore[import-not-found]  # Only in the environment that runs this.
+from feast import (
     Entity,
     FeatureService,
     FeatureStore,
@@ -24,7 +24,7 @@ from feast import (  # type: ignore[import-not-found]  # Only in the environment
     RepoConfig,
     ValueType,
 )
-from feast.types import Float32  # type: ignore[import-not-found]  # As above.
+from feast.types import Float32
 
 VIEW = "account"
 PRECOMPUTED = "precomputed"

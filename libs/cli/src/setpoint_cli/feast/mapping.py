@@ -204,9 +204,10 @@ class _Mapper:
             return None, [f"{key} has several types: {', '.join(sorted(types))}"]
         if key in _RESERVED or _COLUMN.search(key):
             return None, [f"no key can be called {key!r}"]
-        dtype, reason = _type(types.pop())
+        kind = types.pop()
+        dtype, reason = _type(kind)
         if dtype not in _KEY_TYPES:
-            return None, [f"a key is an integer or a text, not {dtype.name if dtype else reason}"]
+            return None, [f"{key} is of type {kind}, and a key is an integer or a text"]
         return (key, dtype), [reason] if reason else []
 
     def _entity_of(self, told: Told) -> features.Entity | str:
@@ -594,7 +595,7 @@ def _people(told: Told) -> tuple[dict[str, Any], list[str]]:
     kept = dict(list(kept.items())[:_MOST_TAGS])
     gone = [key for key in told["tags"] if key not in kept]
     if gone:
-        lost.append(f"without the tags {', '.join(gone)}")
+        lost.append(f"without its tags {', '.join(map(repr, gone))}")
     return {**texts, "tags": kept}, lost
 
 
@@ -615,7 +616,7 @@ def _free(text: str, wanted: str, taken: Iterable[str]) -> tuple[str, list[str]]
     while name in used:
         ending = f"_{number}"
         name, number = wanted[: _LONGEST - len(ending)] + ending, number + 1
-    return name, [] if name == text else [f"is called {name}"]
+    return name, [] if name == text else [f"it is called {name}"]
 
 
 def _fit(reasons: Sequence[str]) -> Fit:

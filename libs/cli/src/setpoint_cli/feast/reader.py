@@ -26,7 +26,7 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        import feast  # type: ignore[import-not-found]  # noqa: F401  # Whether it is there at all.
+        import feast  # noqa: F401  # Whether it is there at all.
     except ImportError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_NO_FEAST
@@ -50,7 +50,7 @@ def find(folder: Path) -> Optional[Path]:  # noqa: UP045  # As above.
 def read(folder: Path) -> Dict[str, Any]:  # noqa: UP006  # As above.
     """Imports a repository and returns what it defines."""
     from feast import FeatureStore
-    from feast.repo_operations import parse_repo  # type: ignore[import-not-found]  # As above.
+    from feast.repo_operations import parse_repo
 
     os.chdir(folder)
     # Instead of the folder of this file, which is no business of the repository's.
