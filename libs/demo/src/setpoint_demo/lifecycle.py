@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -60,6 +60,8 @@ class Lifecycle:
     approve: bool
     """Whether the demo gives the approval that a person would give."""
     say: Callable[[str], None]
+    settle: Callable[[], Awaitable[None]] | None = None
+    """Waits until all that is known by now is stored; a run's snapshot must not miss any of it."""
     runs: list[retraining_pb2.Run] = field(default_factory=list)
     alerts_fired: list[report_pb2.Alert] = field(default_factory=list)
     _rolling: str | None = None
@@ -119,6 +121,8 @@ class Lifecycle:
     async def _retrain(self, known_at: int, trigger: str) -> retraining_pb2.Run:
         self.say(f"[cyan]retrain[/] {day_text(known_at)}: {trigger}")
         self._last_run_time = known_at
+        if self.settle is not None:
+            await self.settle()
         request = retraining_service_pb2.StartRunRequest(
             request_id=ids.uuid7(),
             policy=definitions.POLICY,

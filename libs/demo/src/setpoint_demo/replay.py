@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -103,6 +104,7 @@ class Replay:
         self._rows = questions.to_dicts()
         self._landings = _Landings()
         self._gate = asyncio.Semaphore(MAXIMUM_IN_FLIGHT)
+        self._beside = _Beside()
         self.answers = Answers()
         self.outcomes_delivered = 0
         self.rows_written = 0
@@ -125,10 +127,10 @@ class Replay:
             while mark >= next_day:
                 await self._end_day(next_day, on_day)
                 next_day += DAY
-            stored, _ = await asyncio.gather(
-                self._served.write_until(self._services, mark), self._deliver_outcomes(mark)
-            )
+            # Answers depend on these rows alone; what has landed meanwhile is told beside the questions.
+            stored = await self._served.write_until(self._services, mark)
             self.rows_written += stored
+            self._beside.start_if_idle("outcomes", partial(self._deliver_outcomes, mark))
             await self._ask(positions)
             on_questions(len(positions))
         while next_day <= until:
@@ -146,15 +148,27 @@ class Replay:
             start = end
 
     async def _end_day(self, midnight: int, on_day: Callable[[int], Awaitable[None]]) -> None:
-        stored, _ = await asyncio.gather(
-            self._history.write_until(self._services, midnight), self._deliver_outcomes(midnight)
-        )
-        self.rows_written += stored
+        await self._beside.settle()
+        self._beside.start_if_idle("history", partial(self._write_history, midnight))
+        await self._deliver_outcomes(midnight)
         await on_day(midnight)
+
+    async def settle(self) -> None:
+        """Waits until everything that is known by now is stored; training depends on it.
+
+        Raises:
+            AioRpcError: It could not be stored.
+        """
+        await self._beside.settle()
 
     async def deliver_rest(self) -> None:
         """Delivers the outcomes of flights that land after the last mark."""
+        await self._beside.settle()
         await self._deliver_outcomes(None)
+
+    async def _write_history(self, midnight: int) -> None:
+        stored = await self._history.write_until(self._services, midnight)
+        self.rows_written += stored
 
     async def _ask(self, positions: Sequence[int]) -> None:
         if not positions:
@@ -201,6 +215,27 @@ class Replay:
             request = ingest_service_pb2.IngestOutcomesRequest(outcomes=proto.to_proto(outcomes))
             await self._services.ingest.IngestOutcomes(request, timeout=feed.WRITE_TIMEOUT_SECONDS)
             self.outcomes_delivered += len(chunk)
+
+
+class _Beside:
+    """Work that goes on beside the questions, at most one of each kind at a time."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def start_if_idle(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Starts work unless some of its kind goes on. Raises what the last of its kind raised."""
+        last = self._running.get(kind)
+        if last is not None and not last.done():
+            return
+        if last is not None:
+            last.result()
+        self._running[kind] = asyncio.create_task(work(), name=f"replay {kind}")
+
+    async def settle(self) -> None:
+        """Waits for all of it. Raises what any of it raised."""
+        await asyncio.gather(*self._running.values())
+        self._running.clear()
 
 
 class _Landings:

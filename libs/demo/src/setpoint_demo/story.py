@@ -204,6 +204,7 @@ class _Story:
 
     async def _replay(self, progress: Progress, lifecycle: Lifecycle) -> Replay:
         replay = Replay(self._services, self._frames, self._questions)
+        lifecycle.settle = replay.settle
         task = progress.add_task("replay", total=self._questions.height)
 
         async def on_day(midnight: int) -> None:
