@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from setpoint_columns import Column, DataType
 from setpoint_monitoring.domain import drift, profile
@@ -136,3 +137,21 @@ def test_judge_design_effect_widens() -> None:
     values = random.normal(0.35, size=400)
     assert _judge(_reference(random), values).level is not Level.OK
     assert _judge(_reference(random, effect=100.0), values).level is Level.OK
+
+
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_false_discovery_adjusted_equals_the_reference(chances: list[float]) -> None:
+    """p-values are adjusted as scipy does, ties and none at all included."""
+    found = drift.false_discovery_adjusted(np.array(chances))
+    expected = stats.false_discovery_control(chances) if chances else []
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@given(st.floats(0, 5), st.integers(2, 40), st.integers(300, 10**6), st.floats(1, 4))
+def test_chance_of_index_equals_the_chi_square_tail(
+    index: float, bins: int, rows: int, effect: float
+) -> None:
+    """The tail is that of chi-square with one degree of freedom fewer than bins."""
+    scale = effect * (1 / 10_000 + 1 / rows)
+    found = drift.chance_of_index(index, bins, rows, 10_000, effect)
+    assert found == pytest.approx(stats.chi2.sf(index / scale, bins - 1), rel=1e-9, abs=1e-300)

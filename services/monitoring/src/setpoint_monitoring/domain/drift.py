@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special as functions
 
 from setpoint_monitoring.domain.profile import Counts, Reference
 
@@ -106,7 +106,7 @@ def chance_of_index(
     if bins < 2:
         return 1.0
     scale = max(1.0, effect) * (1 / reference_rows + 1 / rows)
-    return float(stats.chi2.sf(index / scale, bins - 1))
+    return float(functions.chdtrc(bins - 1, index / scale))
 
 
 def pooled(reference: Counts, window: Counts, special: int) -> tuple[Counts, Counts]:
@@ -144,7 +144,7 @@ def special_chance(reference: Counts, window: Counts, special: int, effect: floa
     now = (window[-special:] + 0.5) / (m + 1)
     middle = (reference[-special:] + window[-special:] + 0.5) / (n + m + 1)
     spread = np.sqrt(middle * (1 - middle) * (1 / n + 1 / m) * max(1.0, effect))
-    chances = stats.norm.sf((now - before) / spread)
+    chances = functions.ndtr((before - now) / spread)
     return float(min(1.0, special * chances.min()))
 
 
@@ -159,9 +159,29 @@ def judge(pairs: Sequence[tuple[Reference, Counts]]) -> list[Finding]:
     """
     measured = [_measure(reference, counts) for reference, counts in pairs]
     enough = [each for each in measured if _has_data(each)]
-    adjusted = stats.false_discovery_control([each.p_value for each in enough]) if enough else []
+    adjusted = false_discovery_adjusted(np.array([each.p_value for each in enough]))
     corrected = {id(each): float(value) for each, value in zip(enough, adjusted, strict=True)}
     return [_finding(each, corrected.get(id(each))) for each in measured]
+
+
+def false_discovery_adjusted(chances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Adjusts p-values so that those below a rate make at most that share of false discoveries.
+
+    Benjamini and Hochberg 1995: the p-value of rank i among m is multiplied by m / i, and is never
+    above that of a later rank. (Here, since scipy.stats takes longer to import than a service to start.)
+
+    Args:
+        chances: p-values, any order.
+
+    Returns:
+        Adjusted p-values in the same order, at most 1.
+    """
+    count = len(chances)
+    falling = np.argsort(chances)[::-1]
+    stretched = chances[falling] * count / np.arange(count, 0, -1)
+    adjusted = np.empty(count)
+    adjusted[falling] = np.minimum(1.0, np.minimum.accumulate(stretched))
+    return adjusted
 
 
 def _has_data(measured: _Measured) -> bool:
