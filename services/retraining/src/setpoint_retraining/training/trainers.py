@@ -1,7 +1,8 @@
 """Ways to train, chosen by name.
 
 A package adds one by an entry point in the group ``setpoint.trainers`` that names a class with the
-shape of `Trainer`.
+shape of `Trainer`. The service loads the class to check parameters, a process of its own fits: what only
+fitting needs is imported there, since scikit-learn takes seconds to import.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import ensemble, impute, linear_model, pipeline, preprocessing
 
 from setpoint_runtime import errors
 
@@ -50,6 +50,8 @@ class HistGradientBoosting:
         self, features: npt.NDArray[np.float32], label: npt.NDArray[np.int64], **parameters: Any
     ) -> Any:
         """Return the fitted estimator."""
+        from sklearn import ensemble
+
         return ensemble.HistGradientBoostingClassifier(**parameters).fit(features, label)
 
 
@@ -63,6 +65,8 @@ class LogisticRegression:
         self, features: npt.NDArray[np.float32], label: npt.NDArray[np.int64], **parameters: Any
     ) -> Any:
         """Return the fitted pipeline."""
+        from sklearn import impute, linear_model, pipeline, preprocessing
+
         return pipeline.make_pipeline(
             impute.SimpleImputer(strategy="median", keep_empty_features=True),
             preprocessing.StandardScaler(),
