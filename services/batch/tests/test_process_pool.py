@@ -82,6 +82,15 @@ async def test_lost_worker(pool: ProcessPool, tmp_path: Path) -> None:
         await running
 
 
+async def test_last_words_are_for_the_log(pool: ProcessPool, tmp_path: Path) -> None:
+    """What a process says when a defect ends it is kept apart from how it ended."""
+    task = testing.task(tmp_path, tmp_path / "none.csv")
+    with pytest.raises(ports.WorkerLostError) as caught:
+        await pool.run({**task, "kind": "no such kind"})
+    assert str(caught.value) == "a worker process ended with 1"
+    assert "KeyError" in caught.value.last_words
+
+
 async def test_idle_end(tmp_path: Path) -> None:
     """A process without work ends by itself."""
     task = testing.task(tmp_path, tmp_path / "none.csv")

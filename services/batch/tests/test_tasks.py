@@ -1,5 +1,8 @@
 """Tasks as a worker process does them, in this process, on real files and a real model."""
 
+import contextlib
+import gzip
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from setpoint_batch import testing
 from setpoint_batch.domain.job import Format
-from setpoint_batch.partition import inputs, results, tasks
+from setpoint_batch.partition import csv_files, inputs, places, results, tasks
 from setpoint_columns import Columns, DataType
 from setpoint_columns import proto as column_messages
 from setpoint_runtime import errors
@@ -355,24 +358,176 @@ def test_verify_and_committed(tmp_path: Path) -> None:
     assert done({**task, "attempt": 2}, "committed")["manifest_url"] == ""
 
 
-def test_commit_one_by_one(tmp_path: Path) -> None:
-    """Where nothing can be renamed at once the manifest comes last, and an old part goes away."""
-    source = written(tmp_path, frame())
-    url = f"memory://{tmp_path.name}/out"
-    task = testing.task(tmp_path, source, output_url=url)
-    plan = planned(task)
-    parts = scored(task, plan)
-    done(task, "commit", files=plan["files"], parts=parts, counts={}, form=plan["form"])
-    from setpoint_batch.partition import places
+class Store:
+    """A job whose output lies in an object store."""
 
-    names = [part["name"] for part in parts]
-    assert places.names(url) == sorted(["manifest.json", *names])
-    assert places.sha256(f"{url}/{names[0]}") == parts[0]["sha256"]
-    fewer = {**task, "attempt": 2}
-    done(fewer, "plan")
-    first = scored(fewer, {**plan, "partitions": plan["partitions"][:1]})
-    done(fewer, "commit", files=plan["files"], parts=first, counts={}, form=plan["form"])
-    assert places.names(url) == sorted(["manifest.json", names[0]])
+    def __init__(self, folder: Path) -> None:
+        self.url = f"memory://{folder.name}/out"
+        self.task = testing.task(folder, written(folder, frame()), output_url=self.url)
+
+    def attempt(self, number: int, partitions: int = 3) -> tuple[dict[str, Any], list[Any]]:
+        """Write the parts of an attempt; return its commit and the parts."""
+        task = {**self.task, "attempt": number}
+        plan = planned(task)
+        parts = scored(task, {**plan, "partitions": plan["partitions"][:partitions]})
+        more = {"files": plan["files"], "parts": parts, "counts": {}, "form": plan["form"]}
+        return {**task, "kind": "commit", **more}, parts
+
+    def shown(self) -> list[str]:
+        """Return the parts that the manifest names, each of them checked; none without one."""
+        told = places.read(f"{self.url}/manifest.json")
+        parts = json.loads(told)["parts"] if told else []
+        for part in parts:
+            assert places.sha256(f"{self.url}/{part['name']}") == part["sha256"]
+        return [part["name"].split("/")[-1] for part in parts]
+
+    def files(self) -> int:
+        """Count everything that lies there but the manifest."""
+        folders = [each for each in places.names(self.url) if each != "manifest.json"]
+        return sum(len(places.names(f"{self.url}/{each}")) for each in folders)
+
+
+def test_commit_in_a_store_is_one_write(tmp_path: Path) -> None:
+    """Where nothing can be renamed the manifest is the output; what it does not name goes away."""
+    store = Store(tmp_path)
+    commit, parts = store.attempt(1)
+    assert store.shown() == []
+    results.result_of(tasks.run(commit))
+    assert store.shown() == [part["name"] for part in parts]
+    commit, fewer = store.attempt(2, partitions=1)
+    assert store.shown() == [part["name"] for part in parts]
+    results.result_of(tasks.run(commit))
+    assert store.shown() == [fewer[0]["name"]]
+    assert store.files() == 1
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("step", ["before the manifest", "after the manifest", "in the middle"])
+def test_commit_in_a_store_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whenever a commit is killed readers see the old output or the new one, and the job goes on."""
+    store = Store(tmp_path)
+    commit, old = store.attempt(1)
+    results.result_of(tasks.run(commit))
+    commit, new = store.attempt(2)
+    name = "written" if step == "before the manifest" else "remove"
+    real, calls = getattr(places, name), iter(range(100))
+
+    def killed(*args: Any) -> Any:
+        if step != "in the middle" or next(calls) == 1:
+            raise KilledError
+        return real(*args)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KilledError):
+        patch.setattr(places, name, killed)
+        tasks.run(commit)
+    expected = old if step == "before the manifest" else new
+    assert store.shown() == [part["name"] for part in expected]
+    is_there = bool(done({**store.task, "attempt": 2}, "committed")["manifest_url"])
+    assert is_there is (expected is new)
+    if not is_there:
+        results.result_of(tasks.run(commit))
+    assert store.shown() == [part["name"] for part in new]
+    assert store.files() == 3
+
+
+def test_store_after_an_attempt_that_was_never_committed(tmp_path: Path) -> None:
+    """Parts that a dead attempt left hinder no further one of the job, and stop every other job."""
+    store = Store(tmp_path)
+    store.attempt(1)
+    commit, parts = store.attempt(2)
+    other = {**store.task, "name": "other", "job_id": "0190a5d0-0000-7000-8000-000000000002"}
+    with pytest.raises(errors.FailedPreconditionError):
+        planned(other)
+    results.result_of(tasks.run(commit))
+    assert store.shown() == [part["name"] for part in parts]
+    assert store.files() == 3
+    done({**store.task, "attempt": 3}, "plan")
+    done({**store.task, "attempt": 3}, "discard")
+    assert store.shown() == [part["name"] for part in parts]
+
+
+def test_late_process_writes_over_nothing(tmp_path: Path) -> None:
+    """A process that finishes a part after another one did leaves the output as it was committed."""
+    store = Store(tmp_path)
+    commit, parts = store.attempt(1)
+    store.attempt(1)
+    results.result_of(tasks.run(commit))
+    store.attempt(1)
+    assert store.shown() == [part["name"] for part in parts]
+
+
+@pytest.mark.parametrize("codec", ["gz", "bz2", "zst"])
+def test_compressed_csv(tmp_path: Path, codec: str) -> None:
+    """A compressed file is read by its ending, in one piece, with the digest of what lies there."""
+    plain = written(tmp_path, frame(), "csv")
+    whole = committed(testing.task(tmp_path, plain))
+    expected = output(tmp_path).sort("row")
+    path = tmp_path / f"in.csv.{codec}"
+    with pa.CompressedOutputStream(str(path), csv_files.COMPRESSIONS[f".{codec}"]) as target:
+        target.write(plain.read_bytes())
+    manifest = committed(testing.task(tmp_path, path, attempt=2))
+    assert output(tmp_path).drop("prediction_id").equals(expected.drop("prediction_id"))
+    [file] = manifest["inputs"]
+    assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (file["size"], file["rows"]) == (path.stat().st_size, ROWS)
+    assert len(manifest["parts"]) == 1 < len(whole["parts"])
+
+
+@pytest.mark.parametrize("cut", [10, 100])
+def test_compressed_csv_damaged(tmp_path: Path, cut: int) -> None:
+    """A compressed file that ends too early is told by name."""
+    path = tmp_path / "in.csv.gz"
+    plain = written(tmp_path, frame(), "csv")
+    path.write_bytes(gzip.compress(plain.read_bytes())[:-cut])
+    with pytest.raises(errors.InvalidArgumentError, match=r"in\.csv\.gz") as caught:
+        planned(testing.task(tmp_path, path))
+    assert caught.value.reason is errors.Reason.INVALID_INPUT
+
+
+def limited(folder: Path, source: Path, **changes: Any) -> dict[str, Any]:
+    """A task that may use a folder alone."""
+    task = testing.task(folder, source, **changes)
+    task["around"]["url_prefixes"] = [f"file://{folder}"]
+    return task
+
+
+def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
+    """A link to a file, or through a folder, is followed within what jobs may use, and not out of it."""
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    for folder in (outside, inside):
+        folder.mkdir()
+        written(folder, frame())
+    (inside / "file.parquet").symlink_to(outside / "in.parquet")
+    (inside / "folder").symlink_to(outside)
+    (inside / "near.parquet").symlink_to(inside / "in.parquet")
+    for place in ("file.parquet", "folder/in.parquet", "folder", "f*.parquet"):
+        with pytest.raises(errors.PermissionDeniedError, match="symbolic link") as caught:
+            planned(limited(inside, inside / place))
+        assert caught.value.reason is errors.Reason.URL_REFUSED
+    committed(limited(inside, inside / "near.parquet"))
+    linked = f"file://{inside}/folder/out"
+    with pytest.raises(errors.PermissionDeniedError):
+        planned(limited(inside, inside / "in.parquet", output_url=linked))
+    assert sorted(each.name for each in outside.iterdir()) == ["in.parquet"]
+
+
+def test_input_that_becomes_a_link_is_refused(tmp_path: Path) -> None:
+    """What was looked through and is a link afterwards is not read."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    source = written(inside, frame())
+    task = limited(inside, source)
+    plan = planned(task)
+    source.rename(outside / "in.parquet")
+    source.symlink_to(outside / "in.parquet")
+    with pytest.raises(errors.PermissionDeniedError):
+        scored(task, plan)
 
 
 def test_bounded_chunks(tmp_path: Path) -> None:

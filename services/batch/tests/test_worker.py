@@ -253,7 +253,7 @@ async def test_lost_workers(house: House) -> None:
     def die(task: ports.Json) -> None:
         if task["kind"] == "score" and task["partition"]["number"] == 1 and len(deaths) < limit:
             deaths.append(1)
-            raise ports.WorkerLostError("killed")
+            raise ports.WorkerLostError("killed", "Traceback: a secret of row 7")
 
     house.executor.before, limit = die, 2
     async with house.working():
@@ -264,7 +264,8 @@ async def test_lost_workers(house: House) -> None:
         assert house.worker is not None
         house.worker.wake(job.job_id)
         ended = await house.until(job, State.FAILED)
-    assert "3 processes died" in ended.error
+    assert "3 processes died over the same work, the last time because killed" in ended.error
+    assert "secret" not in ended.error
     assert len(deaths) == 3
 
 

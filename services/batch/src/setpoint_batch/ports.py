@@ -89,4 +89,9 @@ class Executor(Protocol):
 
 
 class WorkerLostError(Exception):
-    """A process died over a task, with its last words."""
+    """A process died over a task; its last words, which may hold anything, are for the log alone."""
+
+    def __init__(self, how: str, last_words: str = "") -> None:
+        """Say how it ended, and what it said."""
+        super().__init__(how)
+        self.last_words = last_words

@@ -13,6 +13,7 @@ from setpoint_batch.adapters.peers import FeaturesClient, RegistryClient, RulesC
 from setpoint_batch.adapters.process_pool import ProcessPool
 from setpoint_batch.adapters.ray_executor import RayExecutor
 from setpoint_batch.config import BatchSettings
+from setpoint_batch.domain import urls
 from setpoint_batch.service.attempt import Needs, Sizes
 from setpoint_batch.service.jobs import Jobs
 from setpoint_batch.service.worker import Worker
@@ -78,6 +79,7 @@ def _around(settings: BatchSettings) -> dict[str, Any]:
     return {
         "feature_address": settings.feature_address,
         "registry_address": settings.registry_address,
+        "url_prefixes": [urls.normal("url_prefixes", each) for each in settings.url_prefixes],
         "work_directory": str(settings.work_directory.absolute()),
         "tls": files and [str(each) for each in (files.certificate, files.key, files.authority)],
     }

@@ -129,8 +129,8 @@ class _Process:
         except ConnectionError:
             pass
         if not line.endswith(b"\n"):
-            await self._process.wait()
-            raise ports.WorkerLostError(self._last_words())
+            code = await self._process.wait()
+            raise ports.WorkerLostError(f"a worker process ended with {code}", self._last_words())
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -144,5 +144,4 @@ class _Process:
     def _last_words(self) -> str:
         self._words.seek(0, os.SEEK_END)
         self._words.seek(max(0, self._words.tell() - _TAIL))
-        said = self._words.read().decode(errors="replace").strip()
-        return f"a worker process ended with {self._process.returncode}: {said or 'no word'}"
+        return self._words.read().decode(errors="replace").strip()

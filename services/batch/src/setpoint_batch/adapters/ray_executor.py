@@ -58,7 +58,8 @@ class RayExecutor:
             self._ray.cancel(reference, force=True)
             raise
         except self._ray.exceptions.RayError as error:
-            raise ports.WorkerLostError(str(error).splitlines()[0]) from error
+            lost = f"Ray lost it ({type(error).__name__})"
+            raise ports.WorkerLostError(lost, str(error)) from error
         return results.result_of(answer)
 
 

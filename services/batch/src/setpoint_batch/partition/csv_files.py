@@ -24,6 +24,28 @@ _QUOTE, _BREAK, _RETURN = ord('"'), ord("\n"), ord("\r")
 _MARK = b"\xef\xbb\xbf"
 MAX_HEADER_BYTES = 1024 * 1024
 
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""By the ending of a name."""
+
+
+def compression(url: str) -> str | None:
+    """Returns how a file is compressed, None when it is not."""
+    return next((each for ending, each in COMPRESSIONS.items() if url.endswith(ending)), None)
+
+
+def blocks(url: str, file: Any) -> Iterator[bytes]:
+    """Yields what a file holds in large pieces, without its compression."""
+    opened = _plain(url, file)
+    while block := opened.read(places.BLOCK_BYTES):
+        yield block
+
+
+def _plain(url: str, file: Any) -> Any:
+    found = compression(url)
+    if found is None:
+        return file
+    return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), found)
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -171,16 +193,20 @@ def scan(url: str, blocks: Iterable[bytes], piece_rows: int) -> Scanned:
 class _Range(io.RawIOBase):
     """Some bytes of a file as a file of their own."""
 
-    def __init__(self, file: BinaryIO, start: int, stop: int) -> None:
-        file.seek(start)
-        self._file = file
+    def __init__(self, url: str, file: BinaryIO, start: int, stop: int) -> None:
+        self._file = _plain(url, file)
+        if self._file is file:
+            file.seek(start)
+        else:
+            # No more than the header comes before the one piece of a compressed file.
+            self._file.read(start)
         self._left = stop - start
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        data: bytes = self._file.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(data)
         return data
 
@@ -196,7 +222,7 @@ def chunks(
     wrong: list[Any] = []
     with places.open_input(url) as file:
         try:
-            reader = _opened(names, piece, needed, file, wrong)
+            reader = _opened(names, needed, _Range(url, file, piece.start, piece.stop), wrong)
             while (batch := _next(reader)) is not None:
                 yield batch
         except pa.ArrowInvalid as error:
@@ -210,16 +236,14 @@ def _next(reader: Any) -> pa.RecordBatch | None:
         return None
 
 
-def _opened(
-    names: tuple[str, ...], piece: Piece, needed: list[str], file: BinaryIO, wrong: list[Any]
-) -> Any:
+def _opened(names: tuple[str, ...], needed: list[str], file: _Range, wrong: list[Any]) -> Any:
     def note(found: Any) -> str:
         # Raising here would be lost.
         wrong.append(found)
         return "error"
 
     return arrow_csv.open_csv(
-        pa.PythonFile(_Range(file, piece.start, piece.stop), mode="r"),
+        pa.PythonFile(file, mode="r"),
         # Rows have numbers only where one thread counts them.
         arrow_csv.ReadOptions(
             use_threads=False, block_size=places.BLOCK_BYTES, column_names=list(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from setpoint_runtime import errors
 ENDINGS = {
     ".parquet": Format.PARQUET,
     ".csv": Format.CSV,
+    **{f".csv{ending}": Format.CSV for ending in csv_files.COMPRESSIONS},
     ".arrow": Format.ARROW,
     ".feather": Format.ARROW,
 }
@@ -111,6 +113,7 @@ def _look_at_files(task: Mapping[str, Any]) -> tuple[list[File], list[Found]]:
     )
     files, found = [], []
     for url in places.expand(task["input_url"], wanted):
+        places.check_links(url, task["around"])
         form = asked or _format_of(url)
         stamp = places.stamp(url)
         file: File = {"url": url, "format": int(form), "stamp": stamp}
@@ -138,13 +141,15 @@ def _format_of(url: str) -> Format:
 
 
 def _scan(url: str, rows: int) -> tuple[csv_files.Scanned, str, int]:
-    digest, size = hashlib.sha256(), 0
-    scanner = csv_files.Scanner(url, rows)
-    for block in places.blocks(url):
-        digest.update(block)
-        size += len(block)
-        scanner.feed(block)
-    return scanner.finish(), digest.hexdigest(), size
+    # A compressed file cannot be entered in its middle, so it is one piece.
+    scanner = csv_files.Scanner(url, sys.maxsize if csv_files.compression(url) else rows)
+    with places.open_input(url) as file, failures.reading(url):
+        digested = places.Digested(file)
+        for block in csv_files.blocks(url, digested):
+            scanner.feed(block)
+        # What follows the end of a compressed stream is part of the file as well.
+        digested.finish()
+    return scanner.finish(), digested.sha256, digested.size
 
 
 def _digest(url: str) -> tuple[str, int]:
@@ -233,6 +238,7 @@ def _batches(task: Mapping[str, Any], form: forms.Form, most: int) -> Iterator[A
         yield inline(task).select(form.needed)
         return
     url = file["url"]
+    places.check_links(url, task["around"])
     if places.stamp(url) != file["stamp"]:
         raise changed(url)
     if file["format"] == Format.CSV:

@@ -1,7 +1,9 @@
-"""The output of a job: parts in a folder of their own until all are there, then moved at once.
+"""The output of a job: it is there from one moment to the next, or not at all.
 
-The manifest is written last. A local folder appears whole, by one rename; elsewhere parts are moved
-one by one, and whoever reads waits for `manifest.json`.
+A local folder appears whole, by one rename. An object store has no such rename, but writes one object at
+once: there parts lie in a folder of their attempt from the beginning, and are the output when the one
+manifest names them. Nothing is moved, so a job that dies in the middle leaves the output of before as it
+was.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import io
 import json
 import posixpath
+import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -87,11 +90,16 @@ class Output:
         self._task = task
         self._format = Format(task["output_format"] or Format.PARQUET)
         self.url = str(task["output_url"])
-        above, name = posixpath.split(self.url)
-        mark = f"{above}/.{name}.{task['job_id']}-{task['attempt']}"
-        self._scratch = f"{mark}.new"
-        self._replaced = f"{mark}.old"
         self.manifest_url = f"{self.url}/{MANIFEST}"
+        attempt = f"{task['job_id']}-{task['attempt']}"
+        above, name = posixpath.split(self.url)
+        self._is_renamed = places.is_local(self.url)
+        self._replaced = f"{above}/.{name}.{attempt}.old"
+        self._folder = "" if self._is_renamed else f"{attempt}/"
+        """Where parts lie beside the manifest."""
+        self._scratch = f"{above}/.{name}.{attempt}.new"
+        if not self._is_renamed:
+            self._scratch = f"{self.url}/{attempt}"
 
     def prepare(self) -> None:
         """Make room for parts.
@@ -99,11 +107,14 @@ class Output:
         Raises:
             FailedPreconditionError: OUTPUT_EXISTS, if something else lies there.
         """
+        places.check_links(self.url, self._task["around"])
         self._refuse_others()
         places.make_folder(self._scratch)
 
     def _refuse_others(self) -> None:
-        found = [name for name in places.names(self.url) if not name.startswith(".")]
+        # Parts of attempts of this job that were never committed are nobody else's.
+        own = (".", f"{self._task['job_id']}-")
+        found = [name for name in places.names(self.url) if not name.startswith(own)]
         if found and not self._is_of_this_job(self._manifest()):
             raise errors.FailedPreconditionError(
                 errors.Reason.OUTPUT_EXISTS,
@@ -112,15 +123,15 @@ class Output:
                 metadata={"url": self.url},
             )
 
-    def part_name(self, number: int) -> str:
-        """Return the name of a part's file."""
-        return f"part-{number:05d}.{_ENDINGS[self._format]}"
-
     @contextlib.contextmanager
     def writing(self, number: int) -> Iterator[PartWriter]:
         """Write a part that is whole, and on disk, or not there."""
-        with places.written(f"{self._scratch}/{self.part_name(number)}") as file:
-            writer = PartWriter(file, self._format)
+        mark = "" if self._is_renamed else f"-{secrets.token_hex(4)}"
+        # Where parts are part of the output from the beginning, a process that comes back late must not
+        # write over the one that was taken.
+        name = f"part-{number:05d}{mark}.{_ENDINGS[self._format]}"
+        with places.written(f"{self._scratch}/{name}") as file:
+            writer = PartWriter(file, self._format, name)
             try:
                 yield writer
             finally:
@@ -141,7 +152,7 @@ class Output:
         task = self._task
         if (told.get("id"), told.get("attempt")) != (task["job_id"], task["attempt"]):
             return False
-        places.remove(self._replaced)
+        self._tidy()
         return True
 
     def commit(self) -> None:
@@ -150,41 +161,40 @@ class Output:
         Raises:
             FailedPreconditionError: OUTPUT_EXISTS, if something else has come to lie there.
         """
-        # Parts that are being moved one by one have no manifest beside them.
-        if places.is_local(self.url) or self._manifest():
-            self._refuse_others()
+        places.check_links(self.url, self._task["around"])
+        self._refuse_others()
         content = json.dumps(self._story(), indent=2, sort_keys=False).encode()
-        if not places.is_local(self.url):
-            self._commit_one_by_one(content)
-            return
-        with places.written(f"{self._scratch}/{MANIFEST}") as file:
+        with places.written(
+            f"{self._scratch if self._is_renamed else self.url}/{MANIFEST}"
+        ) as file:
             file.write(content)
-        if places.exists(self.url):
-            places.move(self.url, self._replaced)
-        places.move(self._scratch, self.url)
-        places.remove(self._replaced)
+        if self._is_renamed:
+            if places.exists(self.url):
+                places.move(self.url, self._replaced)
+            places.move(self._scratch, self.url)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Take away what the output of this attempt has replaced, and parts that nobody took."""
+        if self._is_renamed:
+            places.remove(self._replaced)
+            return
+        listed = {part["name"] for part in self._manifest().get("parts", ())}
+        kept = {MANIFEST, *(name.split("/")[0] for name in listed)}
+        for name in places.names(self.url):
+            if name not in kept:
+                places.remove(f"{self.url}/{name}")
+        for name in places.names(self._scratch):
+            if f"{self._folder}{name}" not in listed:
+                places.remove(f"{self._scratch}/{name}")
 
     def discard(self) -> None:
         """Take away what this attempt has written; an output that it was about to replace stays."""
-        if places.exists(self._replaced):
+        if self._is_renamed and places.exists(self._replaced):
             if places.exists(self.url):
                 places.remove(self._replaced)
             else:
                 places.move(self._replaced, self.url)
-        places.remove(self._scratch)
-
-    def _commit_one_by_one(self, content: bytes) -> None:
-        # Without its manifest an older output is no output.
-        places.remove(self.manifest_url)
-        names = {part["name"] for part in self._task["parts"]}
-        places.make_folder(self.url)
-        for name in places.names(self.url):
-            if name not in names:
-                places.remove(f"{self.url}/{name}")
-        for name in sorted(names):
-            places.move(f"{self._scratch}/{name}", f"{self.url}/{name}")
-        with places.written(self.manifest_url) as file:
-            file.write(content)
         places.remove(self._scratch)
 
     def _manifest(self) -> dict[str, Any]:
@@ -205,7 +215,10 @@ class Output:
     def _story(self) -> dict[str, Any]:
         task = self._task
         model, feature_set, rules = task["model"], task["feature_set"], task["rules"]
-        parts = [{**part, "format": _ENDINGS[self._format]} for part in task["parts"]]
+        parts = [
+            {**part, "name": f"{self._folder}{part['name']}", "format": _ENDINGS[self._format]}
+            for part in task["parts"]
+        ]
         return {
             "form": FORM,
             "batch_prediction": {
@@ -239,9 +252,10 @@ class Output:
 class PartWriter:
     """Appends tables to a part; the first one decides about columns and types."""
 
-    def __init__(self, file: places.Hashing, form: Format) -> None:
-        """Write to a file, which somebody else opens and closes."""
+    def __init__(self, file: places.Hashing, form: Format, name: str = "") -> None:
+        """Write to a file of a name, which somebody else opens and closes."""
         self.file = file
+        self.name = name
         self._form = form
         self._writer: Any = None
 

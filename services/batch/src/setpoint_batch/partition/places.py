@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 
 from setpoint_batch.partition import failures
+from setpoint_runtime import errors
 
 BLOCK_BYTES = 8 * 1024 * 1024
 LOCAL = "file://"
@@ -38,6 +40,27 @@ def file_system(url: str) -> tuple[Any, str]:
     except (ImportError, TypeError) as error:
         raise failures.invalid_input(url, f"no way to get there: {error}") from error
     return system, str(path)
+
+
+def check_links(url: str, around: Mapping[str, Any]) -> None:
+    """Refuses a local place that lies elsewhere than its name says, outside of what jobs may use.
+
+    Raises:
+        PermissionDeniedError: URL_REFUSED.
+    """
+    if not is_local(url):
+        return
+    real = os.path.realpath(local_path(url))
+    allowed = [each for each in around.get("url_prefixes", (LOCAL + "/",)) if is_local(each)]
+    for prefix in allowed:
+        folder = os.path.realpath(local_path(prefix))
+        if os.path.commonpath([real, folder]) == folder:
+            return
+    raise errors.PermissionDeniedError(
+        errors.Reason.URL_REFUSED,
+        f"{url}: is or goes through a symbolic link that leads out of what this service may use",
+        metadata={"file": url},
+    )
 
 
 def expand(url: str, endings: tuple[str, ...]) -> list[str]:
@@ -240,4 +263,35 @@ class Hashing:
     @property
     def sha256(self) -> str:
         """The digest of what has been written."""
+        return self._digest.hexdigest()
+
+
+class Digested(io.RawIOBase):
+    """A file that is read once from its beginning, with the digest of what was read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Read from a file, which somebody else closes."""
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        """Say that this can be read."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        data = self._file.read(size)
+        self._digest.update(data)
+        self.size += len(data)
+        return data
+
+    def finish(self) -> None:
+        """Read what is left."""
+        while self.read(BLOCK_BYTES):
+            pass
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what has been read."""
         return self._digest.hexdigest()

@@ -74,7 +74,7 @@ async def score(task: Mapping[str, Any]) -> dict[str, Any]:
                 scorer.finish(chunk, writer)
     return {
         "number": number,
-        "name": output.part_name(number),
+        "name": writer.name,
         "rows": scorer.rows,
         "failed": scorer.failed,
         "degraded": scorer.degraded,

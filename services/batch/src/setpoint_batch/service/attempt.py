@@ -218,11 +218,13 @@ class Attempt:
                 return await self._again(lambda: self._needs.executor.run(task))
             except ports.WorkerLostError as lost:
                 losses += 1
-                _LOGGER.warning("batch prediction %s: %s", self._job.job_id, lost)
+                said = lost.last_words or "no word"
+                _LOGGER.warning("batch prediction %s: %s: %s", self._job.job_id, lost, said)
                 if losses >= LOSSES:
                     raise errors.InternalError(
                         errors.Reason.INTERNAL,
-                        f"{losses} processes died over the same work, the last one saying: {lost}",
+                        f"{losses} processes died over the same work, the last time because {lost};"
+                        " what they said is in the log",
                     ) from lost
 
     async def _again(self, work: Callable[[], Awaitable[_T]]) -> _T:
@@ -258,7 +260,7 @@ class Attempt:
             await self._discard()
         except (errors.SetpointError, ports.WorkerLostError) as left:
             _LOGGER.warning("batch prediction %s leaves files: %s", self._job.job_id, left)
-        # The words of a dead process may hold anything; the database takes all but NUL.
+        # What somebody else says may hold anything; the database takes all but NUL.
         await self._end(State.FAILED, error.replace("\0", ""), reason)
 
     async def _discard(self) -> None:
