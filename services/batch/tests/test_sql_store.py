@@ -118,6 +118,39 @@ async def test_parts(store: SQLStore) -> None:
     assert (await store.work_of(job.job_id))[2] == [part(1)]
 
 
+async def test_forget_keeps_jobs(store: SQLStore) -> None:
+    """Of jobs that ended long ago only what a resume needs is forgotten, and of others nothing."""
+    kept: dict[str, bytes] = {}
+    for name, state, end in (
+        ("old", State.SUCCEEDED, 10),
+        ("new", State.FAILED, 30),
+        ("live", State.RUNNING, 0),
+    ):
+        job = testing.job(name=name)
+        await store.start(ids.uuid7(), FINGERPRINT, job, b"rows", rerun=False)
+        job = await store.save_plan(job, PLAN)
+        job = await store.save_parts(job, part(0), frozenset())
+        job = await store.save(replace(job, state=state, end_time=end))
+        kept[job.job_id] = b"" if name == "old" else b"rows"
+    assert await store.forget(20) == 1
+    for job_id, rows in kept.items():
+        work = (rows, PLAN, [part(0)]) if rows else (b"", None, [])
+        assert await store.work_of(job_id) == work
+    assert await store.forget(20) == 0
+    again, started = await start(store, testing.job(name="old"))
+    assert (again.state, started) == (State.SUCCEEDED, False)
+
+
+async def test_forget_replays_in_time(store: SQLStore) -> None:
+    """A request is known again for as long as it may be repeated."""
+    request_id, job = ids.uuid7(), testing.job()
+    await store.start(request_id, FINGERPRINT, job, b"", rerun=False)
+    await store.forget(testing.NOW)
+    assert (await store.start(request_id, FINGERPRINT, job, b"", rerun=False))[2]
+    await store.forget(2**52)
+    assert not (await store.start(request_id, FINGERPRINT, job, b"", rerun=False))[2]
+
+
 async def test_cancel(store: SQLStore) -> None:
     """A job at work is stopped first, and not kept by its worker any more; a replay says so."""
     await start(store, testing.job())

@@ -58,6 +58,10 @@ class BatchSettings(settings.ServiceSettings):
     ray_tasks: int = Field(default=64, ge=1)
     """Partitions that are given to Ray at once."""
 
+    retention_seconds: float = Field(default=30 * 86_400, gt=0)
+    """How long an ended job keeps its plan, its parts' list and the rows that came with it, and an
+    artifact its place in the work directory after its last use. Jobs themselves and outputs stay."""
+
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a worker looks for jobs that nobody woke it for."""
 

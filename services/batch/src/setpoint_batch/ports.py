@@ -47,6 +47,19 @@ class Store(Protocol):
     async def extend(self, job_id: str, holder: str, lease_seconds: float) -> bool:
         """Keep a claimed job; False if another holds it, or it is to be cancelled."""
 
+    async def forget(self, before_us: int) -> int:
+        """Drop what jobs that ended before a time keep for a resume; say how many jobs those were.
+
+        They themselves stay, so that the job of a name and time is still the same one.
+        """
+
+
+class Leftovers(Protocol):
+    """Files that make further jobs quicker."""
+
+    def remove_unused(self, since_seconds: float) -> int:
+        """Remove what nobody has used since a time, in seconds UTC; say how many files that were."""
+
 
 class Models(Protocol):
     """The registry."""

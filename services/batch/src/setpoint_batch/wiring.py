@@ -12,8 +12,10 @@ from setpoint.batch.v1 import batch_service_pb2_grpc
 from setpoint_batch.adapters.peers import FeaturesClient, RegistryClient, RulesClient
 from setpoint_batch.adapters.process_pool import ProcessPool
 from setpoint_batch.adapters.ray_executor import RayExecutor
+from setpoint_batch.adapters.work_folder import WorkFolder
 from setpoint_batch.config import BatchSettings
 from setpoint_batch.domain import urls
+from setpoint_batch.service import housekeeping
 from setpoint_batch.service.attempt import Needs, Sizes
 from setpoint_batch.service.jobs import Jobs
 from setpoint_batch.service.worker import Worker
@@ -26,6 +28,9 @@ from setpoint_runtime.clock import Clock
 from setpoint_runtime.tasks import TaskOwner
 
 SCHEMA = "batch"
+
+CLEAN_SECONDS = 3600.0
+"""Between two looks at what is old."""
 
 
 @asynccontextmanager
@@ -63,6 +68,11 @@ async def build(settings: BatchSettings, server: Server, clock: Clock) -> AsyncI
         )
         tasks = await opened.enter_async_context(TaskOwner(server.task_failed))
         _ = tasks.start("worker", worker.work(settings.poll_seconds))
+        folder = WorkFolder(settings.work_directory)
+        keeping = housekeeping.keep_clean(
+            store, folder, clock, settings.retention_seconds, CLEAN_SECONDS
+        )
+        _ = tasks.start("housekeeping", keeping)
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,8 @@ async def artifact(task: Mapping[str, Any], model: Model) -> bytes:
     with contextlib.suppress(OSError, refusal.RefusedError):
         data = path.read_bytes()
         digests.verify(data, model.digest, model.size)
+        # Used today, and so kept for longer.
+        os.utime(path)
         return data
     async with connect(task, "registry") as opened:
         data = await _download(registry_service_pb2_grpc.RegistryServiceStub(opened), model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,6 +34,18 @@ _EXTEND = sa.text(
     """
     UPDATE batch_predictions SET lease_until = now() + make_interval(secs => :seconds)
     WHERE job_id = :job_id AND lease_holder = :holder AND state IN (1, 2)
+    """
+)
+
+_FORGET = sa.text(
+    """
+    WITH forgotten AS (
+        UPDATE batch_predictions SET rows = ''::bytea, plan = NULL
+        WHERE state >= 4 AND (body ->> 'end_time')::bigint < :before
+            AND (plan IS NOT NULL OR rows <> ''::bytea)
+        RETURNING job_id),
+    parted AS (DELETE FROM parts USING forgotten WHERE parts.job_id = forgotten.job_id)
+    SELECT count(*) FROM forgotten
     """
 )
 
@@ -136,6 +149,13 @@ class SQLStore:
             rows, plan = (await connection.execute(query)).one()
             bodies = (await connection.execute(listed)).scalars()
             return bytes(rows), plan, [Part(**body) for body in bodies]
+
+    async def forget(self, before_us: int) -> int:
+        """Drop what jobs that ended before a time keep for a resume; say how many jobs those were."""
+        before = datetime.fromtimestamp(before_us / 1e6, UTC)
+        async with engine.transaction(self._database) as connection:
+            await idempotency.forget(connection, tables.REQUESTS, before)
+            return int((await connection.execute(_FORGET, {"before": before_us})).scalar_one())
 
     async def claim(self, holder: str, lease_seconds: float) -> Job | None:
         """Take a job that waits for a worker, or whose worker is gone."""
