@@ -10,7 +10,11 @@ import grpc
 import grpc.aio
 
 from setpoint.batch.v1 import batch_service_pb2_grpc
-from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
+from setpoint.feature.v1 import (
+    audit_service_pb2_grpc,
+    definition_service_pb2_grpc,
+    feature_service_pb2_grpc,
+)
 from setpoint.inference.v1 import inference_service_pb2_grpc
 from setpoint.monitoring.v1 import ingest_service_pb2_grpc, monitoring_service_pb2_grpc
 from setpoint.registry.v1 import registry_service_pb2_grpc
@@ -49,6 +53,11 @@ class Stubs:
     def audit(self) -> audit_service_pb2_grpc.AuditServiceStub:
         """Explanations and proofs, at the feature service."""
         return audit_service_pb2_grpc.AuditServiceStub(self._channel("feature"))
+
+    @cached_property
+    def definition(self) -> definition_service_pb2_grpc.DefinitionServiceStub:
+        """Plans and applies definitions, at the feature service."""
+        return definition_service_pb2_grpc.DefinitionServiceStub(self._channel("feature"))
 
     @cached_property
     def validation(self) -> validation_service_pb2_grpc.ValidationServiceStub:
@@ -111,6 +120,11 @@ class AsyncStubs:
     def audit(self) -> audit_service_pb2_grpc.AuditServiceAsyncStub:
         """Explanations and proofs, at the feature service."""
         return audit_service_pb2_grpc.AuditServiceStub(self._channel("feature"))
+
+    @cached_property
+    def definition(self) -> definition_service_pb2_grpc.DefinitionServiceAsyncStub:
+        """Plans and applies definitions, at the feature service."""
+        return definition_service_pb2_grpc.DefinitionServiceStub(self._channel("feature"))
 
     @cached_property
     def validation(self) -> validation_service_pb2_grpc.ValidationServiceAsyncStub:

@@ -55,6 +55,10 @@ class FeatureSettings(service_settings.ServiceSettings):
     answer_bytes: int = Field(default=3_500_000, ge=1, le=4_000_000)
     """About how large one answer may be; messages end at 4 MiB."""
 
+    registry_address: str = ""
+    """Where the live model versions are known, which changes of definitions must not harm; empty means that there are
+    none."""
+
     monitoring_address: str = ""
     """Where prediction records are, whose features are replayed; empty means that nothing is."""
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from setpoint_feature.domain import batch, catalog, definitions, history, skew, visibility
+from setpoint_feature.domain import batch, catalog, changes, definitions, history, skew, visibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,62 @@ Decide = Callable[[catalog.Catalog], definitions.Definition]
 """Makes of all stored definitions the one to store; raises when it refuses."""
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Definitions that were applied together."""
+
+    revision: int
+    """Of all definitions afterwards."""
+    actor: str
+    reason: str
+    forced: bool
+    apply_time: int
+    changes: tuple[changes.Change, ...]
+
+
+PlanAll = Callable[[catalog.Catalog], list[changes.Planned]]
+"""Makes of all stored definitions the changes to apply; raises when it refuses."""
+
+
+class LiveModels(Protocol):
+    """Knows which model versions live, and on what."""
+
+    async def uses(self) -> list[changes.Use]:
+        """Returns the exact feature set of every live version that has one.
+
+        Raises:
+            SetpointError: Nobody can say.
+        """
+        ...
+
+
 class DefinitionStore(Protocol):
     """Keeps definitions."""
+
+    async def apply(self, wish: Wish, applied: Applied, plan: PlanAll) -> tuple[Applied, bool]:
+        """Stores what `plan` leaves of all definitions, all of it or nothing, and that it was applied.
+
+        Args:
+            wish: The call.
+            applied: Who applies and why, at which revision of the definitions.
+            plan: What happens.
+
+        Returns:
+            What was applied, with the revision afterwards, and whether the call is a replay.
+
+        Raises:
+            AbortedError: ETAG_MISMATCH, when the definitions are at another revision.
+            AlreadyExistsError: REQUEST_ID_REUSED.
+        """
+        ...
+
+    async def is_answered(self, wish: Wish) -> bool:
+        """Tells whether a call has been answered before, so that it is but a replay."""
+        ...
+
+    async def applied(self, before: int, limit: int) -> list[Applied]:
+        """Returns what was applied below a revision, newest first."""
+        ...
 
     async def load(self, since: int) -> list[catalog.Stored]:
         """Returns definitions whose revision is greater, in the order of their revisions."""

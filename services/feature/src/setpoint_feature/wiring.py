@@ -4,11 +4,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
+from setpoint.feature.v1 import (
+    audit_service_pb2_grpc,
+    definition_service_pb2_grpc,
+    feature_service_pb2_grpc,
+)
 from setpoint_db import engine as engines
 from setpoint_db import migrate
-from setpoint_feature import audit_servicer, config, servicer
+from setpoint_feature import audit_servicer, config, definition_servicer, servicer
 from setpoint_feature.adapters import (
+    live_models,
     metrics,
     monitoring_records,
     valkey_client,
@@ -21,6 +26,7 @@ from setpoint_feature.service import (
     joining,
     leakage,
     leaks,
+    planning,
     serving,
     skew,
     snapshot,
@@ -67,8 +73,15 @@ async def build(
         server.metrics_registry.register(
             metrics.FeatureMetrics(writer.counts, reader.counts, follower.lag)
         )
+        live = await _live(settings, stack)
+        planner = planning.Planner(stores.definitions, known, clock, live)
+        server.add(
+            definition_service_pb2_grpc.add_DefinitionServiceServicer_to_server,
+            definition_servicer.DefinitionServicer(planner, settings.answer_bytes),
+            definition_servicer.SERVICE_NAME,
+        )
         handler = servicer.FeatureServicer(
-            definitions.DefinitionService(stores.definitions, known, clock),
+            definitions.DefinitionService(stores.definitions, known, clock, planner),
             writer,
             reader,
             joining.HistoricalReader(stores.history, known, settings.whole_view_rows),
@@ -103,6 +116,16 @@ async def build(
             )
         _ = owner.start("online-catch-up", follower.run())
         yield
+
+
+async def _live(
+    settings: config.FeatureSettings, stack: contextlib.AsyncExitStack
+) -> live_models.RegistryModels | None:
+    """Returns who knows the live models, where there is an address to ask."""
+    if not settings.registry_address:
+        return None
+    to_registry = channels.connect(settings.registry_address, client=APPLICATION_NAME)
+    return live_models.RegistryModels(await stack.enter_async_context(to_registry))
 
 
 async def _replay(

@@ -36,6 +36,13 @@ class _Versions(Generic[_T]):
             self._revisions[definition.name] = revision
             self.latest[definition.name] = definition
 
+    def copy(self) -> "_Versions[_T]":
+        made: _Versions[_T] = _Versions()
+        made.by_version = dict(self.by_version)
+        made.latest = dict(self.latest)
+        made._revisions = dict(self._revisions)
+        return made
+
     def find(self, name: str, version: str) -> _T | None:
         return self.by_version.get((name, version)) if version else self.latest.get(name)
 
@@ -69,6 +76,22 @@ class Catalog:
                 self._compiled[key] = plan.CompiledView(definition, each.number)
             else:
                 self.feature_sets.put(definition, each.revision)
+
+    def copy(self) -> "Catalog":
+        """Returns a catalog of its own with the same definitions, to try changes on."""
+        made = Catalog(self.functions)
+        made.entities = dict(self.entities)
+        made.views = self.views.copy()
+        made.feature_sets = self.feature_sets.copy()
+        made.revision = self.revision
+        made._compiled = dict(self._compiled)
+        return made
+
+    def with_functions(self, functions: library.Library) -> "Catalog":
+        """Returns the same definitions for a process that has these transformations."""
+        made = self.copy()
+        made.functions = functions
+        return made
 
     def compiled_views(self) -> list[plan.CompiledView]:
         """Returns every version of every view."""

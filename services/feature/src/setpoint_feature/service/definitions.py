@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from setpoint_feature import ports
-from setpoint_feature.domain import catalog, definitions, derivation, registration
-from setpoint_feature.service import snapshot
+from setpoint_feature.domain import catalog, changes, definitions, derivation, registration
+from setpoint_feature.service import planning, snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import paging
 
@@ -29,9 +29,14 @@ class DefinitionService:
     """Registers and answers definitions."""
 
     def __init__(
-        self, store: ports.DefinitionStore, known: snapshot.Snapshot, clock: clocks.Clock
+        self,
+        store: ports.DefinitionStore,
+        known: snapshot.Snapshot,
+        clock: clocks.Clock,
+        planner: planning.Planner,
     ) -> None:
-        """Uses a store for writing and a snapshot for reading."""
+        """Uses a store for writing, a snapshot for reading, and a planner that keeps changes from live models."""
+        self._planner = planner
         self._store = store
         self._known = known
         self._clock = clock
@@ -45,7 +50,13 @@ class DefinitionService:
     async def register_view(
         self, wish: ports.Wish, view: definitions.FeatureView
     ) -> tuple[definitions.FeatureView, bool]:
-        """Registers a view; returns it as stored, and whether the call is a replay."""
+        """Registers a view; returns it as stored, and whether the call is a replay.
+
+        Raises:
+            FailedPreconditionError: IN_USE, when live models would get no new values.
+            UnavailableError: Whether they would cannot be known.
+        """
+        await self._planner.allow(wish, changes.Wanted(views=[view]))
         return await self._register(wish, registration.view, view)
 
     async def register_feature_set(

@@ -1,5 +1,6 @@
 """Definitions in PostgreSQL."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,9 @@ from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 from setpoint_db import engine as engines
 from setpoint_db import idempotency
 from setpoint_feature import ports
-from setpoint_feature.domain import catalog, definitions, registration
-from setpoint_feature.store import documents, tables
+from setpoint_feature.domain import catalog, changes, definitions, registration
+from setpoint_feature.store import documents, plan_documents, tables
+from setpoint_runtime import errors
 
 # Any constant will do, as long as everything that registers takes the same lock.
 _REGISTRATION_LOCK = "setpoint.feature.registration"
@@ -36,15 +38,65 @@ class SQLDefinitionStore:
         async with engines.transaction(self._engine) as connection:
             return await _load(connection, since)
 
+    async def apply(
+        self, wish: ports.Wish, applied: ports.Applied, plan: ports.PlanAll
+    ) -> tuple[ports.Applied, bool]:
+        """Stores what `plan` leaves of all definitions, once per request id, and that it was applied."""
+        async with engines.transaction(self._engine) as connection:
+            await _take_turn(connection)
+
+            async def work() -> bytes:
+                known = catalog.Catalog()
+                known.update(await _load(connection, 0))
+                if known.revision != applied.revision:
+                    raise _outdated(applied.revision, known.revision)
+                planned = plan(known)
+                revision = known.revision
+                for each in planned:
+                    if each.change.action is not changes.Action.UNCHANGED:
+                        revision += 1
+                        await _put(connection, each.definition, revision)
+                stored = dataclasses.replace(
+                    applied, revision=revision, changes=tuple(each.change for each in planned)
+                )
+                if revision > known.revision:
+                    await _record(connection, stored)
+                return json.dumps(plan_documents.to_document(stored)).encode("utf-8")
+
+            answer, replayed = await idempotency.once(
+                connection, tables.requests, wish.request_id, wish.method, wish.fingerprint, work
+            )
+        return plan_documents.from_document(json.loads(answer)), replayed
+
+    async def is_answered(self, wish: ports.Wish) -> bool:
+        """Tells whether a call has been answered before, so that it is but a replay."""
+        request_id = idempotency.check_request_id(wish.request_id)
+        table = tables.requests.c
+        query = sqlalchemy.select(table.fingerprint).where(
+            table.request_id == request_id, table.response.is_not(None)
+        )
+        async with engines.transaction(self._engine) as connection:
+            return (await connection.execute(query)).scalar_one_or_none() is not None
+
+    async def applied(self, before: int, limit: int) -> list[ports.Applied]:
+        """Returns what was applied below a revision, newest first."""
+        table = tables.applied_definitions.c
+        query = (
+            sqlalchemy.select(table.content)
+            .where(table.revision < before)
+            .order_by(table.revision.desc())
+            .limit(limit)
+        )
+        async with engines.transaction(self._engine) as connection:
+            found = (await connection.execute(query)).scalars()
+            return [plan_documents.from_document(each) for each in found]
+
     async def register(
         self, wish: ports.Wish, decide: ports.Decide
     ) -> tuple[definitions.Definition, bool]:
         """Stores what `decide` returns, given all definitions, once per request id."""
         async with engines.transaction(self._engine) as connection:
-            await connection.execute(
-                sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
-                {"name": _REGISTRATION_LOCK},
-            )
+            await _take_turn(connection)
 
             async def work() -> bytes:
                 known = catalog.Catalog()
@@ -60,6 +112,34 @@ class SQLDefinitionStore:
             )
         kind, document = json.loads(answer)
         return documents.from_document(kind, document), replayed
+
+
+async def _take_turn(connection: sqlalchemy_asyncio.AsyncConnection) -> None:
+    """Waits until nobody else registers; the lock is held until the transaction ends."""
+    await connection.execute(
+        sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": _REGISTRATION_LOCK},
+    )
+
+
+def _outdated(planned: int, current: int) -> errors.AbortedError:
+    return errors.AbortedError(
+        errors.Reason.ETAG_MISMATCH,
+        f"the plan was made at revision {planned} of the definitions, which are at {current} now; plan again",
+        metadata={"planned": str(planned), "current": str(current)},
+    )
+
+
+async def _record(connection: sqlalchemy_asyncio.AsyncConnection, applied: ports.Applied) -> None:
+    document = plan_documents.to_document(applied)
+    document["changes"] = [
+        each for each in document["changes"] if each["action"] != changes.Action.UNCHANGED.value
+    ]
+    await connection.execute(
+        sqlalchemy.insert(tables.applied_definitions).values(
+            revision=applied.revision, content=document
+        )
+    )
 
 
 async def _load(connection: sqlalchemy_asyncio.AsyncConnection, since: int) -> list[catalog.Stored]:

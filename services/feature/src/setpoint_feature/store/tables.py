@@ -33,6 +33,15 @@ definitions = sqlalchemy.Table(
     sqlalchemy.Column("content", sqlalchemy.JSON, nullable=False),
 )
 
+applied_definitions = sqlalchemy.Table(
+    "applied_definitions",
+    metadata,
+    # Of all definitions afterwards.
+    sqlalchemy.Column("revision", sqlalchemy.BigInteger, primary_key=True, autoincrement=False),
+    sqlalchemy.Column("content", sqlalchemy.JSON, nullable=False),
+)
+"""What was applied together: who, when, why, whether by force, and every difference."""
+
 streams = sqlalchemy.Table(
     "streams",
     metadata,

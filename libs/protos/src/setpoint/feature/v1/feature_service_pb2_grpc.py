@@ -154,7 +154,9 @@ class FeatureServiceServicer(object):
 
     def RegisterFeatureView(self, request, context):
         """Registers a view; a changed definition becomes a new version, whose values start empty. INVALID_ARGUMENT names a bad
-        field (unknown entity, duplicate field, negative TTL, default of another type). Callers: people, pipelines.
+        field (unknown entity, duplicate field, negative TTL, default of another type). FAILED_PRECONDITION (IN_USE) names the live
+        models that would get no new values, UNAVAILABLE where the registry cannot say: see DefinitionService, which can be forced.
+        Callers: people, pipelines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

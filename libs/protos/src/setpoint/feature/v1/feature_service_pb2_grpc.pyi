@@ -417,7 +417,9 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
 
     RegisterFeatureView: _FeatureServiceRegisterFeatureViewType
     """Registers a view; a changed definition becomes a new version, whose values start empty. INVALID_ARGUMENT names a bad
-    field (unknown entity, duplicate field, negative TTL, default of another type). Callers: people, pipelines.
+    field (unknown entity, duplicate field, negative TTL, default of another type). FAILED_PRECONDITION (IN_USE) names the live
+    models that would get no new values, UNAVAILABLE where the registry cannot say: see DefinitionService, which can be forced.
+    Callers: people, pipelines.
     """
 
     GetFeatureView: _FeatureServiceGetFeatureViewType
@@ -611,7 +613,9 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.feature.v1.feature_service_pb2.RegisterFeatureViewResponse, collections.abc.Awaitable[setpoint.feature.v1.feature_service_pb2.RegisterFeatureViewResponse]]:
         """Registers a view; a changed definition becomes a new version, whose values start empty. INVALID_ARGUMENT names a bad
-        field (unknown entity, duplicate field, negative TTL, default of another type). Callers: people, pipelines.
+        field (unknown entity, duplicate field, negative TTL, default of another type). FAILED_PRECONDITION (IN_USE) names the live
+        models that would get no new values, UNAVAILABLE where the registry cannot say: see DefinitionService, which can be forced.
+        Callers: people, pipelines.
         """
 
     @abc.abstractmethod
