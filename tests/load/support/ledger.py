@@ -33,17 +33,17 @@ class Ledger:
         return self.accounts * DAYS
 
     def days(self) -> Iterator[pl.DataFrame]:
-        """Yields the history day by day: a row of every account, in the order of their times.
+        """Yields the history day by day: a row of every account, at some time of the day, by account.
 
         A value is known as soon as it is true. Who does not keep the time of arrival, or does not
         heed it, can therefore give the same answers.
         """
         random = np.random.default_rng(self.seed)
         for day in range(DAYS):
-            moments = np.sort(random.integers(0, _DAY, self.accounts)) + (_BEGIN + day * _DAY)
+            moments = random.integers(0, _DAY, self.accounts) + (_BEGIN + day * _DAY)
             numbers = random.normal(0, 3, (self.accounts, len(FIELDS))).astype(np.float32)
             columns = {
-                KEY: pl.Series(random.permutation(self.accounts), dtype=pl.Int64),
+                KEY: pl.Series(np.arange(self.accounts), dtype=pl.Int64),
                 EVENT_TIME: _times(moments),
                 CREATED_TIME: _times(moments),
             }
@@ -52,7 +52,7 @@ class Ledger:
 
     def history(self) -> pl.DataFrame:
         """Returns the whole history in the order of its times."""
-        return pl.concat(self.days())
+        return pl.concat(self.days()).sort(EVENT_TIME, maintain_order=True)
 
     def spine(self, rows: int) -> pl.DataFrame:
         """Returns accounts and times to ask about, in the order of the times, none of them twice.
