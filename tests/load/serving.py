@@ -94,7 +94,8 @@ async def run(options: Options, console: Console) -> Outcome:
     console.print("training, and starting the stack and what it is compared with …")
     async with _world(options.folder) as world:
         while await world.predicted() < scale.FEW:
-            await generator.put(world.targets[FULL], TRACED_LEVEL, TIMES)
+            # With as many callers as ever, whose calls in flight take memory of their own.
+            await generator.put(world.targets[FULL], LEVELS[-1], TIMES)
         await children.settle(world.pids, SETTLE_SECONDS)
         memory_before = scale.memory(world.house, "router")
         found, share = await _measure(world, generator, options, console)
