@@ -12,6 +12,7 @@ import google.protobuf.message
 import setpoint.common.v1.column_pb2
 import setpoint.common.v1.reference_pb2
 import setpoint.common.v1.value_pb2
+import setpoint.feature.v1.aggregation_pb2
 import sys
 import typing
 
@@ -181,6 +182,7 @@ class FeatureView(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
+    AGGREGATION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     version: builtins.str
@@ -205,6 +207,12 @@ class FeatureView(google.protobuf.message.Message):
     def tags(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """As in Entity."""
 
+    @property
+    def aggregation(self) -> setpoint.feature.v1.aggregation_pb2.Aggregation:
+        """Set where the values are computed over windows of events instead of written. Such a view has no TTL, and its fields
+        follow from the aggregation: set by the service.
+        """
+
     def __init__(
         self,
         *,
@@ -218,8 +226,11 @@ class FeatureView(google.protobuf.message.Message):
         owner: builtins.str = ...,
         create_time: builtins.int = ...,
         tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        aggregation: setpoint.feature.v1.aggregation_pb2.Aggregation | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["boundary", b"boundary", "create_time", b"create_time", "description", b"description", "entity", b"entity", "fields", b"fields", "name", b"name", "owner", b"owner", "tags", b"tags", "ttl_microseconds", b"ttl_microseconds", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_aggregation", b"_aggregation", "aggregation", b"aggregation"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_aggregation", b"_aggregation", "aggregation", b"aggregation", "boundary", b"boundary", "create_time", b"create_time", "description", b"description", "entity", b"entity", "fields", b"fields", "name", b"name", "owner", b"owner", "tags", b"tags", "ttl_microseconds", b"ttl_microseconds", "version", b"version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_aggregation", b"_aggregation"]) -> typing.Literal["aggregation"] | None: ...
 
 Global___FeatureView: typing_extensions.TypeAlias = FeatureView
 
