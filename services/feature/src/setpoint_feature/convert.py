@@ -8,6 +8,7 @@ import numpy as np
 from setpoint.common.v1 import column_pb2, reference_pb2
 from setpoint.feature.v1 import definition_pb2, feature_service_pb2
 from setpoint_columns import Column, Columns, DataType, proto, value
+from setpoint_feature import aggregate_convert
 from setpoint_feature.domain import assemble, definitions, history, leakage, plan
 from setpoint_feature.service import leakage as leakage_service
 from setpoint_feature.service import serving, write_stream, writing
@@ -104,6 +105,9 @@ def view_from_proto(view: definition_pb2.FeatureView) -> definitions.FeatureView
         description=view.description,
         owner=view.owner,
         tags=dict(view.tags),
+        aggregation=(
+            aggregate_convert.from_proto(view.aggregation) if view.HasField("aggregation") else None
+        ),
     )
 
 
@@ -144,6 +148,8 @@ def view_to_proto(view: definitions.FeatureView) -> definition_pb2.FeatureView:
         create_time=view.create_time,
         tags=view.tags,
     )
+    if view.aggregation is not None:
+        message.aggregation.CopyFrom(aggregate_convert.to_proto(view.aggregation))
     for each in view.fields:
         field = message.fields.add(
             name=each.name,

@@ -56,6 +56,7 @@ class AggregateField:
     default: bool | int | float | str | None = None
     sensitive: bool = False
     description: str = ""
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:

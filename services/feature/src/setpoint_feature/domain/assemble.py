@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from setpoint_columns import Column, Columns
 from setpoint_columns import columns as parts
-from setpoint_feature.domain import definitions, history, packing, plan, visibility
+from setpoint_feature.domain import blueprint, definitions, history, packing, plan, visibility
 
 _STATUS = definitions.Status
 _WITHOUT_DEFAULT = bytes((_STATUS.FRESH, _STATUS.STALE, _STATUS.MISSING)).ljust(256, b"\0")
@@ -41,7 +41,11 @@ class Served:
     event_times: tuple[bytes, ...]
 
 
-def serve(compiled: plan.Plan, rows: int, winners: list[Winners]) -> Served:
+Found = Winners | blueprint.Computed
+"""What one group of a plan is answered with."""
+
+
+def serve(compiled: plan.Plan, rows: int, winners: list[Found]) -> Served:
     """Returns the answer for a plan.
 
     Args:
@@ -54,6 +58,12 @@ def serve(compiled: plan.Plan, rows: int, winners: list[Winners]) -> Served:
     statuses = [b""] * count
     event_times = [b""] * count
     for group, found in zip(compiled.groups, winners, strict=True):
+        if isinstance(found, blueprint.Computed):
+            for number, place in enumerate(group.places):
+                columns[place] = found.columns[number].rename(compiled.columns[place])
+                statuses[place] = found.statuses[number]
+                event_times[place] = found.event_times[number]
+            continue
         values = _values(group, found, compiled.columns)
         codes = found.codes.tobytes()
         with_default = codes.translate(_WITH_DEFAULT)

@@ -13,12 +13,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from setpoint_columns import Column, DataType
+from setpoint_columns import Column, DataType, dtypes
 from setpoint_columns import column as column_parts
-from setpoint_columns import dtypes
 from setpoint_feature.domain import (
     aggregation,
-    assemble,
     definitions,
     exact,
     keys,
@@ -178,13 +176,13 @@ class Blueprint:
         columns = iter(self.view.fields)
         for spec in wanted.fields:
             slots, content = self._parts(spec)
-            for place in range(len(spec.columns)):
-                found.append(Field(spec, next(columns), place, slots, content))
+            found += [
+                Field(spec, next(columns), place, slots, content)
+                for place in range(len(spec.columns))
+            ]
         return found
 
-    def _parts(
-        self, spec: aggregation.AggregateField
-    ) -> tuple[tuple[Slot, ...], Content | None]:
+    def _parts(self, spec: aggregation.AggregateField) -> tuple[tuple[Slot, ...], Content | None]:
         where = self._test(spec.where)
         position = self._position(spec.field) if spec.field else None
         if spec.function in (_Function.LAST, _Function.DISTINCT):
@@ -292,6 +290,15 @@ class Result:
     """Where the value is a null."""
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """The answer for some fields of an aggregate view, field by field."""
+
+    columns: tuple[Column, ...]
+    statuses: tuple[bytes, ...]
+    event_times: tuple[bytes, ...]
+
+
 def finish(field: Field, merged: Sequence[Array]) -> Result:
     """Returns the values of a field from its merged slots, in the order of its slots."""
     count = merged[0]
@@ -310,7 +317,7 @@ def computed(
     results: Sequence[Result],
     newest: Sequence[Times],
     is_known: Flags,
-) -> assemble.Computed:
+) -> Computed:
     """Returns an answer from the results of some fields.
 
     Args:
@@ -327,12 +334,10 @@ def computed(
         statuses.append(status)
         found = np.where(is_known, latest, visibility.NO_TIME)
         times.append(found.astype("<i8", copy=False).tobytes())
-    return assemble.Computed(tuple(columns), tuple(statuses), tuple(times))
+    return Computed(tuple(columns), tuple(statuses), tuple(times))
 
 
-def _column(
-    spec: definitions.Field, result: Result, is_known: Flags
-) -> tuple[Column, bytes]:
+def _column(spec: definitions.Field, result: Result, is_known: Flags) -> tuple[Column, bytes]:
     has = is_known if result.present is None else result.present & is_known
     absent = _STATUS.MISSING if spec.default is None else _STATUS.DEFAULT
     statuses = np.where(has, np.uint8(_STATUS.FRESH), np.uint8(absent)).tobytes()

@@ -65,7 +65,7 @@ class Catalog:
 
     def update(self, stored: Iterable[Stored]) -> None:
         """Takes in definitions that are new or changed, entities and views before what names them."""
-        for each in sorted(stored, key=lambda item: item.revision):
+        for each in sorted(stored, key=_after_what_it_names):
             definition = each.definition
             self.revision = max(self.revision, each.revision)
             if isinstance(definition, definitions.Entity):
@@ -73,7 +73,9 @@ class Catalog:
             elif isinstance(definition, definitions.FeatureView):
                 key = definition.name, definition.version
                 self.views.put(definition, each.revision)
-                self._compiled[key] = plan.CompiledView(definition, each.number)
+                self._compiled[key] = plan.CompiledView(
+                    definition, each.number, self._source(definition)
+                )
             else:
                 self.feature_sets.put(definition, each.revision)
 
@@ -92,6 +94,18 @@ class Catalog:
         made = self.copy()
         made.functions = functions
         return made
+
+    def _source(self, view: definitions.FeatureView) -> plan.CompiledView | None:
+        wanted = view.aggregation
+        return None if wanted is None else self._compiled[wanted.source, wanted.source_version]
+
+    def aggregates_of(self, number: int) -> list[plan.CompiledView]:
+        """Returns every version of every aggregate view over the rows of a view."""
+        return [
+            each
+            for each in self._compiled.values()
+            if each.blueprint is not None and each.stream == number
+        ]
 
     def compiled_views(self) -> list[plan.CompiledView]:
         """Returns every version of every view."""
@@ -166,3 +180,12 @@ def _not_found(reason: errors.Reason, kind: str, name: str, version: str) -> err
     asked = f"{name}@{version}" if version else name
     metadata = {"name": name} | ({"version": version} if version else {})
     return errors.NotFoundError(reason, f"there is no {kind} {asked[:160]!r}", metadata=metadata)
+
+
+def _after_what_it_names(item: Stored) -> tuple[bool, int]:
+    """Orders definitions by revision, aggregate views last: their sources may have changed later."""
+    definition = item.definition
+    is_aggregate = (
+        isinstance(definition, definitions.FeatureView) and definition.aggregation is not None
+    )
+    return is_aggregate, item.revision

@@ -66,7 +66,7 @@ def check_view(view: definitions.FeatureView) -> None:
         field = f"view.fields[{index}]"
         check_column(f"{field}.name", each.name)
         if each.default is not None:
-            _check_default(f"{field}.default_value", each.default, each.dtype)
+            check_value(f"{field}.default_value", each.default, each.dtype)
         _check_tags(f"{field}.tags", each.tags)
 
 
@@ -168,7 +168,12 @@ def _check_description(field: str, text: str) -> None:
         raise errors.invalid(field, text, rule, errors.Reason.TOO_LARGE)
 
 
-def _check_default(field: str, value: definitions.DefaultValue, dtype: DataType) -> None:
+def check_value(field: str, value: definitions.DefaultValue, dtype: DataType) -> None:
+    """Refuses a value that a column of a type could not hold as it is.
+
+    Raises:
+        InvalidArgumentError: Names the field.
+    """
     # The column's own rules decide, so that a default is exactly as typed as a written value.
     stored = (
         Column.from_list("default_value", [value], dtype).item(0) if _fits(value, dtype) else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from setpoint_columns import DataType
+from setpoint_feature.domain import aggregation as aggregations
 
 EVENT_TIME = "event_time"
 CREATED_TIME = "created_time"
@@ -86,6 +87,8 @@ class FeatureView:
     version: str = ""
     create_time: int = 0
     tags: Tags = dataclasses.field(default_factory=dict)
+    aggregation: aggregations.Aggregation | None = None
+    """Set where the values are computed over windows of another view's rows instead of written."""
 
     def field_index(self, name: str) -> int | None:
         """Returns the position of a field, or None when the view has no such field."""

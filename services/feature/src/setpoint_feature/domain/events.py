@@ -1,5 +1,6 @@
 """Stored rows of a source view as events: who counts for which group, from when until when."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,25 @@ class Events:
             {field: column.take(positions) for field, column in self.columns.items()},
         )
 
+    def shifted(self, by: int) -> "Events":
+        """Returns the same versions with other numbers for their groups."""
+        return dataclasses.replace(self, groups=self.groups + by)
+
+
+def concat(parts: Sequence[Events]) -> Events:
+    """Joins events of one view, at least one part."""
+    names = list(parts[0].columns)
+    joined = Columns.concat([Columns(len(part), part.columns.values()) for part in parts])
+    return Events(
+        np.concatenate([part.groups for part in parts]),
+        np.concatenate([part.event_times for part in parts]),
+        np.concatenate([part.created_times for part in parts]),
+        np.concatenate([part.sequences for part in parts]),
+        np.concatenate([part.starts for part in parts]),
+        np.concatenate([part.stops for part in parts]),
+        dict(zip(names, joined.columns, strict=True)),
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -58,6 +78,11 @@ class Rows:
         """Returns the number of rows."""
         return len(self.entities)
 
+    def take(self, chosen: Positions) -> "Rows":
+        """Returns some of the rows."""
+        names = None if self.names is None else [self.names[row] for row in chosen.tolist()]
+        return Rows(self.entities[chosen], history.chosen(self.stored, chosen), names)
+
 
 def lifetimes(rows: Rows, rule: visibility.Rule) -> tuple[Times, Times]:
     """Returns from when and until when each row is the greatest known version of its event.
@@ -66,9 +91,7 @@ def lifetimes(rows: Rows, rule: visibility.Rule) -> tuple[Times, Times]:
     each counts until the next one is known.
     """
     stored = rows.stored
-    order = np.lexsort(
-        (stored.sequences, stored.created_times, stored.event_times, rows.entities)
-    )
+    order = np.lexsort((stored.sequences, stored.created_times, stored.event_times, rows.entities))
     entities, event_times = rows.entities[order], stored.event_times[order]
     starts = rule.visible_from(stored.event_times, stored.created_times)
     stops = np.full(len(rows), blueprint.LATEST, np.int64)
@@ -79,8 +102,7 @@ def lifetimes(rows: Rows, rule: visibility.Rule) -> tuple[Times, Times]:
 
 def group_keys(plan: blueprint.Blueprint, rows: Rows, chosen: Positions) -> list[bytes | None]:
     """Returns the key of the group of each chosen row, None for one that counts nowhere."""
-    columns = _columns(plan, rows, chosen)
-    named = [column for column in columns.values()]
+    named = list(columns(plan, rows, chosen).values())
     if plan.needs_keys:
         if rows.names is None:
             raise AssertionError("a view that groups by its source's keys is given them")
@@ -113,11 +135,12 @@ def collect(
         stored.sequences[kept],
         lives[0][kept],
         lives[1][kept],
-        _columns(plan, rows, kept),
+        columns(plan, rows, kept),
     )
 
 
-def _columns(plan: blueprint.Blueprint, rows: Rows, chosen: Positions) -> dict[int, Column]:
+def columns(plan: blueprint.Blueprint, rows: Rows, chosen: Positions) -> dict[int, Column]:
+    """Returns the fields of the source that the view reads, of the chosen rows."""
     fields = plan.source_fields
     if not fields:
         return {}

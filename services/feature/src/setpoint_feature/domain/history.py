@@ -66,6 +66,22 @@ def concat(parts: Sequence[StoredRows], tail: bytes = b"") -> StoredRows:
     )
 
 
+def without_values(rows: StoredRows) -> StoredRows:
+    """Returns rows of which only times and sequences are left."""
+    return dataclasses.replace(rows, data=b"", starts=np.zeros(len(rows), np.int64))
+
+
+def chosen(rows: StoredRows, positions: npt.NDArray[np.int64]) -> StoredRows:
+    """Returns some rows, which lie where they lay; `row` does not work on them."""
+    return StoredRows(
+        rows.event_times[positions],
+        rows.created_times[positions],
+        rows.sequences[positions],
+        rows.data,
+        rows.starts[positions],
+    )
+
+
 class KeyNumbers:
     """Numbers for entity keys, in the order in which they first appear."""
 

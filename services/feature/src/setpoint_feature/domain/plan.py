@@ -4,21 +4,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from setpoint_columns import DataType
-from setpoint_feature.domain import definitions, derivation, keys, packing, visibility
+from setpoint_feature.domain import blueprint, definitions, derivation, keys, packing, visibility
 from setpoint_features import library
 
 
 class CompiledView:
     """A version of a view with its codecs, made once and shared by every read and write."""
 
-    def __init__(self, view: definitions.FeatureView, number: int) -> None:
-        """Compiles a view; `number` is its short name inside the history."""
+    def __init__(
+        self, view: definitions.FeatureView, number: int, source: "CompiledView | None" = None
+    ) -> None:
+        """Compiles a view.
+
+        Args:
+            view: The view.
+            number: Its short name inside the history.
+            source: Of an aggregate view: the view whose rows are its events.
+        """
         self.view = view
         self.number = number
         self.codec = keys.KeyCodec(view.keys)
         self.layout = packing.Layout(view.fields)
         self.rule = visibility.Rule.of(view)
         self.has_default = tuple(each.default is not None for each in view.fields)
+        self.stream = number if source is None else source.number
+        """The view whose rows decide on its values: itself, or the source of its events."""
+        self.blueprint = (
+            None
+            if source is None
+            else blueprint.Blueprint(
+                view, blueprint.Source(source.number, source.view, source.layout, source.codec)
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)

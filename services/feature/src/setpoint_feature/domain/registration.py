@@ -7,7 +7,14 @@ import dataclasses
 from collections.abc import Mapping
 
 from setpoint_columns import DataType
-from setpoint_feature.domain import catalog, checks, definitions, transformations, versions
+from setpoint_feature.domain import (
+    aggregating,
+    catalog,
+    checks,
+    definitions,
+    transformations,
+    versions,
+)
 from setpoint_features import library
 from setpoint_runtime import errors
 
@@ -40,7 +47,8 @@ def view(
     Raises:
         InvalidArgumentError: Names a bad field, an unknown entity among them.
     """
-    checks.check_view(wanted)
+    if wanted.aggregation is None:
+        checks.check_view(wanted)
     owner = known.entities.get(wanted.entity)
     if owner is None:
         raise errors.invalid(
@@ -50,6 +58,9 @@ def view(
             errors.Reason.ENTITY_NOT_FOUND,
         )
     bound = dataclasses.replace(wanted, keys=owner.keys)
+    if wanted.aggregation is not None:
+        bound = aggregating.bind(known, bound, wanted.aggregation)
+        checks.check_view(bound)
     checks.check_view_keys(bound)
     version = versions.view_version(bound)
     found = known.views.find(wanted.name, version)

@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from setpoint_feature.domain import (
     aggregation,
-    assemble,
     blueprint,
     exact,
     sketch,
@@ -28,7 +27,7 @@ def answer(
     values: Sequence[bytes | None],
     rows: npt.NDArray[np.intp],
     times: visibility.Times,
-) -> assemble.Computed | None:
+) -> blueprint.Computed | None:
     """Returns what states answer, or None where they cannot tell for one of the times.
 
     Args:
@@ -89,9 +88,7 @@ class _Answer:
             zip(((table.hop, table.content) for table in parts), states.records, strict=True)
         )
         self._questions = questions
-        self._live: dict[
-            tuple[int, blueprint.Content | None, int], tuple[Records, Integers]
-        ] = {}
+        self._live: dict[tuple[int, blueprint.Content | None, int], tuple[Records, Integers]] = {}
 
     def result(self, field: blueprint.Field) -> blueprint.Result:
         if field.content is None:
@@ -162,9 +159,7 @@ class _Answer:
         exactly = np.bincount(codes, minlength=self._count * step).reshape(self._count, step)
         return np.ascontiguousarray(exactly[:, ::-1].cumsum(axis=1)[:, ::-1])
 
-    def _last(
-        self, field: blueprint.Field, records: Records, owners: Integers
-    ) -> blueprint.Result:
+    def _last(self, field: blueprint.Field, records: Records, owners: Integers) -> blueprint.Result:
         order = np.lexsort(
             (records["number"], records["created_time"], records["event_time"], owners)
         )

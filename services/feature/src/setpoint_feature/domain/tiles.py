@@ -10,6 +10,7 @@ time, then for each table how many tiles and single events, then these. Whatever
 grouping in which events were applied, states answer alike, because everything in them merges exactly.
 """
 
+import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,13 +117,12 @@ class Table:
     def _merge_latest(self, records: Records) -> Records:
         keys = ("number", "created_time", "event_time", "bucket", "group")
         records = records[np.lexsort([records[key] for key in keys])]
-        ends = np.append(
-            np.flatnonzero(_is_last(records, ("group", "bucket"))), len(records)
-        )
+        ends = np.append(np.flatnonzero(_is_last(records, ("group", "bucket"))), len(records))
         behind = ends[np.searchsorted(ends, np.arange(len(records)))] - np.arange(len(records))
         return records[behind < self.most]
 
 
+@functools.lru_cache(maxsize=1024)
 def tables(plan: blueprint.Blueprint) -> tuple[Table, ...]:
     """Returns the tables of a view, in the order in which states hold them."""
     numbers = [Table(plan, hop, None) for hop in plan.hops]
@@ -268,4 +268,3 @@ def _bytes(records: Records, dtype: np.dtype[Any]) -> bytes:
     for name in dtype.names or ():
         made[name] = records[name]
     return made.tobytes()
-

@@ -73,8 +73,12 @@ class Update:
         }
         return sorted(found)
 
-    def refill(self, found: events.Events) -> None:
+    def refill(self, parts: Sequence[events.Events]) -> None:
         """Makes tiles anew from all events of the wanted stretches, as known in the end."""
+        # Stretches of different hops overlap; an event counts once.
+        joined = events.concat(parts)
+        _, first = np.unique(joined.sequences, return_index=True)
+        found = joined.take(first)
         for number, (table, lost) in enumerate(zip(self._parts, self._lost, strict=True)):
             if not len(lost):
                 continue

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from setpoint_feature.domain import definitions, packing
+from setpoint_feature.domain import aggregation, definitions, packing
 
 VERSION_LENGTH = 16
 """Hexadecimal digits kept of the hash: 64 bits tell apart far more versions than a name ever has."""
@@ -16,18 +16,39 @@ def view_version(view: definitions.FeatureView) -> str:
     Field order counts, because rows are packed in it. Integer keys of both widths are one type,
     because they are the same keys.
     """
-    return _hash(
-        {
-            "view": view.name,
-            "entity": view.entity,
-            "keys": sorted([key.name, _key_kind(key)] for key in view.keys),
-            "fields": [
-                [each.name, each.dtype.name, packing.default_bytes(each)] for each in view.fields
-            ],
-            "ttl": view.ttl,
-            "boundary": view.boundary.value,
-        }
-    )
+    content: dict[str, Any] = {
+        "view": view.name,
+        "entity": view.entity,
+        "keys": sorted([key.name, _key_kind(key)] for key in view.keys),
+        "fields": [
+            [each.name, each.dtype.name, packing.default_bytes(each)] for each in view.fields
+        ],
+        "ttl": view.ttl,
+        "boundary": view.boundary.value,
+    }
+    if view.aggregation is not None:
+        content["aggregation"] = _aggregation(view.aggregation)
+    return _hash(content)
+
+
+def _aggregation(value: aggregation.Aggregation) -> list[Any]:
+    return [
+        value.source,
+        value.source_version,
+        sorted(value.group_by.items()),
+        [
+            [
+                each.name,
+                each.function.value,
+                each.field,
+                each.window,
+                each.hop,
+                None if each.where is None else [each.where.field, each.where.equals],
+                each.n,
+            ]
+            for each in value.fields
+        ],
+    ]
 
 
 def feature_set_version(feature_set: definitions.FeatureSet) -> str:

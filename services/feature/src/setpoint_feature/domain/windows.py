@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from setpoint_feature.domain import (
     aggregation,
-    assemble,
     blueprint,
     events,
     exact,
@@ -63,7 +62,7 @@ def answer(
     found: events.Events,
     groups: Integers,
     times: Times,
-) -> assemble.Computed:
+) -> blueprint.Computed:
     """Returns what the events answer for each (group, T).
 
     Args:
@@ -89,7 +88,7 @@ class _Answer:
         self._by_window: dict[tuple[int, int], _Stretches] = {}
         self._newest: dict[tuple[int, int], Times] = {}
 
-    def fields(self, fields: Sequence[int]) -> assemble.Computed:
+    def fields(self, fields: Sequence[int]) -> blueprint.Computed:
         specs = [self._plan.fields[position] for position in fields]
         results = [self._result(field) for field in specs]
         newest = [self._latest(field) for field in specs]

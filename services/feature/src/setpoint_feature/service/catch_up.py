@@ -13,7 +13,7 @@ import numpy as np
 
 from setpoint_feature import ports
 from setpoint_feature.domain import batch, history, online, plan
-from setpoint_feature.service import snapshot, writing
+from setpoint_feature.service import aggregates, snapshot, writing
 from setpoint_runtime import errors
 
 APPLY_ROWS: Final = 5_000
@@ -38,6 +38,7 @@ class CatchUp:
         self._online = online_store
         self._known = known
         self._writer = writer
+        self._aggregates = aggregates.Aggregates(history_store, online_store, known)
         self._poll_seconds = poll_seconds
         self._seen: dict[int, int | None] = {}
         self._is_failing = False
@@ -78,7 +79,7 @@ class CatchUp:
         views = self._known.catalog.compiled_views()
         marks = await self._online.watermarks([view.view.version for view in views])
         for view, mark in zip(views, marks, strict=True):
-            last = self._known.last_sequences.get(view.number, 0)
+            last = self._known.last_sequences.get(view.stream, 0)
             self.lag[f"{view.view.name}@{view.view.version}"] = max(0, last - (mark or 0))
             if last <= (mark or 0):
                 self._seen.pop(view.number, None)
@@ -86,14 +87,18 @@ class CatchUp:
             # Most lags are writes on their way, here or in another replica; they move by themselves.
             is_stuck = view.number in self._seen and self._seen[view.number] == mark
             self._seen[view.number] = mark
-            if patient and (not is_stuck or self._writer.is_writing(view.number)):
+            if patient and (not is_stuck or self._writer.is_writing(view.stream)):
                 continue
             await self._repair(view, mark, last)
 
     async def _repair(self, view: plan.CompiledView, mark: int | None, last: int) -> None:
         name = view.view.name
         _LOGGER.info("online copy of %s lags: it has seen %s of %s rows", name, mark, last)
-        if mark is None:
+        if view.blueprint is not None and mark is None:
+            await self._aggregates.rebuild(view, last)
+        elif view.blueprint is not None:
+            await self._aggregates.follow(view, mark or 0, last)
+        elif mark is None:
             await self._rebuild(view, last)
         else:
             await self._follow(view, mark, last)

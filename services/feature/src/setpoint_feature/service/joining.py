@@ -10,6 +10,7 @@ import numpy as np
 from setpoint_columns import Columns, DataType
 from setpoint_feature import ports
 from setpoint_feature.domain import (
+    aggregating,
     assemble,
     definitions,
     derived,
@@ -17,7 +18,7 @@ from setpoint_feature.domain import (
     plan,
     visibility,
 )
-from setpoint_feature.service import snapshot
+from setpoint_feature.service import event_reading, snapshot
 from setpoint_runtime import errors
 
 MAX_ROWS: Final = 100_000
@@ -127,10 +128,13 @@ class _Source:
         return history.Past(self._view, self._rule, joined, parts)
 
 
+_AnySource = _Source | event_reading.EventSource
+
+
 class Join:
     """One stream's join: every piece sees the history as it was when the stream began."""
 
-    def __init__(self, ask: Ask, compiled: plan.Plan, sources: Mapping[int, _Source]) -> None:
+    def __init__(self, ask: Ask, compiled: plan.Plan, sources: Mapping[int, _AnySource]) -> None:
         """Prepares; made by `HistoricalReader`."""
         self._ask = ask
         self._compiled = compiled
@@ -184,8 +188,16 @@ class HistoricalReader:
         compiled = await self._known.find(lambda found: found.plan(ask.feature_set, ask.version))
         last = await self._store.last_sequences()
         views = {group.view.number: group.view for group in compiled.groups}
-        kept = _affordable({number: last.get(number, 0) for number in views}, self._whole_rows)
-        sources = {
+        stored = {number: view for number, view in views.items() if view.blueprint is None}
+        kept = _affordable({number: last.get(number, 0) for number in stored}, self._whole_rows)
+        sources: dict[int, _AnySource] = {
+            number: event_reading.EventSource(
+                self._store, view, last.get(view.stream, 0), arrival=ask.arrival
+            )
+            for number, view in views.items()
+            if view.blueprint is not None
+        }
+        sources |= {
             number: _Source(
                 self._store,
                 view,
@@ -193,7 +205,7 @@ class HistoricalReader:
                 arrival=ask.arrival,
                 may_keep=number in kept,
             )
-            for number, view in views.items()
+            for number, view in stored.items()
         }
         return Join(ask, compiled, sources)
 
@@ -212,6 +224,7 @@ class HistoricalReader:
             NotFoundError: FEATURE_VIEW_NOT_FOUND.
         """
         view = await self._known.find(lambda found: found.view(view_name))
+        aggregating.refuse(view.view, "view")
         upto = (await self._store.last_sequences()).get(view.number, 0)
         latest_event = known_at - 1 if view.rule.exclusive else known_at
         scan = ports.Scan(start, min(end, latest_event + 1), known_at, upto)

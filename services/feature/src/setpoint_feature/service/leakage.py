@@ -9,7 +9,7 @@ import numpy as np
 
 from setpoint_columns import Column, Columns
 from setpoint_feature import ports
-from setpoint_feature.domain import history, leakage, plan, registration, visibility
+from setpoint_feature.domain import aggregating, history, leakage, plan, registration, visibility
 from setpoint_feature.service import joining, snapshot
 from setpoint_runtime import errors
 
@@ -62,6 +62,7 @@ class LeakageChecker:
         last: Mapping[int, int],
     ) -> leakage.Finding:
         view = await self._known.find(lambda found: found.view(claim.view))
+        aggregating.refuse(view.view, f"{path}.view")
         field = view.view.field_index(claim.field)
         if field is None:
             rule = f"must be a field of the view {claim.view}"

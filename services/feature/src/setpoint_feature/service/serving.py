@@ -17,7 +17,15 @@ import numpy.typing as npt
 
 from setpoint_columns import Columns
 from setpoint_feature import ports
-from setpoint_feature.domain import assemble, definitions, online, plan, visibility
+from setpoint_feature.domain import (
+    assemble,
+    definitions,
+    online,
+    plan,
+    tile_reads,
+    tiles,
+    visibility,
+)
 from setpoint_feature.service import breaker, deriving, snapshot, standby
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
@@ -115,13 +123,14 @@ class OnlineReader:
         given = None if recipe is None else recipe.given(entities, _FIELD)
         started = time.monotonic()
         copies = await self._copies(compiled, lookups, seconds)
-        if all(map(self._is_whole, compiled.groups, copies)):
+        judged = list(map(self._judge, compiled.groups, lookups, copies, itertools.repeat(times)))
+        winners = [each for each in judged if each is not None]
+        from_history: tuple[str, ...] = ()
+        if len(winners) == len(judged):
             self.counts.online += 1
-            from_history: tuple[str, ...] = ()
-            winners = list(map(_judge, compiled.groups, lookups, copies, itertools.repeat(times)))
         else:
             left = None if seconds is None else started + seconds - time.monotonic()
-            winners, from_history = await self._mixed(compiled, lookups, copies, times, left)
+            winners, from_history = await self._mixed(compiled, lookups, judged, times, left)
         served = assemble.serve(compiled, entities.rows, winners)
         if recipe is not None and given is not None:
             served = await self._deriver.derive(recipe, served, given)
@@ -157,26 +166,41 @@ class OnlineReader:
         """
         if copies is None:
             return False
-        return copies.mark is not None or not self._known.last_sequences.get(group.view.number)
+        return copies.mark is not None or not self._known.last_sequences.get(group.view.stream)
+
+    def _judge(
+        self,
+        group: plan.Group,
+        lookup: _Lookup,
+        copies: ports.Copies | None,
+        times: visibility.Times,
+    ) -> assemble.Found | None:
+        """Returns what copies answer, None where they cannot be taken for the whole."""
+        if copies is None or not self._is_whole(group, copies):
+            return None
+        made = group.view.blueprint
+        if made is None:
+            return online.judge(group.view, copies.values, lookup.rows, times)
+        parts = tiles.tables(made)
+        return tile_reads.answer(made, parts, group.fields, copies.values, lookup.rows, times)
 
     async def _mixed(
         self,
         compiled: plan.Plan,
         lookups: Sequence[_Lookup],
-        copies: Sequence[ports.Copies | None],
+        judged: Sequence[assemble.Found | None],
         times: visibility.Times,
         seconds: float | None,
-    ) -> tuple[list[assemble.Winners], tuple[str, ...]]:
+    ) -> tuple[list[assemble.Found], tuple[str, ...]]:
         """Takes from the history what the online store does not have; says which views that is."""
-        whole = list(map(self._is_whole, compiled.groups, copies))
         missing = [
             (group, lookup)
-            for group, lookup, is_whole in zip(compiled.groups, lookups, whole, strict=True)
-            if not is_whole
+            for group, lookup, found in zip(compiled.groups, lookups, judged, strict=True)
+            if found is None
         ]
         try:
             self._past.check(sum(len(lookup.keys) for _, lookup in missing))
-            found = iter(
+            answers = iter(
                 await asyncio.gather(
                     *(
                         self._past.winners(group, lookup.keys, lookup.rows, times, seconds)
@@ -188,12 +212,7 @@ class OnlineReader:
             self.counts.refused += 1
             raise
         self.counts.history += 1
-        winners = [
-            _judge(group, lookup, held, times) if is_whole else next(found)
-            for group, lookup, held, is_whole in zip(
-                compiled.groups, lookups, copies, whole, strict=True
-            )
-        ]
+        winners = [next(answers) if found is None else found for found in judged]
         views = dict.fromkeys(group.view.view.name for group, _ in missing)
         return winners, tuple(views)
 
@@ -217,16 +236,6 @@ class OnlineReader:
                 f"must be none, one, or one for each of {rows} rows",
             )
         return np.full(rows, given[0] if given else self._clock.now_us(), np.int64)
-
-
-def _judge(
-    group: plan.Group,
-    lookup: _Lookup,
-    copies: ports.Copies | None,
-    times: visibility.Times,
-) -> assemble.Winners:
-    values = [] if copies is None else copies.values
-    return online.judge(group.view, values, lookup.rows, times)
 
 
 def _look_up(group: plan.Group, entities: Columns) -> _Lookup:

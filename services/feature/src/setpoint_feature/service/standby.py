@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from setpoint_feature import ports
 from setpoint_feature.domain import assemble, history, plan, visibility
+from setpoint_feature.service import event_reading
 from setpoint_runtime import errors
 
 SECONDS: Final = 2.0
@@ -32,6 +33,7 @@ class Standby:
             at_once: Most reads at the same time; others wait for their turn.
         """
         self._store = store
+        self._events = event_reading.EventReader(store)
         self._max_keys = max_keys
         self._turns = asyncio.Semaphore(at_once)
 
@@ -51,7 +53,7 @@ class Standby:
         rows: npt.NDArray[np.intp],
         times: visibility.Times,
         seconds: float | None,
-    ) -> assemble.Winners:
+    ) -> assemble.Found:
         """Returns what the history answers for one group.
 
         Args:
@@ -68,6 +70,8 @@ class Standby:
         try:
             async with asyncio.timeout(SECONDS if seconds is None else min(seconds, SECONDS)):
                 async with self._turns:
+                    if view.blueprint is not None:
+                        return await self._events.answer(group, keys, rows, times)
                     found = await self._read(view, keys, times)
         except TimeoutError:
             raise _unavailable("the history did not answer in time") from None

@@ -11,8 +11,8 @@ import xxhash
 
 from setpoint_columns import Columns
 from setpoint_feature import ports
-from setpoint_feature.domain import batch, online, plan, refusal
-from setpoint_feature.service import snapshot
+from setpoint_feature.domain import aggregating, batch, online, plan, refusal
+from setpoint_feature.service import aggregates, snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
 
@@ -85,6 +85,7 @@ class Writer:
         future_tolerance: int,
     ) -> None:
         """Prepares; `future_tolerance` in microseconds bounds how far clocks may differ."""
+        self._aggregates = aggregates.Aggregates(history, online_store, known)
         self._history = history
         self._online = online_store
         self._known = known
@@ -117,6 +118,7 @@ class Writer:
         """
         batch_id = _checked_id(order.batch_id)
         view = await self._known.find(lambda found: found.view(order.view))
+        aggregating.refuse(view.view, "view")
         # Packing a large batch takes long enough to be felt by the calls beside it.
         return await asyncio.to_thread(
             _prepare, batch_id, view, order, self._clock.now_us(), self._tolerance
@@ -166,6 +168,7 @@ class Writer:
             )
             self.counts.online_replaced += updated
             self.counts.online_older += len(values) - updated
+            applied = await self._aggregates.wrote(view.number, written.first, written.last)
         except errors.UnavailableError as error:
             applied = False
             self.counts.online_failed += 1

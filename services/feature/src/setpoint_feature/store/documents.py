@@ -4,6 +4,7 @@ from typing import Any
 
 from setpoint_columns import DataType
 from setpoint_feature.domain import definitions
+from setpoint_feature.store import aggregation_documents
 
 Document = dict[str, Any]
 
@@ -74,7 +75,7 @@ def _entity(document: Document) -> definitions.Entity:
 
 
 def _view_document(view: definitions.FeatureView) -> Document:
-    return {
+    document: Document = {
         "name": view.name,
         "version": view.version,
         "entity": view.entity,
@@ -97,6 +98,9 @@ def _view_document(view: definitions.FeatureView) -> Document:
         "create_time": view.create_time,
         "tags": dict(view.tags),
     }
+    if view.aggregation is not None:
+        document["aggregation"] = aggregation_documents.to_document(view.aggregation)
+    return document
 
 
 def _view(document: Document) -> definitions.FeatureView:
@@ -112,6 +116,11 @@ def _view(document: Document) -> definitions.FeatureView:
         owner=document["owner"],
         create_time=document["create_time"],
         tags=document.get("tags", {}),
+        aggregation=(
+            aggregation_documents.from_document(document["aggregation"])
+            if "aggregation" in document
+            else None
+        ),
     )
 
 

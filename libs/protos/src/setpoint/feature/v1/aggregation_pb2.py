@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from setpoint.common.v1 import value_pb2 as setpoint_dot_common_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%setpoint/feature/v1/aggregation.proto\x12\x13setpoint.feature.v1\x1a\x1esetpoint/common/v1/value.proto\"\xdb\x01\n\x0b\x41ggregation\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\t\x12?\n\x08group_by\x18\x03 \x03(\x0b\x32-.setpoint.feature.v1.Aggregation.GroupByEntry\x12\x33\n\x06\x66ields\x18\x04 \x03(\x0b\x32#.setpoint.feature.v1.AggregateField\x1a.\n\x0cGroupByEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd2\x02\n\x0e\x41ggregateField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x08\x66unction\x18\x02 \x01(\x0e\x32&.setpoint.feature.v1.AggregateFunction\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x1b\n\x13window_microseconds\x18\x04 \x01(\x03\x12\x18\n\x10hop_microseconds\x18\x05 \x01(\x03\x12\x36\n\x05where\x18\x06 \x01(\x0b\x32\'.setpoint.feature.v1.AggregateCondition\x12\t\n\x01n\x18\x07 \x01(\x05\x12\x35\n\rdefault_value\x18\x08 \x01(\x0b\x32\x19.setpoint.common.v1.ValueH\x00\x88\x01\x01\x12\x11\n\tsensitive\x18\t \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\tB\x10\n\x0e_default_value\"N\n\x12\x41ggregateCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12)\n\x06\x65quals\x18\x02 \x01(\x0b\x32\x19.setpoint.common.v1.Value*\xa2\x02\n\x11\x41ggregateFunction\x12\"\n\x1e\x41GGREGATE_FUNCTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41GGREGATE_FUNCTION_COUNT\x10\x01\x12\x1a\n\x16\x41GGREGATE_FUNCTION_SUM\x10\x02\x12\x1b\n\x17\x41GGREGATE_FUNCTION_MEAN\x10\x03\x12\x1a\n\x16\x41GGREGATE_FUNCTION_MIN\x10\x04\x12\x1a\n\x16\x41GGREGATE_FUNCTION_MAX\x10\x05\x12\x1c\n\x18\x41GGREGATE_FUNCTION_SHARE\x10\x06\x12\x1b\n\x17\x41GGREGATE_FUNCTION_LAST\x10\x07\x12\x1f\n\x1b\x41GGREGATE_FUNCTION_DISTINCT\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%setpoint/feature/v1/aggregation.proto\x12\x13setpoint.feature.v1\x1a\x1esetpoint/common/v1/value.proto\"\xdb\x01\n\x0b\x41ggregation\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\t\x12?\n\x08group_by\x18\x03 \x03(\x0b\x32-.setpoint.feature.v1.Aggregation.GroupByEntry\x12\x33\n\x06\x66ields\x18\x04 \x03(\x0b\x32#.setpoint.feature.v1.AggregateField\x1a.\n\x0cGroupByEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbc\x03\n\x0e\x41ggregateField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x08\x66unction\x18\x02 \x01(\x0e\x32&.setpoint.feature.v1.AggregateFunction\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x1b\n\x13window_microseconds\x18\x04 \x01(\x03\x12\x18\n\x10hop_microseconds\x18\x05 \x01(\x03\x12\x36\n\x05where\x18\x06 \x01(\x0b\x32\'.setpoint.feature.v1.AggregateCondition\x12\t\n\x01n\x18\x07 \x01(\x05\x12\x35\n\rdefault_value\x18\x08 \x01(\x0b\x32\x19.setpoint.common.v1.ValueH\x00\x88\x01\x01\x12\x11\n\tsensitive\x18\t \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\x12;\n\x04tags\x18\x0b \x03(\x0b\x32-.setpoint.feature.v1.AggregateField.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_default_value\"N\n\x12\x41ggregateCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12)\n\x06\x65quals\x18\x02 \x01(\x0b\x32\x19.setpoint.common.v1.Value*\xa2\x02\n\x11\x41ggregateFunction\x12\"\n\x1e\x41GGREGATE_FUNCTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41GGREGATE_FUNCTION_COUNT\x10\x01\x12\x1a\n\x16\x41GGREGATE_FUNCTION_SUM\x10\x02\x12\x1b\n\x17\x41GGREGATE_FUNCTION_MEAN\x10\x03\x12\x1a\n\x16\x41GGREGATE_FUNCTION_MIN\x10\x04\x12\x1a\n\x16\x41GGREGATE_FUNCTION_MAX\x10\x05\x12\x1c\n\x18\x41GGREGATE_FUNCTION_SHARE\x10\x06\x12\x1b\n\x17\x41GGREGATE_FUNCTION_LAST\x10\x07\x12\x1f\n\x1b\x41GGREGATE_FUNCTION_DISTINCT\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGGREGATION_GROUPBYENTRY']._loaded_options = None
   _globals['_AGGREGATION_GROUPBYENTRY']._serialized_options = b'8\001'
-  _globals['_AGGREGATEFUNCTION']._serialized_start=738
-  _globals['_AGGREGATEFUNCTION']._serialized_end=1028
+  _globals['_AGGREGATEFIELD_TAGSENTRY']._loaded_options = None
+  _globals['_AGGREGATEFIELD_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_AGGREGATEFUNCTION']._serialized_start=844
+  _globals['_AGGREGATEFUNCTION']._serialized_end=1134
   _globals['_AGGREGATION']._serialized_start=95
   _globals['_AGGREGATION']._serialized_end=314
   _globals['_AGGREGATION_GROUPBYENTRY']._serialized_start=268
   _globals['_AGGREGATION_GROUPBYENTRY']._serialized_end=314
   _globals['_AGGREGATEFIELD']._serialized_start=317
-  _globals['_AGGREGATEFIELD']._serialized_end=655
-  _globals['_AGGREGATECONDITION']._serialized_start=657
-  _globals['_AGGREGATECONDITION']._serialized_end=735
+  _globals['_AGGREGATEFIELD']._serialized_end=761
+  _globals['_AGGREGATEFIELD_TAGSENTRY']._serialized_start=700
+  _globals['_AGGREGATEFIELD_TAGSENTRY']._serialized_end=743
+  _globals['_AGGREGATECONDITION']._serialized_start=763
+  _globals['_AGGREGATECONDITION']._serialized_end=841
 # @@protoc_insertion_point(module_scope)

@@ -142,6 +142,22 @@ class AggregateField(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class TagsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAME_FIELD_NUMBER: builtins.int
     FUNCTION_FIELD_NUMBER: builtins.int
     FIELD_FIELD_NUMBER: builtins.int
@@ -152,6 +168,7 @@ class AggregateField(google.protobuf.message.Message):
     DEFAULT_VALUE_FIELD_NUMBER: builtins.int
     SENSITIVE_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name, ^[A-Za-z0-9_.-]{1,64}$, unique within the view."""
     function: Global___AggregateFunction.ValueType
@@ -178,6 +195,10 @@ class AggregateField(google.protobuf.message.Message):
     def default_value(self) -> setpoint.common.v1.value_pb2.Value:
         """As in FeatureField; served where the window holds no value."""
 
+    @property
+    def tags(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """As in Entity."""
+
     def __init__(
         self,
         *,
@@ -191,9 +212,10 @@ class AggregateField(google.protobuf.message.Message):
         default_value: setpoint.common.v1.value_pb2.Value | None = ...,
         sensitive: builtins.bool = ...,
         description: builtins.str = ...,
+        tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "where", b"where"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "description", b"description", "field", b"field", "function", b"function", "hop_microseconds", b"hop_microseconds", "n", b"n", "name", b"name", "sensitive", b"sensitive", "where", b"where", "window_microseconds", b"window_microseconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "description", b"description", "field", b"field", "function", b"function", "hop_microseconds", b"hop_microseconds", "n", b"n", "name", b"name", "sensitive", b"sensitive", "tags", b"tags", "where", b"where", "window_microseconds", b"window_microseconds"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_default_value", b"_default_value"]) -> typing.Literal["default_value"] | None: ...
 
 Global___AggregateField: typing_extensions.TypeAlias = AggregateField
