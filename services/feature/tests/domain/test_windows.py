@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from setpoint_feature.domain import (
     tile_reads,
     tiles,
 )
-from setpoint_feature.service import aggregates, event_reading
+from setpoint_feature.service import aggregates, event_reading, snapshot
 
 Function = aggregation.Function
 SECOND = 1_000_000
@@ -370,7 +370,7 @@ def test_offline_equals_brute_force(number: int, count: int) -> None:
     lines, times = questions(past.rows, seed, 30)
 
     async def answer() -> blueprint.Computed:
-        reader = event_reading.EventReader(past)
+        reader = event_reading.EventReader(cast(ports.HistoryStore, past))
         everything = await reader.read_all(compiled, count, compiled.rule)
         numbers = everything.groups_of(encoded(compiled, lines))
         fields_of = range(len(compiled.view.fields))
@@ -392,7 +392,9 @@ def test_online_equals_brute_force_after_anything(
     monkeypatch.setattr(aggregates, "PAGE_ROWS", seed.choice([2, 7, 1000]))
     compiled = compiled_for(seed)
     past, copies = History(compiled_source(compiled)), Online()
-    updater = aggregates.Aggregates(past, copies, None)  # type: ignore[arg-type]  # it names the view itself.
+    updater = aggregates.Aggregates(
+        cast(ports.HistoryStore, past), copies, cast(snapshot.Snapshot, None)
+    )
     rows = in_seconds(random_rows(seed, count, 100))
 
     async def write() -> None:

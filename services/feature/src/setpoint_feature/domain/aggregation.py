@@ -38,7 +38,8 @@ class Condition:
     """Met by events whose field equals a value."""
 
     field: str
-    equals: bool | int | str
+    equals: bool | int | float | str
+    """Never a float in the end, which registration refuses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class Test:
     """A condition on a field of the source."""
 
     field: int
-    equals: bool | int | str
+    equals: bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ def has_value(column: Column) -> Flags:
     return flags if column.validity is None else flags & column.validity
 
 
-def _meets(column: Column, equals: bool | int | str) -> Flags:
+def _meets(column: Column, equals: bool | int | float | str) -> Flags:
     if column.dtype is not DataType.STRING:
         flags: Flags = column.values == equals
     else:
@@ -272,7 +272,7 @@ def numbers(columns: Mapping[int, Column], slot: Slot, rows: int) -> Array:
     if slot.kind is Kind.COUNT:
         return flags.astype(np.int64)
     dtype = np.float64 if slot.is_float else np.int64
-    values = columns[slot.field or 0].values.astype(dtype)
+    values: Array = columns[slot.field or 0].values.astype(dtype)
     if slot.is_float:
         # Zero has one sign here: which of two equal ones is the least is nobody's business.
         values = values + 0.0

@@ -126,4 +126,5 @@ def _are_among(records: Records, pairs: Integers) -> npt.NDArray[np.bool_]:
     at = np.minimum(np.searchsorted(buckets, records["bucket"]), len(buckets) - 1)
     step = len(buckets)
     wanted = pairs[:, 0] * step + np.searchsorted(buckets, pairs[:, 1])
-    return (buckets[at] == records["bucket"]) & np.isin(records["group"] * step + at, wanted)
+    among: npt.NDArray[np.bool_] = np.isin(records["group"] * step + at, wanted)
+    return np.logical_and(among, buckets[at] == records["bucket"], dtype=np.bool_)

@@ -72,6 +72,8 @@ class EventReader:
             numbers = np.append(past.groups_of(keys), -1)[rows]
             return await asyncio.to_thread(past.answer, group.fields, numbers, times)
         numbers_of = {key: number for number, key in enumerate(keys)}
+        if not len(moments):
+            moments = np.zeros(1, np.int64)
         parts = []
         for moment in moments.tolist():
             end = moment if view.rule.exclusive else min(moment + 1, blueprint.LATEST)
@@ -232,9 +234,6 @@ def _join_moments(
     times: visibility.Times,
 ) -> blueprint.Computed:
     """Returns the answers of several moments, each from the events known at it, in the rows' order."""
-    if not parts:
-        empty = events.Events(*(np.zeros(0, np.int64) for _ in range(6)), columns={})
-        return windows.answer(made, fields, empty, rows.astype(np.int64), times)
     # Groups of different moments are different groups.
     step = int(rows.max(initial=0)) + 1
     groups = np.full(len(rows), -1, np.int64)
