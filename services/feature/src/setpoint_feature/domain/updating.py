@@ -127,4 +127,5 @@ def _are_among(records: Records, pairs: Integers) -> npt.NDArray[np.bool_]:
     step = len(buckets)
     wanted = pairs[:, 0] * step + np.searchsorted(buckets, pairs[:, 1])
     among: npt.NDArray[np.bool_] = np.isin(records["group"] * step + at, wanted)
-    return np.logical_and(among, buckets[at] == records["bucket"], dtype=np.bool_)
+    at_bucket: npt.NDArray[np.bool_] = buckets[at] == records["bucket"]
+    return among & at_bucket
