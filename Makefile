@@ -18,8 +18,8 @@ demo: $(READY) ## Replay a year of flights: train, serve, drift, retrain, canary
 up: $(READY) ## Run PostgreSQL, Valkey and every service until Ctrl-C
 	@$(BIN)/setpoint up $(ARGS)
 
-test: $(READY) ## Run the tests; ARGS goes to pytest, e.g. ARGS=libs/rpc
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run the tests, two parts at once; ARGS goes to one pytest, e.g. ARGS=libs/rpc
+	@$(BIN)/python tools/run_tests.py $(ARGS)
 
 test-ecosystem: $(READY) ## Run the tests that make environments of their own for heavy packages
 	@$(BIN)/python -m pytest -m ecosystem tests/ecosystem $(ARGS)
