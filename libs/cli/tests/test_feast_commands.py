@@ -68,7 +68,7 @@ def test_import_feast_shows_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ended", "told"),
     [
-        (reader.EXIT_NO_FEAST, "has no Feast: name the Python"),
+        (reader.EXIT_NO_FEAST, "cannot import Feast: name the Python"),
         (reader.EXIT_NO_REPOSITORY, "has no feature_store.yaml"),
         (1, "cannot be read by Feast"),
     ],
@@ -87,7 +87,7 @@ def test_import_feast_without_feast(tmp_path: Path) -> None:
     """A real Python that has no Feast is told apart from a repository that is broken."""
     code, _, said = run(str(tmp_path), "--python", sys.executable)
     assert code == 1
-    assert "has no Feast" in said
+    assert "cannot import Feast" in said
 
 
 @pytest.mark.parametrize(

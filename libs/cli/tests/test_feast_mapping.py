@@ -186,8 +186,9 @@ def test_key_type_comes_from_the_views() -> None:
 def test_key_type_is_asked_for() -> None:
     """A key without a type anywhere is told with what to do, and a given type is taken."""
     untyped = feast.entity("driver", "driver_id", "UNKNOWN")
-    found = mapped(entities=[untyped], views=[PLAIN])
-    assert "--key-type driver_id=int64" in reasons(found, "entity", "driver")
+    found = mapped(entities=[untyped], views=[{**PLAIN, "failure": "no such file"}])
+    told = reasons(found, "entity", "driver")
+    assert "cannot be told (no such file): give --key-type driver_id=int64" in told
     assert not found.definitions.views
     found = mapped({"driver_id": DataType.STRING}, entities=[untyped], views=[PLAIN])
     assert found.definitions.entities[0].keys == {"driver_id": DataType.STRING}

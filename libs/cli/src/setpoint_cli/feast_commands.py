@@ -118,7 +118,7 @@ def _read(path: Path, python: str) -> Any:
         _end(f"reading {path} took more than {READ_SECONDS:.0f} seconds", "")
     if finished.returncode == reader.EXIT_NO_FEAST:
         _end(
-            f"{python} has no Feast: name the Python of the environment that has it with --python",
+            f"{python} cannot import Feast: name the Python that has it with --python",
             finished.stderr,
         )
     if finished.returncode == reader.EXIT_NO_REPOSITORY:

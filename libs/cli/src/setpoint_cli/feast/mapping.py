@@ -197,9 +197,7 @@ class _Mapper:
         if key in self.key_types:
             return (key, self.key_types[key]), []
         if not types:
-            return None, [
-                f"the type of {key} cannot be told: give --key-type {key}=int64, or another"
-            ]
+            return None, [self._why_untyped(told)]
         if len(types) > 1:
             return None, [f"{key} has several types: {', '.join(sorted(types))}"]
         if key in _RESERVED or _COLUMN.search(key):
@@ -209,6 +207,13 @@ class _Mapper:
         if dtype not in _KEY_TYPES:
             return None, [f"{key} is of type {kind}, and a key is an integer or a text"]
         return (key, dtype), [reason] if reason else []
+
+    def _why_untyped(self, told: Told) -> str:
+        key = told["key"]
+        views = [each for each in self.told["views"] if told["name"] in each["entities"]]
+        failures = sorted({each["failure"] for each in views} - {""})
+        why = "".join(f" ({failure})" for failure in failures)
+        return f"the type of {key} cannot be told{why}: give --key-type {key}=int64, or another"
 
     def _entity_of(self, told: Told) -> features.Entity | str:
         """Returns the entity of a view, or why there is none."""

@@ -6,6 +6,7 @@ a view leaves its columns to it, as `feast apply` does.
 """
 
 import importlib.metadata
+import inspect
 import json
 import os
 import sys
@@ -78,13 +79,13 @@ def infer(store: Any, defined: Any, entities: List[Any]) -> str:  # noqa: UP006 
     """Completes a view by its source's columns where it leaves them out; returns why that failed."""
     from feast import inference
 
+    complete = inference.update_feature_views_with_inferred_features_and_entities
+    given = [[defined], entities, store.config]
     try:
-        inference.update_feature_views_with_inferred_features_and_entities(
-            store._get_provider(),  # noqa: SLF001  # As Feast's own commands do; there is no other way.
-            [defined],
-            entities,
-            store.config,
-        )
+        if "provider" in inspect.signature(complete).parameters:
+            # Feast's own commands ask for it in this way, too.
+            given.insert(0, store._get_provider())  # noqa: SLF001  # There is no other.
+        complete(*given)
     except Exception as error:  # Whatever a warehouse, or its absence, makes of it.
         return f"{type(error).__name__}: {error}"
     return ""
