@@ -74,6 +74,8 @@ class Field:
     sensitive: bool = False
     description: str = ""
     tags: Tags = field(default_factory=dict)
+    finite: bool = False
+    """Refuse NaN and infinite values; of floats alone."""
 
 
 @dataclass(frozen=True)

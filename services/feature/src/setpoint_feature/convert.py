@@ -123,7 +123,13 @@ def _field_from_proto(message: definition_pb2.FeatureField, path: str) -> defini
         if dtype in (DataType.FLOAT32, DataType.FLOAT64):
             default = _float_default(float(default), dtype)
     return definitions.Field(
-        message.name, dtype, default, message.sensitive, message.description, dict(message.tags)
+        message.name,
+        dtype,
+        default,
+        message.sensitive,
+        message.description,
+        dict(message.tags),
+        message.finite,
     )
 
 
@@ -157,6 +163,7 @@ def view_to_proto(view: definitions.FeatureView) -> definition_pb2.FeatureView:
             sensitive=each.sensitive,
             description=each.description,
             tags=each.tags,
+            finite=each.finite,
         )
         if each.default is None:
             continue

@@ -220,3 +220,49 @@ def test_prepare_bad_column_refuses_the_batch(changes: dict[str, Any], field: st
         batch.prepare(VIEW, Columns.from_dict({**GOOD, **changes}), NOW, 10, keep_good=True)
 
     assert caught.value.violations[0].field == field
+
+
+FINITE = plan.CompiledView(
+    definitions.FeatureView(
+        "rates",
+        "all",
+        (
+            definitions.Field("wide", DataType.FLOAT64, finite=True),
+            definitions.Field("narrow", DataType.FLOAT32, finite=True),
+            definitions.Field("free", DataType.FLOAT64),
+        ),
+    ),
+    2,
+)
+NAN, INFINITE = float("nan"), float("inf")
+
+
+def floats(field: str, dtype: DataType, *values: float | None) -> Columns:
+    times = (DataType.TIMESTAMP, [1] * len(values))
+    return Columns.from_dict({"event_time": times, field: (dtype, list(values))})
+
+
+@pytest.mark.parametrize(
+    ("field", "dtype", "values"),
+    [
+        ("wide", DataType.FLOAT64, [1.0, NAN]),
+        ("wide", DataType.FLOAT32, [1.0, -INFINITE]),
+        ("narrow", DataType.FLOAT64, [1.0, INFINITE]),
+    ],
+)
+def test_prepare_finite_field(field: str, dtype: DataType, values: list[float]) -> None:
+    """A field that is declared finite takes no NaN and nothing infinite, whatever width it comes in."""
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        batch.prepare(FINITE, floats(field, dtype, *values), NOW, 0)
+    made, refused = batch.prepare(FINITE, floats(field, dtype, *values), NOW, 0, keep_good=True)
+
+    assert caught.value.violations[0].field == f"rows.{field}[1]"
+    assert "must be finite" in caught.value.message
+    assert (len(made), refused.errors[0].value) == (1, repr(values[1]))
+
+
+def test_prepare_finite_field_takes_nulls() -> None:
+    """Null is no number and is taken; a field without the rule takes everything."""
+    for field, values in (("wide", [None, 1.0]), ("free", [NAN, INFINITE])):
+        _, refused = batch.prepare(FINITE, floats(field, DataType.FLOAT64, *values), NOW, 0)
+        assert refused == refusal.NOTHING

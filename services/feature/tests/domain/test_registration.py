@@ -87,6 +87,11 @@ def test_entity_bad_field_is_named(changes: dict[str, Any], field: str) -> None:
         ({"fields": ()}, errors.Reason.INVALID_FIELD, "view.fields"),
         ({"fields": (LATE, LATE)}, errors.Reason.INVALID_FIELD, "view.fields"),
         (
+            {"fields": (definitions.Field("note", DataType.STRING, finite=True),)},
+            errors.Reason.WRONG_TYPE,
+            "view.fields[0].finite",
+        ),
+        (
             {"fields": (replace(LATE, name="a b"),)},
             errors.Reason.INVALID_FIELD,
             "view.fields[0].name",

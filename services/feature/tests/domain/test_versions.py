@@ -51,6 +51,13 @@ def test_view_version_ignores_what_people_read(changed: definitions.FeatureView)
     assert versions.view_version(changed) == versions.view_version(VIEW)
 
 
+def test_view_version_follows_what_is_refused() -> None:
+    """A view that promises finite values is another one than a view that may hold NaN."""
+    finite = dataclasses.replace(VIEW, fields=(dataclasses.replace(LATE, finite=True), COUNT))
+
+    assert versions.view_version(finite) != versions.view_version(VIEW)
+
+
 def test_view_version_of_both_integer_keys_is_one() -> None:
     """int32 and int64 keys are the same keys, so they are the same version."""
     made = [

@@ -29,6 +29,7 @@ FIELDS = st.sampled_from(list(DEFAULTS)).flatmap(
         sensitive=st.booleans(),
         description=NAMES,
         tags=TAGS,
+        finite=st.booleans(),
     )
 )
 DEFINITIONS = st.one_of(

@@ -19,6 +19,7 @@ from setpoint_feature.domain import (
 from setpoint_runtime import errors
 
 MAX_ROWS: Final = 100_000
+_FLOATS: Final = frozenset({DataType.FLOAT32, DataType.FLOAT64})
 _NUMBERS: Final = frozenset({DataType.INT32, DataType.INT64, DataType.FLOAT32, DataType.FLOAT64})
 _FIELD: Final = "rows"
 
@@ -190,6 +191,13 @@ def _judge_field(judge: refusal.Judge, columns: Columns, field: definitions.Fiel
         misfits = column.misfits(field.dtype)
         judge.refuse(column.name, misfits, column.item, rule, errors.Reason.WRONG_TYPE)
     _judge_lengths(judge, column, checks.MAX_TEXT_BYTES)
+    if field.finite and column.dtype in _FLOATS:
+        strange = ~np.isfinite(column.values)
+        if column.validity is not None:
+            strange &= column.validity
+        judge.refuse(
+            column.name, strange, column.item, "must be finite", errors.Reason.INVALID_FIELD
+        )
 
 
 def _field(columns: Columns, field: definitions.Field) -> Column | None:

@@ -20,6 +20,7 @@ COLUMN_RULE: Final = "must match ^[A-Za-z0-9_.-]{1,64}$"
 _COLUMN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TAG = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 _FUNCTION = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,255}:[A-Za-z_][A-Za-z0-9_]{0,255}")
+_FLOATS: Final = frozenset({DataType.FLOAT32, DataType.FLOAT64})
 _MAX_INT64: Final = (1 << 63) - 1
 
 
@@ -65,6 +66,9 @@ def check_view(view: definitions.FeatureView) -> None:
     for index, each in enumerate(view.fields):
         field = f"view.fields[{index}]"
         check_column(f"{field}.name", each.name)
+        if each.finite and each.dtype not in _FLOATS:
+            rule = f"is a rule for FLOAT32 and FLOAT64, not for {each.dtype.name}"
+            raise errors.invalid(f"{field}.finite", True, rule, errors.Reason.WRONG_TYPE)
         if each.default is not None:
             check_value(f"{field}.default_value", each.default, each.dtype)
         _check_tags(f"{field}.tags", each.tags)

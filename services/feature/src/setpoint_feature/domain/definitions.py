@@ -68,6 +68,8 @@ class Field:
     sensitive: bool = False
     description: str = ""
     tags: Tags = dataclasses.field(default_factory=dict)
+    finite: bool = False
+    """NaN and infinite values are refused; of floats alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ def view_version(view: definitions.FeatureView) -> str:
         "entity": view.entity,
         "keys": sorted([key.name, _key_kind(key)] for key in view.keys),
         "fields": [
-            [each.name, each.dtype.name, packing.default_bytes(each)] for each in view.fields
+            # A field without the rule hashes as it did before there was one.
+            [each.name, each.dtype.name, packing.default_bytes(each), *["finite"] * each.finite]
+            for each in view.fields
         ],
         "ttl": view.ttl,
         "boundary": view.boundary.value,

@@ -88,6 +88,7 @@ def _view_document(view: definitions.FeatureView) -> Document:
                 "sensitive": each.sensitive,
                 "description": each.description,
                 "tags": dict(each.tags),
+                "finite": each.finite,
             }
             for each in view.fields
         ],
@@ -132,6 +133,7 @@ def _field(document: Document) -> definitions.Field:
         document["sensitive"],
         document["description"],
         document.get("tags", {}),
+        document.get("finite", False),
     )
 
 

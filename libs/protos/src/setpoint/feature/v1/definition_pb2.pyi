@@ -262,6 +262,7 @@ class FeatureField(google.protobuf.message.Message):
     SENSITIVE_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
+    FINITE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name, ^[A-Za-z0-9_.-]{1,64}$, unique within the view and other than its entity's keys, event_time and created_time."""
     dtype: setpoint.common.v1.column_pb2.DataType.ValueType
@@ -270,6 +271,10 @@ class FeatureField(google.protobuf.message.Message):
     """A sensitive value never appears in spans and logs."""
     description: builtins.str
     """For people."""
+    finite: builtins.bool
+    """Of FLOAT32 and FLOAT64: NaN and infinite values are refused when they are written; null is not. Part of the view's
+    version.
+    """
     @property
     def default_value(self) -> setpoint.common.v1.value_pb2.Value:
         """Served when no value is known or the value is stale; absent: null is served. A stored null is a value: it is served as
@@ -289,9 +294,10 @@ class FeatureField(google.protobuf.message.Message):
         sensitive: builtins.bool = ...,
         description: builtins.str = ...,
         tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        finite: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "description", b"description", "dtype", b"dtype", "name", b"name", "sensitive", b"sensitive", "tags", b"tags"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "description", b"description", "dtype", b"dtype", "finite", b"finite", "name", b"name", "sensitive", b"sensitive", "tags", b"tags"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_default_value", b"_default_value"]) -> typing.Literal["default_value"] | None: ...
 
 Global___FeatureField: typing_extensions.TypeAlias = FeatureField

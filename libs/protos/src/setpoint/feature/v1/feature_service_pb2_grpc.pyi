@@ -450,7 +450,8 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
     does. The same batch_id with the same rows is a replay, with other rows ALREADY_EXISTS (REQUEST_ID_REUSED). A bad
     batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
     have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
-    EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), TOO_LARGE. NOT_FOUND
+    EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), INVALID_FIELD (NaN or infinite where
+    the field is finite), TOO_LARGE. NOT_FOUND
     (FEATURE_VIEW_NOT_FOUND). With keep_good_rows a row that is bad is left out and named in the answer, and the others are
     stored; what is wrong with a column still refuses the batch. When the online store is down the write is durable,
     online_applied is false, and the online copy catches up by itself. Callers: pipelines.
@@ -676,7 +677,8 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         does. The same batch_id with the same rows is a replay, with other rows ALREADY_EXISTS (REQUEST_ID_REUSED). A bad
         batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
         have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
-        EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), TOO_LARGE. NOT_FOUND
+        EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), INVALID_FIELD (NaN or infinite where
+        the field is finite), TOO_LARGE. NOT_FOUND
         (FEATURE_VIEW_NOT_FOUND). With keep_good_rows a row that is bad is left out and named in the answer, and the others are
         stored; what is wrong with a column still refuses the batch. When the online store is down the write is durable,
         online_applied is false, and the online copy catches up by itself. Callers: pipelines.
