@@ -61,6 +61,12 @@ class Server(
         self.loses_statuses = False
         self.history_views: list[str] = []
         self.streams = 0
+        self.batches_per_stream = 1_000_000
+        """After so many a stream of writes breaks off; the last of them is stored and has no answer."""
+        self.refused: dict[int, str] = {}
+        """Batches of streams that are refused, by their number."""
+        self.stored: list[str] = []
+        """Ids of the batches of streams, each once, as they were stored."""
 
     def settings(self) -> dict[str, Any]:
         names = ("router", "feature", "monitoring")
@@ -168,6 +174,32 @@ class Server(
         return feature_service_pb2.WriteFeaturesResponse(
             rows_written=rows, online_updated=rows - 1, online_applied=True
         )
+
+    def StreamFeatures(self, stream: Iterator[Any], context: Any) -> Iterator[Any]:
+        self.streams += 1
+        for count, each in enumerate(stream, 1):
+            self.note(each, context)
+            answer = feature_service_pb2.StreamFeaturesResponse(sequence=each.sequence)
+            if each.sequence in self.refused:
+                answer.failure.code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+                answer.failure.reason = self.refused[each.sequence]
+                yield answer
+                continue
+            is_new = each.batch.batch_id not in self.stored
+            if is_new:
+                self.stored.append(each.batch.batch_id)
+            if count >= self.batches_per_stream:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", "-1"),))
+                context.abort(grpc.StatusCode.UNAVAILABLE, "told to break off")
+            answer.written.rows_written = each.batch.rows.rows
+            answer.written.online_applied = True
+            answer.written.replayed = not is_new
+            if each.batch.keep_good_rows:
+                answer.written.rows_refused = 1
+                answer.written.row_errors.add(
+                    row=1, column="x", rule="must be good", reason="WRONG_TYPE"
+                )
+            yield answer
 
     def GetFeatureSet(self, request: Any, context: Any) -> Any:
         self.note(request, context)

@@ -9,15 +9,16 @@ from setpoint_runtime import errors
 
 
 class _Error(grpc.RpcError):
-    def __init__(self, code: grpc.StatusCode, trailing: Any = ()) -> None:
+    def __init__(self, code: grpc.StatusCode, trailing: Any = (), details: str = "") -> None:
         self._code = code
+        self._details = details
         self._trailing = trailing
 
     def code(self) -> grpc.StatusCode:
         return self._code
 
     def details(self) -> str:
-        return ""
+        return self._details
 
     def trailing_metadata(self) -> Any:
         return self._trailing
@@ -28,6 +29,15 @@ def test_kinds_are_the_reverse_of_the_servers_table() -> None:
     for kind, code in status.CODES.items():
         assert failures.KINDS[code] is kind
     assert set(failures.KINDS) == set(grpc.StatusCode) - {grpc.StatusCode.OK}
+
+
+def test_stream_that_broke_off_is_unavailable() -> None:
+    """What grpc.aio says of a stream that ended under a write is no error of the server's."""
+    broken = failures.typed_error(_Error(grpc.StatusCode.INTERNAL, (), "Internal error from Core"))
+    other = failures.typed_error(_Error(grpc.StatusCode.INTERNAL, (), "internal error 7"))
+
+    assert isinstance(broken, errors.UnavailableError)
+    assert isinstance(other, errors.InternalError)
 
 
 @pytest.mark.parametrize("kind", list(status.CODES))

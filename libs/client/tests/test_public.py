@@ -25,6 +25,7 @@ _PUBLIC = {
     "PredictionStory",
     "Question",
     "RetryPolicy",
+    "RowError",
     "WriteResult",
     "errors",
     "typed_error",
@@ -41,9 +42,10 @@ _METHODS = {
     "predict_stream",
     "record_outcome",
     "record_outcomes",
+    "stream_features",
     "write_features",
 }
-_STREAMS = {"predict_batches", "predict_stream"}
+_STREAMS = {"predict_batches", "predict_stream", "stream_features"}
 
 
 def test_public_names_are_these() -> None:

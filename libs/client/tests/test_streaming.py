@@ -8,7 +8,16 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from setpoint_client import AsyncClient, Columns, DataType, Question, errors, streaming
+from setpoint_client import (
+    AsyncClient,
+    Columns,
+    DataType,
+    Question,
+    RowError,
+    errors,
+    requests,
+    streaming,
+)
 
 
 def questions(count: int) -> Iterator[Question]:
@@ -183,3 +192,97 @@ async def test_stream_left_early_ends_the_call(async_client: AsyncClient, server
     left = [each for each in asyncio.all_tasks() - before if "Poll" not in str(each)]
     assert not left
     assert len(server.requests) < 10_000
+
+
+def frames(count: int) -> Iterator[Columns]:
+    """So many frames of growing sizes."""
+    return (frame(1 + number) for number in range(count))
+
+
+STREAM_ID = "0190a8c0-0000-7000-8000-00000000000a"
+
+
+def test_writes_give_one_result_for_each_frame(client: Any, server: Any, monkeypatch: Any) -> None:
+    """Results come in order; a frame in several pieces is one, and its bad rows count from its beginning."""
+    monkeypatch.setattr(requests, "WRITE_ROWS", 4)
+    found = list(client.stream_features("delays", frames(10), keep_good_rows=True))
+
+    sizes = [1 + number for number in range(10)]
+    assert [each.rows_written for each in found] == sizes
+    assert [each.rows_refused for each in found] == [-(-size // 4) for size in sizes]
+    assert [row.row for row in found[9].row_errors] == [1, 5, 9]
+    assert found[9].row_errors[0] == RowError(1, "x", "", "must be good", "WRONG_TYPE")
+    assert {each.batch.view for each in server.requests} == {"delays"}
+    assert [each.sequence for each in server.requests] == list(range(1, 19))
+    assert len({each.batch_id for each in found}) == 10
+
+
+def test_writes_begin_again_where_they_broke_off(client: Any, server: Any) -> None:
+    """A stream that breaks off is followed by others with the same batches; each is written once, in order."""
+    server.batches_per_stream = 3
+    found = list(client.stream_features("delays", frames(20), stream_id=STREAM_ID))
+    written = list(server.stored)
+    server.batches_per_stream = 1_000_000
+    again = list(client.stream_features("delays", frames(20), stream_id=STREAM_ID))
+
+    assert [each.rows_written for each in found] == list(range(1, 21))
+    assert server.streams > 7
+    assert written == server.stored == [each.batch_id for each in found]
+    # What was stored before the answer was lost is a replay.
+    assert any(each.replayed for each in found)
+    assert not all(each.replayed for each in found)
+    assert [each.batch_id for each in again] == written
+    assert all(each.replayed for each in again)
+
+
+def test_writes_are_renewed(client: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams that have their time behind them are followed by others; nothing is sent twice."""
+    monkeypatch.setattr(streaming, "RENEWAL_SECONDS", 0.001)
+    found = list(client.stream_features("delays", frames(60)))
+
+    assert [each.rows_written for each in found] == list(range(1, 61))
+    assert server.streams > 1
+    assert len(server.requests) == 60
+
+
+def test_writes_name_the_frame_that_is_refused(client: Any, server: Any) -> None:
+    """The results before it are there, and the error says which frame it was and what was wrong."""
+    server.refused = {4: "NULL_REFUSED"}
+    found = []
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        for each in client.stream_features("delays", frames(9), stream_id=STREAM_ID):
+            found.append(each)  # noqa: PERF402  # those before the error count
+
+    assert [each.rows_written for each in found] == [1, 2, 3]
+    assert caught.value.reason is errors.Reason.NULL_REFUSED
+    assert caught.value.metadata == {"frame": "3", "stream_id": STREAM_ID}
+
+
+def test_writes_lose_patience(client: Any, server: Any) -> None:
+    """A service that stays away is waited for as long as was said, then the error is raised."""
+    fail(server, grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(errors.UnavailableError) as caught:
+        list(client.stream_features("delays", frames(3), patience=0.05))
+
+    assert caught.value.metadata["frame"] == "0"
+    assert server.streams > 1
+
+
+def test_writes_of_a_broken_source(client: Any) -> None:
+    """What reading the frames fails with is raised, after the results of those before it."""
+
+    def broken() -> Iterator[Columns]:
+        yield frame(2)
+        raise ZeroDivisionError("of mine")
+
+    found = []
+    with pytest.raises(ZeroDivisionError, match="of mine"):
+        for each in client.stream_features("delays", broken()):
+            found.append(each)  # noqa: PERF402  # those before the error count
+    assert [each.rows_written for each in found] == [2]
+
+
+def test_writes_with_a_bad_id(client: Any) -> None:
+    """An id that frames' ids cannot follow from is refused."""
+    with pytest.raises(errors.InvalidArgumentError, match="stream_id"):
+        list(client.stream_features("delays", frames(1), stream_id="mine"))

@@ -3,6 +3,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from setpoint.common.v1 import column_pb2
+from setpoint.feature.v1 import feature_service_pb2 as pb
 from setpoint_columns import Columns, DataType
 from setpoint_devstack import ports
 from setpoint_devstack import postgres as postgres_server
@@ -76,3 +78,62 @@ async def test_metrics_tell_of_writes_and_lag(start: Start, free_port: Callable[
 
     assert found["setpoint_feature_rows_written_total"] == 1
     assert found["setpoint_feature_online_failed_batches_total"] == 1
+
+
+async def test_ten_million_rows_in_one_call(start: Start) -> None:
+    """A number of rows costs nothing to claim; it is refused by name before anything is done for it."""
+    many = 10_000_000
+    async with start() as running:
+        client = running.client
+        await client.entity("all")
+        await client.view("totals", "all", [("total", DataType.FLOAT64)])
+        await client.feature_set("totals", [testing.reference("totals", "total")])
+        online = pb.GetOnlineFeaturesRequest()
+        online.feature_set.name = "totals"
+        online.entities.rows = many
+        write = testing.write_request("totals", Columns(many))
+        spine = pb.GetHistoricalFeaturesRequest(feature_set=online.feature_set)
+        spine.spine.rows = many
+        spine.spine.columns.add(name="event_time", dtype=column_pb2.DATA_TYPE_TIMESTAMP)
+        found = [
+            await testing.error_of(client.stub.GetOnlineFeatures(online, timeout=5)),
+            await testing.error_of(client.stub.WriteFeatures(write, timeout=5)),
+            await testing.error_of(client.stub.GetHistoricalFeatures(iter([spine])).read()),
+        ]
+
+    assert [(each.reason.value, each.violations[0].field) for each in found] == [
+        ("TOO_LARGE", "entities.rows"),
+        ("TOO_LARGE", "rows.rows"),
+        ("MALFORMED_COLUMNS", "spine.columns[0].values"),
+    ]
+
+
+async def test_strange_floats_leave_nothing_behind(start: Start) -> None:
+    """Where a field is finite NaN is refused by name and nothing of its batch is stored."""
+    rows = Columns.from_dict(
+        {
+            "event_time": (DataType.TIMESTAMP, [NOW, NOW]),
+            "total": (DataType.FLOAT64, [1.0, float("nan")]),
+        }
+    )
+    async with start() as running:
+        client = running.client
+        await client.entity("all")
+        message = testing.view_message("totals", "all", [("total", DataType.FLOAT64)])
+        message.fields[0].finite = True
+        view = (
+            await client.stub.RegisterFeatureView(
+                pb.RegisterFeatureViewRequest(request_id=testing.request_id(), view=message)
+            )
+        ).view
+        await client.feature_set("totals", [testing.reference("totals", "total")])
+        error = await testing.error_of(client.write("totals", rows))
+        before = await client.online("totals", Columns(1))
+        kept = await client.write("totals", rows, keep_good=True)
+        after = await client.online("totals", Columns(1))
+
+    assert view.fields[0].finite
+    assert error.violations[0].field == "rows.total[1]"
+    assert before.values["total"] == [None]
+    assert (kept.rows_written, kept.row_errors[0].value) == (1, "nan")
+    assert after.values["total"] == [1.0]

@@ -23,6 +23,7 @@ from setpoint_client.results import (
     Prediction,
     PredictionStory,
     Question,
+    RowError,
     WriteResult,
 )
 from setpoint_client.sync_client import Client
@@ -49,6 +50,7 @@ __all__ = [
     "PredictionStory",
     "Question",
     "RetryPolicy",
+    "RowError",
     "WriteResult",
     "errors",
     "typed_error",

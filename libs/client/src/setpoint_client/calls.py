@@ -11,6 +11,8 @@ BATCH_SECONDS: Final = 60.0
 """Default deadline of a whole frame, all its pieces together."""
 STREAM_SECONDS: Final = 3600.0
 """Default deadline of a whole stream."""
+PATIENCE_SECONDS: Final = 60.0
+"""How long a stream of writes waits for a service that is away."""
 HISTORY_SECONDS: Final = 600.0
 """Default deadline of a point-in-time join."""
 

@@ -44,6 +44,8 @@ _REASONS: Final = {
     grpc.StatusCode.PERMISSION_DENIED: errors.Reason.PERMISSION_DENIED,
     grpc.StatusCode.UNAUTHENTICATED: errors.Reason.PERMISSION_DENIED,
 }
+_BROKEN_OFF: Final = "Internal error from Core"
+"""What grpc.aio says, on this side, of a stream that ended while it was being written to."""
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 _NANOSECONDS_PER_SECOND: Final = 1_000_000_000
@@ -66,6 +68,8 @@ def typed_error(error: grpc.RpcError) -> errors.SetpointError:
     """
     call: Any = error
     code: grpc.StatusCode = call.code()
+    if code is grpc.StatusCode.INTERNAL and call.details() == _BROKEN_OFF:
+        code = grpc.StatusCode.UNAVAILABLE
     reason: errors.Reason | None = None
     metadata: dict[str, str] = {}
     violations: list[errors.FieldViolation] = []

@@ -92,7 +92,7 @@ def predict_batches(
 
 
 def write_features(
-    view: str, rows: Any, batch_id: str
+    view: str, rows: Any, batch_id: str, keep_good_rows: bool = False
 ) -> list[feature_service_pb2.WriteFeaturesRequest]:
     """Returns the requests for the pieces of a frame of values.
 
@@ -106,14 +106,21 @@ def write_features(
             batch_id=str(uuid.uuid5(uuid.UUID(batch_id), str(index))) if index else batch_id,
             view=view,
             rows=columns_proto.to_proto(piece),
+            keep_good_rows=keep_good_rows,
         )
         for index, piece in enumerate(frames.pieces(columns, WRITE_ROWS))
     ]
 
 
 def new_batch_id() -> str:
-    """Returns an id for a batch that has none."""
+    """Returns an id for a batch or a stream of them that has none."""
     return ids.uuid7()
+
+
+def batch_id_of(stream_id: str, frame: int) -> str:
+    """Returns the id of one frame of a stream, always the same one."""
+    _check_uuid("stream_id", stream_id)
+    return str(uuid.uuid5(uuid.UUID(stream_id), f"frame {frame}"))
 
 
 def online_features(

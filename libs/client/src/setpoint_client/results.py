@@ -204,6 +204,20 @@ class FeatureValues(_Table[Frame]):
 
 
 @dataclass(frozen=True, slots=True)
+class RowError:
+    """What is wrong with one value that was not written."""
+
+    row: int
+    """Position in the frame, from 0."""
+    column: str
+    value: str
+    """Its beginning, as text."""
+    rule: str
+    reason: str
+    """Name of the `errors.Reason`."""
+
+
+@dataclass(frozen=True, slots=True)
 class WriteResult:
     """What became of written feature rows."""
 
@@ -216,6 +230,10 @@ class WriteResult:
     """All of it had been written before under the same batch id."""
     batch_id: str
     """Give it again to repeat the same write safely."""
+    rows_refused: int = 0
+    """Bad rows that were left out, where good ones were to be kept."""
+    row_errors: tuple[RowError, ...] = ()
+    """What is wrong with the first of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,15 +378,24 @@ def feature_values(
 
 
 def write_result(
-    messages: Sequence[feature_service_pb2.WriteFeaturesResponse], batch_id: str
+    messages: Sequence[feature_service_pb2.WriteFeaturesResponse],
+    sizes: Sequence[int],
+    batch_id: str,
 ) -> WriteResult:
-    """Returns the result of the WriteFeatures answers to the pieces of one frame."""
+    """Returns the result of the WriteFeatures answers to the pieces of one frame, which have these sizes."""
+    starts = [sum(sizes[:piece]) for piece in range(len(sizes))]
     return WriteResult(
         rows_written=sum(message.rows_written for message in messages),
         online_updated=sum(message.online_updated for message in messages),
         online_applied=all(message.online_applied for message in messages),
         replayed=all(message.replayed for message in messages),
         batch_id=batch_id,
+        rows_refused=sum(message.rows_refused for message in messages),
+        row_errors=tuple(
+            RowError(start + each.row, each.column, each.value, each.rule, each.reason)
+            for start, message in zip(starts, messages, strict=True)
+            for each in message.row_errors
+        ),
     )
 
 

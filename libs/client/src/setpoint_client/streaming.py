@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic
 
+from setpoint.feature.v1 import feature_service_pb2
 from setpoint.router.v1 import router_service_pb2
-from setpoint_client import requests, results
+from setpoint_client import failures, requests, results, retry
+from setpoint_client.options import RetryPolicy
 from setpoint_client.requests import Time
 from setpoint_client.results import Frame
 from setpoint_runtime import errors
@@ -138,3 +140,119 @@ class Frames(Generic[Frame]):
             metadata=metadata,
             retry_after_seconds=error.retry_after_seconds,
         )
+
+
+class _Batch:
+    """A frame of values on its way, and the answers to its pieces so far."""
+
+    def __init__(self, number: int, batch_id: str, sizes: Sequence[int]) -> None:
+        self.number = number
+        self.batch_id = batch_id
+        self.sizes = sizes
+        self.replies: list[feature_service_pb2.WriteFeaturesResponse] = []
+
+
+class Writes:
+    """The frames of one call that writes, from sending to their whole answer, over any number of streams.
+
+    Pieces are numbered without gaps. Those that have no answer yet are kept, so that another stream can
+    begin where the last one broke off; each has its own id, so that none is written twice.
+    """
+
+    def __init__(self, view: str, stream_id: str, keep_good_rows: bool) -> None:
+        """Begins."""
+        self._view = view
+        self._stream_id = stream_id
+        self._keep_good_rows = keep_good_rows
+        # Added to where frames are sent, taken from where answers come: two threads perhaps.
+        self._unanswered: dict[int, feature_service_pb2.StreamFeaturesRequest] = {}
+        self._open: deque[_Batch] = deque()
+        self._frames = 0
+        self._sent = 0
+        self._answered = 0
+
+    @property
+    def first(self) -> int:
+        """Number of the first piece without an answer."""
+        return self._answered + 1
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether everything that was sent has its answer."""
+        return not self._unanswered
+
+    def piece(self, number: int) -> feature_service_pb2.StreamFeaturesRequest | None:
+        """Returns a piece that is still to be answered, None when no frame has been read for it yet."""
+        return self._unanswered.get(number)
+
+    def add(self, frame: Any) -> None:
+        """Takes in the next frame; its pieces follow those before it."""
+        batch_id = requests.batch_id_of(self._stream_id, self._frames)
+        made = requests.write_features(self._view, frame, batch_id, self._keep_good_rows)
+        self._open.append(_Batch(self._frames, batch_id, [each.rows.rows for each in made]))
+        self._frames += 1
+        for each in made:
+            self._sent += 1
+            self._unanswered[self._sent] = feature_service_pb2.StreamFeaturesRequest(
+                sequence=self._sent, batch=each
+            )
+
+    def take(self, reply: feature_service_pb2.StreamFeaturesResponse) -> results.WriteResult | None:
+        """Takes the next answer; returns that of a whole frame once it is there.
+
+        Raises:
+            SetpointError: The piece was refused.
+        """
+        if reply.HasField("failure"):
+            raise failures.from_message(reply.failure)
+        self._answered = reply.sequence
+        self._unanswered.pop(reply.sequence, None)
+        first = self._open[0]
+        first.replies.append(reply.written)
+        if len(first.replies) < len(first.sizes):
+            return None
+        self._open.popleft()
+        return results.write_result(first.replies, first.sizes, first.batch_id)
+
+    def blamed(self, error: errors.SetpointError) -> errors.SetpointError:
+        """Returns an error with the number of the frame that it ended at, from 0."""
+        number = self._open[0].number if self._open else self._frames
+        return type(error)(
+            error.reason,
+            error.message,
+            violations=error.violations,
+            metadata={**error.metadata, "frame": str(number), "stream_id": self._stream_id},
+            retry_after_seconds=error.retry_after_seconds,
+        )
+
+
+class Patience:
+    """Says how long to wait for a service that is away, between two answers of it."""
+
+    def __init__(self, policy: RetryPolicy, seconds: float, draw: Callable[[], float]) -> None:
+        """Begins; `seconds` without any answer are borne, and `draw` gives numbers from 0 to 1."""
+        self._policy = policy
+        self._seconds = seconds
+        self._draw = draw
+        self._away: retry.Deadline | None = None
+        self._attempt = 0
+
+    def answered(self) -> None:
+        """Notes an answer."""
+        self._away, self._attempt = None, 0
+
+    def pause(self, error: errors.SetpointError, remaining: float) -> float | None:
+        """Returns the seconds to wait before another stream is begun, None to give up.
+
+        Args:
+            error: What the last one ended with.
+            remaining: Seconds until the deadline.
+        """
+        if not isinstance(error, errors.UnavailableError):
+            return None
+        self._away = self._away or retry.Deadline(self._seconds)
+        self._attempt += 1
+        policy = self._policy
+        longest = policy.initial_seconds * policy.multiplier ** (self._attempt - 1)
+        pause = self._draw() * min(longest, policy.max_seconds)
+        return pause if pause < min(remaining, self._away.remaining()) else None

@@ -1,9 +1,11 @@
 """The client for programs without an event loop."""
 
 import os
+import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -210,6 +212,7 @@ class Client:
         rows: Any,
         *,
         batch_id: str | None = None,
+        keep_good_rows: bool = False,
         timeout: float = calls.BATCH_SECONDS,
     ) -> results.WriteResult:
         """Writes rows of one view; durable on return. Frames of any size are sent in pieces.
@@ -219,14 +222,65 @@ class Client:
             rows: Any kind of frame with the key columns, `event_time`, optionally `created_time`, and the
                 fields.
             batch_id: A UUID; the same rows under the same id are written once. By default a new one.
+            keep_good_rows: Write the good rows where others are bad, and say which ones are. By default a bad
+                row refuses the frame, or the piece that it is in.
             timeout: Seconds for all pieces together.
         """
         batch_id = batch_id or requests.new_batch_id()
-        pieces = requests.write_features(view, rows, batch_id)
+        pieces = requests.write_features(view, rows, batch_id, keep_good_rows)
         deadline = retry.Deadline(timeout)
         method = self.stubs.feature.WriteFeatures
         replies = [self._call(method, piece, deadline, repeat=True) for piece in pieces]
-        return results.write_result(replies, batch_id)
+        return results.write_result(replies, [piece.rows.rows for piece in pieces], batch_id)
+
+    def stream_features(
+        self,
+        view: str,
+        frames: Iterable[Any],
+        *,
+        stream_id: str | None = None,
+        keep_good_rows: bool = False,
+        patience: float = calls.PATIENCE_SECONDS,
+        timeout: float = calls.STREAM_SECONDS,
+    ) -> Iterator[results.WriteResult]:
+        """Writes frames of one view, one after the other, however many there are; gives one result for each.
+
+        Frames are read from `frames` as the service has room for them, in another thread or task, and never are
+        more than a few in memory. While the service is away the stream is begun again with the frames that have no
+        answer, under the same ids, so that each is written once. What refuses a frame ends the iteration:
+        the error's metadata has the number of its frame as "frame", from 0, and the stream's id. All frames
+        before it are durable; of those after it some may be, and the same frames under the same id are written
+        once.
+
+        Args:
+            view: Name of the view.
+            frames: Frames as `write_features` takes them; some thousand rows each are the quickest.
+            stream_id: A UUID that the ids of all frames follow from. By default a new one.
+            keep_good_rows: As in `write_features`.
+            patience: Seconds for which the service may be away, from one answer to the next.
+            timeout: Seconds for all of it.
+        """
+        deadline, course = retry.Deadline(timeout), streaming.Course()
+        waits = streaming.Patience(self._options.retry, patience, random.random)
+        kept = streaming.Writes(view, stream_id or requests.new_batch_id(), keep_good_rows)
+        source, reading = iter(frames), threading.Lock()
+        method = self.stubs.feature.StreamFeatures
+        while not (course.is_over and kept.is_answered):
+            try:
+                sent = _written(source, reading, kept, course)
+                with closing(self._stream(method, sent, deadline)) as replies:
+                    for reply in replies:
+                        waits.answered()
+                        written = kept.take(reply)
+                        if written is not None:
+                            yield written
+            except errors.SetpointError as error:
+                pause = waits.pause(error, deadline.remaining())
+                if pause is None:
+                    raise kept.blamed(error) from error
+                time.sleep(pause)
+        if course.error is not None:
+            raise course.error
 
     def get_online_features(
         self,
@@ -405,7 +459,7 @@ class Client:
         method: "grpc.StreamStreamMultiCallable[_Request, _Reply]",
         sent: Iterator[_Request],
         deadline: retry.Deadline,
-    ) -> Iterator[_Reply]:
+    ) -> Generator[_Reply, None, None]:
         self._check_usable()
         call = method(
             sent, timeout=deadline.remaining(), metadata=calls.metadata(self._options.caller)
@@ -452,3 +506,32 @@ def _sent(
             course.end(error)
             return
         yield from made
+
+
+def _written(
+    source: Iterator[Any],
+    reading: threading.Lock,
+    kept: streaming.Writes,
+    course: streaming.Course,
+) -> Iterator[feature_service_pb2.StreamFeaturesRequest]:
+    """Yields the pieces of one stream: those without an answer first, then those of new frames."""
+    renewal = streaming.Renewal()
+    number = kept.first
+    while True:
+        piece = kept.piece(number)
+        if piece is not None:
+            yield piece
+            number += 1
+            continue
+        # A stream that broke off may still be reading a frame; it is kept for this one.
+        with reading:
+            if kept.piece(number) is None:
+                if course.is_over or renewal.is_due:
+                    return
+                try:
+                    kept.add(next(source))
+                except StopIteration:
+                    course.end()
+                except Exception as error:
+                    # As in `_sent`.
+                    course.end(error)
