@@ -62,7 +62,10 @@ def main() -> None:
     hashed = ("install", "--quiet", "--require-hashes", "--requirement")
     run(str(PYTHON), "-m", "pip", *hashed, str(bootstrap))
     uv = (str(PYTHON), "-m", "uv", "pip")
-    run(*uv, *hashed, str(workspace.LOCK), "--no-build-isolation", "--python", str(PYTHON))
+    # A stack is a dozen processes that start at once, and half of each start is compiling what it
+    # imports where Python may not or cannot keep the bytecode.
+    build = ("--no-build-isolation", "--compile-bytecode", "--python", str(PYTHON))
+    run(*uv, *hashed, str(workspace.LOCK), *build)
     print("installing the members", flush=True)
     editable = [
         argument
