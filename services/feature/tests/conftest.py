@@ -1,6 +1,7 @@
 """A running feature service on real PostgreSQL and Valkey."""
 
 import contextlib
+import pathlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,9 @@ def feature_url(databases: database_pool.Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-def start(feature_url: str, valkey_url: str, serve: serving.Serve) -> testing.Start:
+def start(
+    feature_url: str, valkey_url: str, serve: serving.Serve, tmp_path: pathlib.Path
+) -> testing.Start:
     """Starts a feature service; several in one test share database and Valkey."""
 
     @contextlib.asynccontextmanager
@@ -39,6 +42,7 @@ def start(feature_url: str, valkey_url: str, serve: serving.Serve) -> testing.St
             "database_url": feature_url,
             "valkey_url": valkey_url,
             "poll_seconds": 0.05,
+            "segment_url": str(tmp_path / "segments"),
         }
         made = config.FeatureSettings(**{**common, **settings})
         async with (

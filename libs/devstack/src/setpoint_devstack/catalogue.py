@@ -63,7 +63,13 @@ ALL: tuple[Service, ...] = (
     Service("registry", 7406, folders={"ARTIFACT_URL": "artifacts"}),
     Service("validation", 7403),
     Service("monitoring", 7404, peers=("registry",)),
-    Service("feature", 7402, peers=("monitoring", "registry"), valkey=True),
+    Service(
+        "feature",
+        7402,
+        peers=("monitoring", "registry"),
+        valkey=True,
+        folders={"SEGMENT_URL": "segments"},
+    ),
     Service(
         "inference",
         7401,

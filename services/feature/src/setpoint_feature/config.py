@@ -48,6 +48,31 @@ class FeatureSettings(service_settings.ServiceSettings):
     statement_seconds: float = Field(default=30.0, gt=0)
     """Longest time of one database statement of a batch write or a historical read."""
 
+    segment_url: str = ""
+    """Folder, by path or fsspec URL, of the segments into which older rows of the history move. All replicas
+    share it, and a copy of the database needs one of its own. Empty keeps every row in PostgreSQL."""
+
+    segment_rows: int = Field(default=1_000_000, ge=1)
+    """Most rows of one segment."""
+
+    segment_bytes: int = Field(default=128 << 20, ge=1)
+    """About how large a segment may be. Making or merging one takes some four times as much memory."""
+
+    recent_rows: int = Field(default=10_000, ge=0)
+    """Rows of each view that stay in PostgreSQL."""
+
+    move_rows: int = Field(default=40_000, ge=1)
+    """Rows above `recent_rows` that make it worthwhile to move all of those."""
+
+    compact_seconds: float = Field(default=10.0, gt=0)
+    """How often rows are moved, segments merged and files cleaned away."""
+
+    segment_grace_seconds: float = Field(default=900.0, ge=0)
+    """How long a file stays that no segment refers to any more; longer than the longest read."""
+
+    scratch_bytes: int = Field(default=16 << 30, ge=0)
+    """Temporary disk space for segments made ready for reading, about."""
+
     whole_view_rows: int = Field(default=2_000_000, ge=0)
     """A historical join keeps whole views of up to so many rows together in memory; larger ones are
     read piece by piece. A row takes about 60 bytes and its values."""

@@ -1,13 +1,24 @@
 """What the service needs from outside, in its own words."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from setpoint_feature.domain import batch, catalog, changes, definitions, history, skew, visibility
+from setpoint_feature.domain import (
+    batch,
+    catalog,
+    changes,
+    definitions,
+    history,
+    run,
+    segments,
+    skew,
+    visibility,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,8 @@ class Window:
     """Rows with a greater sequence came after the read began."""
     exclusive: bool
     arrival: bool
+    after: int = 0
+    """Rows up to this sequence are known already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +157,38 @@ class Scan:
     """Rows with a greater sequence came after the read began."""
 
 
-Cursor = tuple[int, int, int]
-"""Event time, created time and sequence of the last row read."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The settled part of a view's history, ready for searching."""
+
+    runs: Sequence[run.Run]
+    """In the order of their sequences."""
+    upto: int
+    """Last sequence that lies in them; what follows is read with `read_sequences` or `read_window`."""
+    release: Callable[[], None]
+    """Gives memory back that is not needed between two searches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """From where on a view's history is complete, after retention.
+
+    Joins at `time` or later that see all rows up to `sequence` or further find what they would have found
+    without retention. Others may lack rows.
+    """
+
+    time: int
+    sequence: int
+    rows: int
+    """Rows that are gone."""
 
 
 class HistoryStore(Protocol):
-    """Keeps every row ever written. Sequences of a view count from 1, without gaps, in commit order."""
+    """Keeps every row ever written, but what retention removed.
+
+    Sequences of a view count from 1 in commit order; gaps are rows that retention removed. Every read sees
+    all rows, wherever they lie.
+    """
 
     async def write(
         self, view: int, batch_id: str, content: bytes, rows: batch.Batch, refused: bytes = b""
@@ -190,10 +229,101 @@ class HistoryStore(Protocol):
         """Returns all rows of some keys."""
         ...
 
-    async def scan(
-        self, view: int, scan: Scan, after: Cursor | None, limit: int
+    def scan(self, view: int, scan: Scan, limit: int) -> AsyncIterator[history.NamedRows]:
+        """Yields the rows of a scan in the order of their times, at most `limit` at once."""
+        ...
+
+    async def open(self, view: int, upto: int) -> Opened:
+        """Returns the rows that lie in segments, as far as they end with a sequence or before.
+
+        Raises:
+            DataLossError: SEGMENT_DAMAGED, as every read that needs the segment.
+            UnavailableError: SEGMENT_FOLDER_UNAVAILABLE, likewise.
+        """
+        ...
+
+    async def retained(self, view: int) -> Retained | None:
+        """Returns what retention left of a view's history, None where it removed nothing."""
+        ...
+
+
+class SegmentTurn(Protocol):
+    """The right to change segments, which one process has at a time.
+
+    Each change is one transaction; one that cannot be made raises AbortedError and changes nothing.
+    """
+
+    async def live(self) -> dict[int, list[segments.Segment]]:
+        """Returns the segments that hold rows now, by view, in the order of their sequences."""
+        ...
+
+    async def move(self, added: segments.Segment) -> None:
+        """Lists a segment and deletes its rows from the database."""
+        ...
+
+    async def replace(
+        self,
+        old: Sequence[segments.Segment],
+        new: segments.Segment,
+        now: int,
+        retained: Retained | None,
+    ) -> None:
+        """Puts a segment in the place of neighbours, whose files stay; notes what retention removed."""
+        ...
+
+    async def thinned(self, segment: segments.Segment, horizon: int) -> None:
+        """Notes that retention was applied to a segment as of a time."""
+        ...
+
+    async def retired(self, before: int) -> list[segments.Segment]:
+        """Returns segments that were replaced before a time."""
+        ...
+
+    async def forget(self, retired: segments.Segment) -> None:
+        """Takes a replaced segment off the list."""
+        ...
+
+    async def paths(self) -> set[str]:
+        """Returns the paths of all segments, replaced ones included."""
+        ...
+
+
+class SegmentStore(Protocol):
+    """Makes, reads and removes segments.
+
+    Calls that touch files raise UnavailableError (SEGMENT_FOLDER_UNAVAILABLE).
+    """
+
+    def turn(self) -> AbstractAsyncContextManager[SegmentTurn | None]:
+        """Gives the right to change segments, None while somebody else has it."""
+        ...
+
+    async def recent(
+        self, view: int, after: int, upto: int, most_bytes: int
     ) -> history.NamedRows:
-        """Returns the next rows of a scan in the order of their times, and none at its end."""
+        """Returns the first rows of a range that lie in the database, about so many bytes."""
+        ...
+
+    async def write(
+        self, view: int, span: tuple[int, int], content: run.Run, thinned: int
+    ) -> segments.Segment:
+        """Stores rows as a file and reads it back; nothing refers to it yet."""
+        ...
+
+    async def open(self, segment: segments.Segment) -> run.Run:
+        """Returns the rows of a segment.
+
+        Raises:
+            DataLossError: SEGMENT_DAMAGED.
+        """
+        ...
+
+    async def files(self) -> dict[str, int]:
+        """Returns when each file was last changed, unfinished ones included."""
+        ...
+
+    async def remove(self, path: str) -> None:
+        """Removes a file, if it is there."""
         ...
 
 

@@ -19,8 +19,10 @@ from setpoint_feature.adapters import (
     valkey_client,
     valkey_store,
 )
+from setpoint_feature.domain import segments
 from setpoint_feature.service import (
     catch_up,
+    compaction,
     definitions,
     explaining,
     joining,
@@ -33,7 +35,15 @@ from setpoint_feature.service import (
     standby,
     writing,
 )
-from setpoint_feature.store import definition_store, history_store, skew_store, tables
+from setpoint_feature.store import (
+    definition_store,
+    history_store,
+    segment_cache,
+    segment_folder,
+    segment_store,
+    skew_store,
+    tables,
+)
 from setpoint_features import library
 from setpoint_rpc import channel as channels
 from setpoint_rpc import server as servers
@@ -80,6 +90,7 @@ async def build(
             definition_servicer.DefinitionServicer(planner, settings.answer_bytes),
             definition_servicer.SERVICE_NAME,
         )
+        compactor = _compactor(settings, stores, known, clock)
         handler = servicer.FeatureServicer(
             definitions.DefinitionService(stores.definitions, known, clock, planner),
             writer,
@@ -115,6 +126,9 @@ async def build(
                 replay.run(share, settings.skew_seconds, settings.skew_settle_seconds),
             )
         _ = owner.start("online-catch-up", follower.run())
+        if compactor is not None:
+            server.metrics_registry.register(metrics.CompactionMetrics(compactor.counts))
+            _ = owner.start("compaction", compactor.run())
         yield
 
 
@@ -159,6 +173,8 @@ class _Stores:
     skew: skew_store.SQLSkewStore
     online_reads: valkey_store.ValkeyStore
     online_writes: valkey_store.ValkeyStore
+    segments: segment_store.SegmentStore | None
+    """None where no folder for them is set."""
 
 
 async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitStack) -> _Stores:
@@ -181,5 +197,26 @@ async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitS
         client = valkey_client.connect(settings.valkey_url, timeout_seconds=timeout)
         online.append(valkey_store.ValkeyStore(client, store_id, settings.online_parts))
         stack.push_async_callback(online[-1].close)
-    history = history_store.SQLHistoryStore(short, long)
-    return _Stores(definition, history, skew_store.SQLSkewStore(long), online[0], online[1])
+    cache, made = None, None
+    if settings.segment_url:
+        folder = segment_folder.SegmentFolder(settings.segment_url, store_id)
+        cache = segment_cache.SegmentCache(folder, settings.scratch_bytes)
+        made = segment_store.SegmentStore(long, folder, cache)
+    history = history_store.SQLHistoryStore(short, long, cache)
+    skews = skew_store.SQLSkewStore(long)
+    return _Stores(definition, history, skews, online[0], online[1], made)
+
+
+def _compactor(
+    settings: config.FeatureSettings,
+    stores: _Stores,
+    known: snapshot.Snapshot,
+    clock: clocks.Clock,
+) -> compaction.Compactor | None:
+    if stores.segments is None:
+        return None
+    limits = segments.Limits(
+        settings.recent_rows, settings.move_rows, settings.segment_rows, settings.segment_bytes
+    )
+    times = settings.compact_seconds, settings.segment_grace_seconds
+    return compaction.Compactor(stores.segments, known, clock, limits, times)

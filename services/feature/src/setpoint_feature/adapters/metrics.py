@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from setpoint_feature.service import serving, skew, writing
+from setpoint_feature.service import compaction, serving, skew, writing
 
 
 class FeatureMetrics(Collector):
@@ -85,3 +85,44 @@ class SkewMetrics(Collector):
         for cause, count in sorted(self._counts.differences.items()):
             found.add_metric((cause.name.lower(),), count)
         yield found
+
+
+class CompactionMetrics(Collector):
+    """What the compactor has counted, and where rows lay when it last looked."""
+
+    def __init__(self, counts: compaction.Counts) -> None:
+        """Reads the counts where they are kept."""
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they stand."""
+        counts = self._counts
+        for name, text, value in (
+            ("moved_rows", "Rows moved from the database into segments.", counts.moved_rows),
+            ("removed_rows", "Rows that retention removed.", counts.removed_rows),
+            ("removed_segment_files", "Files removed from the folder.", counts.removed_files),
+            ("compaction_failures", "Compactions that failed; rows stay.", counts.failures),
+        ):
+            yield CounterMetricFamily(f"setpoint_feature_{name}", text, value=value)
+        done = CounterMetricFamily(
+            "setpoint_feature_compactions", "Segments made, by the reason.", labels=("kind",)
+        )
+        done.add_metric(("move",), counts.moves)
+        done.add_metric(("merge",), counts.merges)
+        done.add_metric(("retention",), counts.thinnings)
+        yield done
+        rows = GaugeMetricFamily(
+            "setpoint_feature_history_rows", "Rows by where they lie.", labels=("view", "place")
+        )
+        files = GaugeMetricFamily(
+            "setpoint_feature_segments", "Segments that hold rows.", labels=("view",)
+        )
+        size = GaugeMetricFamily(
+            "setpoint_feature_segment_bytes", "Bytes of those segments.", labels=("view",)
+        )
+        for view, place in sorted(counts.places.items()):
+            rows.add_metric((view, "database"), place.recent_rows)
+            rows.add_metric((view, "segments"), place.segment_rows)
+            files.add_metric((view,), place.segments)
+            size.add_metric((view,), place.segment_bytes)
+        yield from (rows, files, size)

@@ -82,6 +82,24 @@ def chosen(rows: StoredRows, positions: npt.NDArray[np.int64]) -> StoredRows:
     )
 
 
+def concat_named(parts: Sequence[NamedRows]) -> NamedRows:
+    """Joins stored rows and their keys, in order."""
+    found = [part for part in parts if part.keys]
+    if len(found) == 1:
+        return found[0]
+    keys = [key for part in found for key in part.keys]
+    return NamedRows(keys, concat([part.rows for part in found]))
+
+
+def concat_numbered(parts: Sequence[NumberedRows]) -> NumberedRows:
+    """Joins stored rows and the positions of their keys, in order."""
+    found = [part for part in parts if len(part.keys)]
+    if len(found) == 1:
+        return found[0]
+    keys = np.concatenate([part.keys for part in found]) if found else np.zeros(0, np.int64)
+    return NumberedRows(keys, concat([part.rows for part in found]))
+
+
 class KeyNumbers:
     """Numbers for entity keys, in the order in which they first appear."""
 

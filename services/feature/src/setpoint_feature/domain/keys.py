@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_columns import Column, Columns, DataType
-from setpoint_feature.domain import definitions
+from setpoint_feature.domain import definitions, key_table
 from setpoint_runtime import errors
 
 FORMAT: Final = 1
@@ -81,6 +81,39 @@ class KeyCodec:
         return [
             _find(columns, key_columns.get(key.name, key.name), key, field) for key in self.keys
         ]
+
+    def encode_table(
+        self, columns: Columns, key_columns: Mapping[str, str], field: str
+    ) -> tuple[key_table.KeyTable, npt.NDArray[np.bool_] | None]:
+        """Returns the same keys as `encode`, without a loop over rows.
+
+        Returns:
+            The keys, and which rows have one; None where all have.
+
+        Raises:
+            InvalidArgumentError: As `encode`.
+        """
+        found = self.find(columns, key_columns, field)
+        rows = columns.rows
+        starts = self._starts or (self._first,)
+        texts = [_text_parts(column, field) for column in found]
+        lengths = np.full(rows, sum(map(len, starts)), np.int64)
+        for text in texts:
+            lengths += _INTEGER_BYTES if text is None else _LENGTH.size + np.diff(text[1])
+        offsets = np.zeros(rows + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        data = key_table.padded(bytes(int(offsets[-1])))
+        places = offsets[:-1].copy()
+        for start, column, text in itertools.zip_longest(starts, found, texts):
+            _put(data, places, np.frombuffer(start, np.uint8))
+            places += len(start)
+            if text is not None:
+                _put_texts(data, places, *text)
+            elif column is not None:
+                numbers = np.ascontiguousarray(column.values, np.dtype("<i8"))
+                _put(data, places, numbers.view(np.uint8).reshape(rows, _INTEGER_BYTES))
+                places += _INTEGER_BYTES
+        return key_table.KeyTable(data, offsets), _complete(found)
 
     def decode(self, keys: Sequence[bytes]) -> list[Column]:
         """Returns the key columns of key bytes, typed as the entity declares them."""
@@ -163,12 +196,61 @@ def _texts(start: bytes, column: Column, field: str) -> list[bytes]:
         ]
     except IndexError:
         row = _first_too_long(offsets)
-        raise errors.invalid(
-            f"{field}.{column.name}[{row}]",
-            data[bounds[row] : bounds[row + 1]],
-            f"must have at most {MAX_KEY_BYTES} bytes",
-            errors.Reason.TOO_LARGE,
-        ) from None
+        raise _too_long(column, field, row, data[bounds[row] : bounds[row + 1]]) from None
+
+
+_TextParts = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
+
+
+def _text_parts(column: Column, field: str) -> _TextParts | None:
+    """Returns the bytes and bounds of a text column, None for one of integers."""
+    if column.offsets is None:
+        return None
+    values, offsets = column.text_bounds()
+    if (np.diff(offsets) > MAX_KEY_BYTES).any():
+        row = _first_too_long(offsets)
+        raise _too_long(column, field, row, values[offsets[row] : offsets[row + 1]].tobytes())
+    return values, offsets
+
+
+def _put(
+    data: npt.NDArray[np.uint8], places: npt.NDArray[np.int64], parts: npt.NDArray[np.uint8]
+) -> None:
+    """Writes bytes of the same number at each place."""
+    width = parts.shape[-1]
+    np.ndarray((len(data) - width + 1, width), np.uint8, data, 0, (1, 1))[places] = parts
+
+
+def _put_texts(
+    data: npt.NDArray[np.uint8],
+    places: npt.NDArray[np.int64],
+    values: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int32],
+) -> None:
+    """Writes texts behind their lengths, and moves the places behind them."""
+    lengths = np.diff(offsets)
+    prefixes = lengths.astype("<u2").view(np.uint8).reshape(len(lengths), _LENGTH.size)
+    _put(data, places, prefixes)
+    places += _LENGTH.size
+    positions = np.repeat(places - offsets[:-1], lengths)
+    positions += np.arange(len(positions))
+    data[positions] = values
+    places += lengths
+
+
+def _complete(columns: Sequence[Column]) -> npt.NDArray[np.bool_] | None:
+    """Returns the rows in which no column is null, None for all."""
+    masks = [column.validity for column in columns if column.validity is not None]
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def _too_long(column: Column, field: str, row: int, text: bytes) -> errors.InvalidArgumentError:
+    return errors.invalid(
+        f"{field}.{column.name}[{row}]",
+        text,
+        f"must have at most {MAX_KEY_BYTES} bytes",
+        errors.Reason.TOO_LARGE,
+    )
 
 
 def _first_too_long(offsets: npt.NDArray[np.int32]) -> int:

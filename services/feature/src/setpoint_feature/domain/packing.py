@@ -81,6 +81,8 @@ class Layout:
             start = stop
         self.slots = tuple(slots)
         self.fixed_bytes = start
+        self.row_bytes = 0 if texts else start
+        """Bytes of a row; 0 where rows differ."""
         self._record = np.dtype(
             {
                 "names": [str(index) for index in range(len(slots))],

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from setpoint_feature import ports
-from setpoint_feature.domain import batch, history, online, plan
+from setpoint_feature.domain import history, online, plan, point_in_time
 from setpoint_feature.service import aggregates, snapshot, writing
 from setpoint_runtime import errors
 
@@ -153,10 +153,21 @@ def _values(found: history.NamedRows) -> dict[bytes, bytes]:
 
 
 def _greatest_values(found: history.NamedRows) -> dict[bytes, bytes]:
+    """Returns the online value of the greatest row of each key."""
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(found.keys))}
     rows = found.rows
-    packed = [rows.row(index) for index in range(len(rows))]
-    taken = batch.Batch(found.keys, rows.event_times, rows.created_times, packed)
-    first = int(rows.sequences[0]) if len(rows) else 0
-    if not np.array_equal(rows.sequences, np.arange(first, first + len(rows))):
-        raise AssertionError("sequences of a view have no gaps")
-    return writing.online_values(taken, first)
+    values = point_in_time.Values(
+        np.fromiter(map(numbers.__getitem__, found.keys), np.int64, len(found.keys)),
+        rows.event_times,
+        rows.created_times,
+        rows.sequences,
+    )
+    return {
+        found.keys[index]: online.pack_value(
+            int(rows.event_times[index]),
+            int(rows.created_times[index]),
+            int(rows.sequences[index]),
+            rows.row(index),
+        )
+        for index in point_in_time.greatest(values).tolist()
+    }

@@ -1,8 +1,9 @@
-"""History in PostgreSQL."""
+"""The history: recent rows in PostgreSQL, older ones in segments, and one plan to read both."""
 
+import asyncio
 import itertools
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import sqlalchemy
 from sqlalchemy.dialects import postgresql
@@ -11,8 +12,8 @@ from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 from setpoint_db import copy
 from setpoint_db import engine as engines
 from setpoint_feature import ports
-from setpoint_feature.domain import batch, history
-from setpoint_feature.store import queries, tables
+from setpoint_feature.domain import batch, history, run, run_reads, segments, visibility
+from setpoint_feature.store import queries, segment_cache, segment_list, tables
 from setpoint_runtime import errors
 
 LOCK_SECONDS: Final = 20
@@ -21,25 +22,42 @@ LOCK_SECONDS: Final = 20
 _COPY_ROWS: Final = 20_000
 """Rows of one COPY; several in one transaction keep each well below the statement's time limit."""
 
-_FIRST: Final = (-(1 << 63), -(1 << 63), 0)
+_LAST: Final = (1 << 63) - 1
+
+_T = TypeVar("_T")
+_Fetch = Callable[
+    [sqlalchemy_asyncio.AsyncConnection, sqlalchemy.TextClause, dict[str, Any]], Awaitable[_T]
+]
 
 _SEQUENCES = queries.prepare(queries.SEQUENCES)
 _GREATEST = queries.prepare(queries.GREATEST)
 _KEYS = queries.prepare(queries.KEYS)
 _WINDOW_BY_ARRIVAL = queries.prepare(queries.WINDOW_BY_ARRIVAL)
 _WINDOW_BY_EVENT = queries.prepare(queries.WINDOW_BY_EVENT)
-_SCAN = queries.prepare(queries.SCAN)
+_EVENT_TIMES = queries.prepare(queries.EVENT_TIMES)
+_NEXT_EVENT_TIME = queries.prepare(queries.NEXT_EVENT_TIME)
 
 
 class SQLHistoryStore:
-    """Keeps every row ever written."""
+    """Keeps every row ever written, but what retention removed."""
 
     def __init__(
-        self, engine: sqlalchemy_asyncio.AsyncEngine, long_engine: sqlalchemy_asyncio.AsyncEngine
+        self,
+        engine: sqlalchemy_asyncio.AsyncEngine,
+        long_engine: sqlalchemy_asyncio.AsyncEngine,
+        cache: segment_cache.SegmentCache | None,
     ) -> None:
-        """Uses one engine for short questions and one for writes and large reads."""
+        """Uses one engine for short questions and one for writes and large reads.
+
+        Args:
+            engine: For short questions.
+            long_engine: For writes and large reads.
+            cache: Opens segments; None where there is no folder for them.
+        """
         self._engine = engine
         self._long_engine = long_engine
+        self._snapshots = long_engine.execution_options(isolation_level="REPEATABLE READ")
+        self._segments = cache
 
     async def write(
         self, view: int, batch_id: str, content: bytes, rows: batch.Batch, refused: bytes = b""
@@ -73,11 +91,27 @@ class SQLHistoryStore:
 
     async def read_sequences(self, view: int, after: int, upto: int) -> history.NamedRows:
         """Returns the rows with sequences after one and up to another, in their order."""
-        return await self._named(_SEQUENCES, {"view": view, "after": after, "upto": upto})
+        parameters = {"view": view, "after": after, "upto": upto}
+        found, rest = await self._read(
+            view, (after, upto), _SEQUENCES, parameters, queries.named
+        )
+
+        def select() -> history.NamedRows:
+            parts = [each.named(run_reads.by_sequence(each, after, upto)) for each in found]
+            return history.concat_named([*parts, rest])
+
+        return await asyncio.to_thread(select) if found else rest
 
     async def read_greatest(self, view: int, after: bytes, limit: int) -> history.NamedRows:
         """Returns the greatest row of each of the next keys, in the order of the keys."""
-        return await self._named(_GREATEST, {"view": view, "after": after, "limit": limit})
+        parameters = {"view": view, "after": after, "limit": limit}
+        found, rest = await self._read(view, (0, _LAST), _GREATEST, parameters, queries.named)
+
+        def select() -> history.NamedRows:
+            parts = [each.named(run_reads.greatest(each, after, limit)) for each in found]
+            return run_reads.next_greatest(history.concat_named([*parts, rest]), limit)
+
+        return await asyncio.to_thread(select) if found else rest
 
     async def read_window(
         self, view: int, keys: Sequence[bytes], window: ports.Window
@@ -86,47 +120,185 @@ class SQLHistoryStore:
         parameters = {
             "view": view,
             "keys": list(keys),
+            "after": window.after,
             "upto": window.upto,
             "first_event": window.first - 1 if window.exclusive else window.first,
             "last": window.last,
         }
-        if not window.arrival:
-            return await self._numbered(_WINDOW_BY_EVENT, parameters)
-        return await self._numbered(_WINDOW_BY_ARRIVAL, {**parameters, "first": window.first})
+        statement = _WINDOW_BY_EVENT
+        if window.arrival:
+            statement = _WINDOW_BY_ARRIVAL
+            parameters["first"] = window.first
+        found, rest = await self._read(
+            view, (window.after, window.upto), statement, parameters, queries.numbered
+        )
+        rule = visibility.Rule(0, window.exclusive, window.arrival)
+
+        def select() -> history.NumberedRows:
+            parts = [
+                run_reads.in_window(
+                    each, keys, (window.after, window.upto), rule, (window.first, window.last)
+                )
+                for each in found
+            ]
+            return history.concat_numbered([*parts, rest])
+
+        return await asyncio.to_thread(select) if found else rest
 
     async def read_keys(self, view: int, keys: Sequence[bytes], upto: int) -> history.NumberedRows:
         """Returns all rows of some keys."""
-        return await self._numbered(_KEYS, {"view": view, "keys": list(keys), "upto": upto})
+        parameters = {"view": view, "keys": list(keys), "after": 0, "upto": upto}
+        found, rest = await self._read(view, (0, upto), _KEYS, parameters, queries.numbered)
+
+        def select() -> history.NumberedRows:
+            parts = [run_reads.of_keys(each, keys, upto) for each in found]
+            return history.concat_numbered([*parts, rest])
+
+        return await asyncio.to_thread(select) if found else rest
 
     async def scan(
-        self, view: int, scan: ports.Scan, after: ports.Cursor | None, limit: int
+        self, view: int, scan: ports.Scan, limit: int
+    ) -> AsyncIterator[history.NamedRows]:
+        """Yields the rows of a scan in the order of their times, at most `limit` at once."""
+        opened = await self.open(view, scan.upto)
+        sources = [
+            await asyncio.to_thread(run_reads.Timed, each, (scan.start, scan.end), scan.known_at)
+            for each in opened.runs
+        ]
+        start = scan.start
+        while start < scan.end:
+            stop = min(
+                [each.stop(limit, scan.end) for each in sources]
+                + [await self._stop(view, start, scan, limit, opened.upto)]
+            )
+            # Rows of one event time are seen together, since one may stand in for another.
+            rest = await self._read_event_times(view, (start, stop), scan, opened.upto)
+            page = await asyncio.to_thread(
+                lambda stop=stop, rest=rest: run_reads.winners(
+                    history.concat_named([*(each.take(stop) for each in sources), rest])
+                )
+            )
+            for first in range(0, len(page.keys), limit):
+                yield run_reads.part(page, first, first + limit)
+            opened.release()
+            start = stop
+
+    async def _stop(
+        self, view: int, start: int, scan: ports.Scan, limit: int, after: int
+    ) -> int:
+        """Returns an event time before which about `limit` rows lie outside the segments."""
+        if scan.upto - after <= limit:
+            return scan.end
+        parameters = {"view": view, "start": start, "end": scan.end, "rows": limit}
+        async with engines.transaction(self._long_engine) as connection:
+            found = (await connection.execute(_NEXT_EVENT_TIME, parameters)).scalar()
+        return scan.end if found is None else int(found) + 1
+
+    async def _read_event_times(
+        self, view: int, span: tuple[int, int], scan: ports.Scan, after: int
     ) -> history.NamedRows:
-        """Returns the next rows of a scan in the order of their times, and none at its end."""
-        event, created, sequence = after or _FIRST
         parameters = {
             "view": view,
-            "start": max(scan.start, event),
-            "end": scan.end,
-            "known_at": scan.known_at,
+            "after": after,
             "upto": scan.upto,
-            "after_event": event,
-            "after_created": created,
-            "after_sequence": sequence,
-            "limit": limit,
+            "known_at": scan.known_at,
+            "start": span[0],
+            "end": span[1],
         }
-        return await self._named(_SCAN, parameters)
+        found, rest = await self._read(
+            view, (after, scan.upto), _EVENT_TIMES, parameters, queries.named
+        )
 
-    async def _named(
-        self, statement: sqlalchemy.TextClause, parameters: dict[str, Any]
-    ) -> history.NamedRows:
-        async with engines.transaction(self._long_engine) as connection:
-            return await queries.named(connection, statement, parameters)
+        def select() -> history.NamedRows:
+            inside = (after, scan.upto)
+            parts = [
+                each.named(run_reads.by_event_time(each, span, scan.known_at, inside))
+                for each in found
+            ]
+            return history.concat_named([*parts, rest])
 
-    async def _numbered(
-        self, statement: sqlalchemy.TextClause, parameters: dict[str, Any]
-    ) -> history.NumberedRows:
-        async with engines.transaction(self._long_engine) as connection:
-            return await queries.numbered(connection, statement, parameters)
+        return await asyncio.to_thread(select) if found else rest
+
+    async def open(self, view: int, upto: int) -> ports.Opened:
+        """Returns the rows that lie in segments, as far as they end with a sequence or before."""
+
+        async def listed() -> tuple[list[segments.Segment], None]:
+            async with engines.transaction(self._engine) as connection:
+                live = await segment_list.live(connection, view)
+            return [each for each in live if each.last <= upto], None
+
+        found, runs, _ = await self._opened(listed)
+        release = self._segments.release if self._segments is not None else _nothing
+        return ports.Opened(runs, found[-1].last if found else 0, release)
+
+    async def retained(self, view: int) -> ports.Retained | None:
+        """Returns what retention left of a view's history, None where it removed nothing."""
+        columns = tables.retained.c
+        async with engines.transaction(self._engine) as connection:
+            row = (
+                await connection.execute(
+                    sqlalchemy.select(columns.time, columns.sequence, columns.rows).where(
+                        columns.view == view
+                    )
+                )
+            ).first()
+        return None if row is None else ports.Retained(row.time, row.sequence, row.rows)
+
+    async def _read(
+        self,
+        view: int,
+        span: tuple[int, int],
+        statement: sqlalchemy.TextClause,
+        parameters: Mapping[str, Any],
+        fetch: _Fetch[_T],
+    ) -> tuple[list[run.Run], _T]:
+        """Returns the segments with sequences of a span, and what the database itself answers.
+
+        Both come from one snapshot, so a row that is on its way into a segment is in one place.
+        """
+        after, upto = span
+
+        async def listed() -> tuple[list[segments.Segment], _T]:
+            async with engines.transaction(self._snapshots) as connection:
+                live = await segment_list.live(connection, view)
+                rest = await fetch(connection, statement, dict(parameters))
+            return [each for each in live if each.last > after and each.first <= upto], rest
+
+        _, runs, rest = await self._opened(listed)
+        return runs, rest
+
+    async def _opened(
+        self, listed: Callable[[], Awaitable[tuple[list[segments.Segment], _T]]]
+    ) -> tuple[list[segments.Segment], list[run.Run], _T]:
+        """Opens listed segments; lists them anew where one was replaced and removed meanwhile."""
+        missing: segments.Segment | None = None
+        while True:
+            found, rest = await listed()
+            if missing is not None and missing in found:
+                raise segment_cache.damaged(missing, "its file is gone")
+            runs = []
+            for each in found:
+                if self._segments is None:
+                    raise _no_folder(each)
+                try:
+                    runs.append(await self._segments.open(each))
+                except segment_cache.MissingError:
+                    missing = each
+                    break
+            else:
+                return found, runs, rest
+
+
+def _nothing() -> None:
+    """Has nothing to give back."""
+
+
+def _no_folder(segment: segments.Segment) -> errors.UnavailableError:
+    return errors.UnavailableError(
+        errors.Reason.SEGMENT_FOLDER_UNAVAILABLE,
+        f"the segment {segment.path} is needed and no folder of segments is set",
+        metadata={"segment": segment.path},
+    )
 
 
 async def _lock_stream(connection: sqlalchemy_asyncio.AsyncConnection, view: int) -> int:

@@ -61,7 +61,7 @@ KEYS: Final = f"""
 WITH page AS (
   SELECT wanted.number, found.* FROM ({_WANTED}) AS wanted CROSS JOIN LATERAL (
     SELECT * FROM history h
-     WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence <= :upto OFFSET 0
+     WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence > :after AND h.sequence <= :upto OFFSET 0
   ) AS found
 ) {_NUMBERED}
 """
@@ -71,12 +71,12 @@ WINDOW_BY_ARRIVAL: Final = f"""
 WITH page AS (
   SELECT wanted.number, found.* FROM ({_WANTED}) AS wanted CROSS JOIN LATERAL (
     (SELECT * FROM history h
-      WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence <= :upto
+      WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence > :after AND h.sequence <= :upto
         AND h.event_time <= :first_event AND h.created_time <= :first
       ORDER BY h.event_time DESC, h.created_time DESC, h.sequence DESC LIMIT 1)
     UNION ALL
     (SELECT * FROM history h
-      WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence <= :upto
+      WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence > :after AND h.sequence <= :upto
         AND h.event_time <= :last AND h.created_time <= :last
         AND (h.event_time > :first_event OR h.created_time > :first) OFFSET 0)
   ) AS found
@@ -87,31 +87,29 @@ WINDOW_BY_EVENT: Final = f"""
 WITH page AS (
   SELECT wanted.number, found.* FROM ({_WANTED}) AS wanted CROSS JOIN LATERAL (
     (SELECT * FROM history h
-      WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence <= :upto
+      WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence > :after AND h.sequence <= :upto
         AND h.event_time <= :first_event
       ORDER BY h.event_time DESC, h.created_time DESC, h.sequence DESC LIMIT 1)
     UNION ALL
     (SELECT * FROM history h
-      WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence <= :upto
+      WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.sequence > :after AND h.sequence <= :upto
         AND h.event_time <= :last AND h.event_time > :first_event OFFSET 0)
   ) AS found
 ) {_NUMBERED}
 """
 
-SCAN: Final = f"""
+EVENT_TIMES: Final = f"""
 WITH page AS (
-  SELECT * FROM history h
-   WHERE h.view = :view AND h.sequence <= :upto AND h.created_time <= :known_at
-     AND h.event_time >= :start AND h.event_time < :end
-     AND (h.event_time, h.created_time, h.sequence) > (:after_event, :after_created, :after_sequence)
-     AND NOT EXISTS (
-       SELECT 1 FROM history g
-        WHERE g.view = h.view AND g.entity_key = h.entity_key AND g.event_time = h.event_time
-          AND g.sequence <= :upto AND g.created_time <= :known_at
-          AND (g.created_time, g.sequence) > (h.created_time, h.sequence)
-     )
-   ORDER BY h.event_time, h.created_time, h.sequence LIMIT :limit
+  SELECT * FROM history
+   WHERE view = :view AND sequence > :after AND sequence <= :upto AND created_time <= :known_at
+     AND event_time >= :start AND event_time < :end
 ) {_NAMED}
+"""
+
+NEXT_EVENT_TIME: Final = """
+SELECT event_time FROM history
+ WHERE view = :view AND event_time >= :start AND event_time < :end
+ ORDER BY event_time OFFSET :rows LIMIT 1
 """
 
 _TYPES: Final[dict[str, Any]] = {

@@ -83,3 +83,34 @@ history = sqlalchemy.Table(
     sqlalchemy.Index("history_event_time", "view", "event_time"),
 )
 HISTORY_COLUMNS = ("view", "sequence", "event_time", "created_time", "entity_key", "packed")
+
+segments = sqlalchemy.Table(
+    "segments",
+    metadata,
+    sqlalchemy.Column("segment_id", sqlalchemy.Uuid(as_uuid=False), primary_key=True),
+    sqlalchemy.Column("view", sqlalchemy.Integer, nullable=False),
+    sqlalchemy.Column("first_sequence", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("last_sequence", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("rows", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("bytes", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("digest", sqlalchemy.LargeBinary, nullable=False),
+    sqlalchemy.Column("path", sqlalchemy.Text, nullable=False),
+    sqlalchemy.Column("min_event_time", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("max_event_time", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("min_created_time", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("max_created_time", sqlalchemy.BigInteger, nullable=False),
+    # Retention was applied as of this time.
+    sqlalchemy.Column("thinned_time", sqlalchemy.BigInteger, nullable=False),
+    # When another segment took its place; its file stays for those who still read it.
+    sqlalchemy.Column("retired_time", sqlalchemy.BigInteger),
+)
+
+retained = sqlalchemy.Table(
+    "retained",
+    metadata,
+    sqlalchemy.Column("view", sqlalchemy.Integer, primary_key=True),
+    # Reads of earlier times, or of fewer sequences, may lack rows that retention removed.
+    sqlalchemy.Column("time", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("sequence", sqlalchemy.BigInteger, nullable=False),
+    sqlalchemy.Column("rows", sqlalchemy.BigInteger, nullable=False),
+)

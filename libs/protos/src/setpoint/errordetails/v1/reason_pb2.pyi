@@ -72,6 +72,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The function of a transformation is not the one that the feature set was registered with."""
     REASON_TRANSFORMATION_FAILED: _Reason.ValueType  # 39
     """The function of a transformation failed, or its result is not what it declares."""
+    REASON_SEGMENT_DAMAGED: _Reason.ValueType  # 55
+    """A file with rows of the history is damaged or gone; metadata names it."""
+    REASON_SEGMENT_FOLDER_UNAVAILABLE: _Reason.ValueType  # 56
+    """The folder with older rows of the history cannot be reached."""
     REASON_MODEL_NOT_FOUND: _Reason.ValueType  # 40
     """The model does not exist."""
     REASON_MODEL_VERSION_NOT_FOUND: _Reason.ValueType  # 41
@@ -216,6 +220,10 @@ REASON_TRANSFORMATION_MISMATCH: Reason.ValueType  # 38
 """The function of a transformation is not the one that the feature set was registered with."""
 REASON_TRANSFORMATION_FAILED: Reason.ValueType  # 39
 """The function of a transformation failed, or its result is not what it declares."""
+REASON_SEGMENT_DAMAGED: Reason.ValueType  # 55
+"""A file with rows of the history is damaged or gone; metadata names it."""
+REASON_SEGMENT_FOLDER_UNAVAILABLE: Reason.ValueType  # 56
+"""The folder with older rows of the history cannot be reached."""
 REASON_MODEL_NOT_FOUND: Reason.ValueType  # 40
 """The model does not exist."""
 REASON_MODEL_VERSION_NOT_FOUND: Reason.ValueType  # 41
