@@ -298,9 +298,7 @@ class SegmentStore(Protocol):
         """Gives the right to change segments, None while somebody else has it."""
         ...
 
-    async def recent(
-        self, view: int, after: int, upto: int, most_bytes: int
-    ) -> history.NamedRows:
+    async def recent(self, view: int, after: int, upto: int, most_bytes: int) -> history.NamedRows:
         """Returns the first rows of a range that lie in the database, about so many bytes."""
         ...
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Flags = npt.NDArray[np.bool_]
 
 _WORD: Final = 8
 # Row n keeps the first n bytes of a little-endian word.
@@ -76,23 +77,25 @@ class KeyTable:
         """Returns a number for each key, the same for equal keys as long as the process lives."""
         lengths = np.diff(self.offsets)
         state = lengths.astype(np.uint64) ^ _SEED
-        for rows, words in self._words(np.arange(len(self)), lengths):
+        for rows, words in self.words(np.arange(len(self)), lengths):
             mixed = (state[rows] ^ words) * _FACTOR
             state[rows] = mixed ^ (mixed >> _SHIFT)
         return state * _FACTOR
 
-    def equals(self, rows: Positions, other: "KeyTable", others: Positions) -> npt.NDArray[np.bool_]:
+    def equals(
+        self, rows: Positions, other: "KeyTable", others: Positions
+    ) -> npt.NDArray[np.bool_]:
         """Tells for each pair of positions whether the keys there are equal, byte by byte."""
         lengths = np.diff(self.offsets)[rows]
-        same = lengths == np.diff(other.offsets)[others]
+        same: Flags = lengths == np.diff(other.offsets)[others]
         pairs = np.flatnonzero(same)
-        mine = self._words(rows[pairs], lengths[pairs])
-        theirs = other._words(others[pairs], lengths[pairs])
+        mine = self.words(rows[pairs], lengths[pairs])
+        theirs = other.words(others[pairs], lengths[pairs])
         for (places, left), (_, right) in zip(mine, theirs, strict=True):
             same[pairs[places]] &= left == right
         return same
 
-    def _words(
+    def words(
         self, rows: Positions, lengths: Positions
     ) -> Iterator[tuple[Positions | slice, Words]]:
         """Yields the next eight bytes of each key that has so many, and which of `rows` these are."""

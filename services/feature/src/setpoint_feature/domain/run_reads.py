@@ -53,9 +53,7 @@ def in_window(
     return history.NumberedRows(numbers[kept], run.stored(rows[kept]))
 
 
-def _of_keys(
-    run: Run, keys: Sequence[bytes], sequences: tuple[int, int]
-) -> tuple[Numbers, Rows]:
+def _of_keys(run: Run, keys: Sequence[bytes], sequences: tuple[int, int]) -> tuple[Numbers, Rows]:
     wanted = key_table.KeyTable.of(keys)
     numbers, rows = run.rows_of(run.find(wanted, wanted.hashes()))
     inside = _between(run.sequences[rows], *sequences)
@@ -124,7 +122,18 @@ class Timed:
         return self._run.named(self._rows[first : self._position])
 
 
-def winners(found: history.NamedRows) -> history.NamedRows:
+def next_page(sources: Sequence[Timed], stop: int, rest: history.NamedRows) -> history.NamedRows:
+    """Returns the next winners whose event times lie before one, in the order of their times.
+
+    Args:
+        sources: Runs, of which the rows are taken.
+        stop: First event time that is not wanted yet.
+        rest: Rows that lie elsewhere.
+    """
+    return _winners(history.concat_named([*(each.take(stop) for each in sources), rest]))
+
+
+def _winners(found: history.NamedRows) -> history.NamedRows:
     """Returns of each key and event time the greatest row, in the order of their times."""
     rows = found.rows
     numbers, _ = key_table.group(key_table.KeyTable.of(found.keys))

@@ -32,7 +32,8 @@ class Segment:
     last: int
     """Last sequence that lies here; retention may have left gaps."""
     rows: int
-    bytes: int
+    size: int
+    """Bytes of the file."""
     digest: bytes
     path: str
     """Relative to the folder of segments."""
@@ -84,7 +85,7 @@ def to_merge(live: Sequence[Segment], limits: Limits) -> tuple[Segment, ...]:
         group
         for group in groups
         if sum(each.rows for each in group) <= limits.segment_rows
-        and sum(each.bytes for each in group) <= limits.segment_bytes
+        and sum(each.size for each in group) <= limits.segment_bytes
     ]
     return min(fitting, key=lambda group: sum(each.rows for each in group), default=())
 
@@ -107,9 +108,7 @@ def to_thin(live: Sequence[Segment], retention: int, now: int) -> Segment | None
     return None
 
 
-def needed(
-    runs: Sequence[run.Run], index: int, rule: visibility.Rule, horizon: int
-) -> run.Rows:
+def needed(runs: Sequence[run.Run], index: int, rule: visibility.Rule, horizon: int) -> run.Rows:
     """Returns the rows of a run that some read at the horizon or later can see, ascending.
 
     Of what an entity knows at the horizon only the greatest row can ever win again; everything that becomes

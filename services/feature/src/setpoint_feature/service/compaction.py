@@ -95,9 +95,7 @@ class Compactor:
             failures.append(error)
         self._tell(failures)
 
-    async def _look(
-        self, turn: ports.SegmentTurn, failures: list[errors.SetpointError]
-    ) -> None:
+    async def _look(self, turn: ports.SegmentTurn, failures: list[errors.SetpointError]) -> None:
         live = await turn.live()
         for view in self._known.catalog.compiled_views():
             work = _Work(self._store, turn, view, live.get(view.number, []), self.counts)
@@ -166,9 +164,7 @@ class _Work:
             upto = segments.move_upto(after, last, limits)
             if upto is None:
                 return
-            found = await self._store.recent(
-                self._view.number, after, upto, limits.segment_bytes
-            )
+            found = await self._store.recent(self._view.number, after, upto, limits.segment_bytes)
             content = await asyncio.to_thread(
                 run.Run.build, found.keys, found.rows, self._view.layout.row_bytes
             )
@@ -210,5 +206,5 @@ class _Work:
             recent_rows=last - after,
             segment_rows=sum(each.rows for each in self._live),
             segments=len(self._live),
-            segment_bytes=sum(each.bytes for each in self._live),
+            segment_bytes=sum(each.size for each in self._live),
         )

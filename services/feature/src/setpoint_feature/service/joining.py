@@ -228,15 +228,8 @@ class HistoricalReader:
         upto = (await self._store.last_sequences()).get(view.number, 0)
         latest_event = known_at - 1 if view.rule.exclusive else known_at
         scan = ports.Scan(start, min(end, latest_event + 1), known_at, upto)
-        cursor: ports.Cursor | None = None
-        while True:
-            page = await self._store.scan(view.number, scan, cursor, SCAN_ROWS)
-            if page.keys:
-                yield view, page
-            if len(page.keys) < SCAN_ROWS:
-                return
-            rows = page.rows
-            cursor = int(rows.event_times[-1]), int(rows.created_times[-1]), int(rows.sequences[-1])
+        async for page in self._store.scan(view.number, scan, SCAN_ROWS):
+            yield view, page
 
 
 def _affordable(rows: Mapping[int, int], budget: int) -> set[int]:

@@ -92,9 +92,7 @@ class SQLHistoryStore:
     async def read_sequences(self, view: int, after: int, upto: int) -> history.NamedRows:
         """Returns the rows with sequences after one and up to another, in their order."""
         parameters = {"view": view, "after": after, "upto": upto}
-        found, rest = await self._read(
-            view, (after, upto), _SEQUENCES, parameters, queries.named
-        )
+        found, rest = await self._read(view, (after, upto), _SEQUENCES, parameters, queries.named)
 
         def select() -> history.NamedRows:
             parts = [each.named(run_reads.by_sequence(each, after, upto)) for each in found]
@@ -173,19 +171,13 @@ class SQLHistoryStore:
             )
             # Rows of one event time are seen together, since one may stand in for another.
             rest = await self._read_event_times(view, (start, stop), scan, opened.upto)
-            page = await asyncio.to_thread(
-                lambda stop=stop, rest=rest: run_reads.winners(
-                    history.concat_named([*(each.take(stop) for each in sources), rest])
-                )
-            )
+            page = await asyncio.to_thread(run_reads.next_page, sources, stop, rest)
             for first in range(0, len(page.keys), limit):
                 yield run_reads.part(page, first, first + limit)
             opened.release()
             start = stop
 
-    async def _stop(
-        self, view: int, start: int, scan: ports.Scan, limit: int, after: int
-    ) -> int:
+    async def _stop(self, view: int, start: int, scan: ports.Scan, limit: int, after: int) -> int:
         """Returns an event time before which about `limit` rows lie outside the segments."""
         if scan.upto - after <= limit:
             return scan.end

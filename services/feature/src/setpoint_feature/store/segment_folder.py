@@ -104,6 +104,7 @@ class SegmentFolder:
                     self._files.modified(name).timestamp() * _MICROSECONDS
                 )
                 for name in self._files.find(self._root)
+                if name != self._root
             }
         except FileNotFoundError:
             return {}

@@ -9,7 +9,13 @@ from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 
 from setpoint_db import engine as engines
 from setpoint_feature.domain import history, run, segments
-from setpoint_feature.store import queries, segment_cache, segment_file, segment_folder, segment_list
+from setpoint_feature.store import (
+    queries,
+    segment_cache,
+    segment_file,
+    segment_folder,
+    segment_list,
+)
 from setpoint_runtime import ids
 
 PAGE_ROWS: Final = 20_000
@@ -65,7 +71,7 @@ class SegmentStore:
             first=span[0],
             last=span[1],
             rows=len(content),
-            bytes=len(data),
+            size=len(data),
             digest=segment_cache.digest(data),
             path=f"{view}/{span[0]:012}-{span[1]:012}-{segment_id}.parquet",
             event_times=_bounds(content.event_times),

@@ -94,7 +94,7 @@ segments = sqlalchemy.Table(
     sqlalchemy.Column("rows", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("bytes", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("digest", sqlalchemy.LargeBinary, nullable=False),
-    sqlalchemy.Column("path", sqlalchemy.Text, nullable=False),
+    sqlalchemy.Column("path", sqlalchemy.Text, nullable=False, unique=True),
     sqlalchemy.Column("min_event_time", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("max_event_time", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("min_created_time", sqlalchemy.BigInteger, nullable=False),
@@ -103,6 +103,15 @@ segments = sqlalchemy.Table(
     sqlalchemy.Column("thinned_time", sqlalchemy.BigInteger, nullable=False),
     # When another segment took its place; its file stays for those who still read it.
     sqlalchemy.Column("retired_time", sqlalchemy.BigInteger),
+    sqlalchemy.CheckConstraint("first_sequence <= last_sequence", name="segments_sequences"),
+    # Two live segments never begin with the same sequence, whatever goes wrong elsewhere.
+    sqlalchemy.Index(
+        "segments_live",
+        "view",
+        "first_sequence",
+        unique=True,
+        postgresql_where=sqlalchemy.text("retired_time IS NULL"),
+    ),
 )
 
 retained = sqlalchemy.Table(

@@ -1,0 +1,331 @@
+import asyncio
+import itertools
+import pathlib
+import random
+import types
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from setpoint_columns import DataType
+from setpoint_db import engine as engines
+from setpoint_feature import ports
+from setpoint_feature.domain import batch, definitions, history, plan, segments
+from setpoint_feature.service import compaction
+from setpoint_feature.store import (
+    history_store,
+    segment_cache,
+    segment_folder,
+    segment_store,
+    tables,
+)
+from setpoint_feature.testing import NOW
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors, ids
+
+SPLIT, PLAIN = 1, 2
+"""Views with the same rows: one is compacted, the other stays in the database."""
+KEYS = [f"key {number}".encode() * (1 + number % 3) for number in range(7)]
+EVERYTHING = 1 << 62
+Listed = list[tuple[Any, ...]]
+
+
+class Place:
+    """A store over a folder, and a compactor that is run by hand."""
+
+    def __init__(self, url: str, folder: pathlib.Path, dtype: DataType, retention: int = 0) -> None:
+        self.engine = engines.create_engine(
+            url, application_name="test", schema=tables.SCHEMA, statement_seconds=30
+        )
+        self.folder = segment_folder.SegmentFolder(str(folder), "store")
+        self.files = folder / "store"
+        self.dtype = dtype
+        self.clock = clocks.ManualClock(NOW)
+        self.retention = retention
+        self.reopen()
+
+    def reopen(self, **changes: Any) -> None:
+        """Forgets what is ready for reading, as a new process does."""
+        self.cache = segment_cache.SegmentCache(self.folder, 1 << 30)
+        self.segments = segment_store.SegmentStore(self.engine, self.folder, self.cache)
+        self.store = history_store.SQLHistoryStore(self.engine, self.engine, self.cache)
+        for name, value in changes.items():
+            setattr(self, name, value)
+
+    async def write(self, rows: batch.Batch) -> None:
+        for view in (SPLIT, PLAIN):
+            await self.store.write(view, ids.uuid7(), b"", rows)
+
+    async def compactor(self, limits: segments.Limits) -> compaction.Compactor:
+        fields = (definitions.Field("value", self.dtype),)
+        view = definitions.FeatureView("v", "e", fields)
+        catalog = types.SimpleNamespace(compiled_views=lambda: [plan.CompiledView(view, SPLIT)])
+        known: Any = types.SimpleNamespace(
+            catalog=catalog, last_sequences=await self.store.last_sequences()
+        )
+        return compaction.Compactor(self.segments, known, self.clock, limits, (1.0, 0.0))
+
+    async def compact(self, limits: segments.Limits) -> compaction.Counts:
+        compactor = await self.compactor(limits)
+        await compactor.tick()
+        return compactor.counts
+
+
+@pytest.fixture
+async def place(feature_url: str, tmp_path: pathlib.Path) -> AsyncIterator[Place]:
+    """A history of texts, whose packed rows differ in length."""
+    made = Place(feature_url, tmp_path / "segments", DataType.STRING)
+    yield made
+    await made.engine.dispose()
+
+
+def rows_of(seed: random.Random, count: int, width: int = 0) -> batch.Batch:
+    """Returns rows with ties, late arrivals and corrections; a width makes them equally long."""
+    events = [NOW + seed.randrange(-9, 3) for _ in range(count)]
+    return batch.Batch(
+        [seed.choice(KEYS) for _ in range(count)],
+        np.array(events, np.int64),
+        np.array([event + seed.choice([0, 0, 1, 4, -2]) for event in events], np.int64),
+        [
+            seed.randbytes(width) if width else seed.randbytes(seed.randrange(1, 9))
+            for _ in range(count)
+        ],
+    )
+
+
+def listed(rows: history.StoredRows, keys: list[Any]) -> Listed:
+    return [
+        (
+            keys[index],
+            int(rows.event_times[index]),
+            int(rows.created_times[index]),
+            int(rows.sequences[index]),
+            rows.row(index),
+        )
+        for index in range(len(rows))
+    ]
+
+
+def named(found: history.NamedRows) -> Listed:
+    return listed(found.rows, found.keys)
+
+
+def numbered(found: history.NumberedRows) -> Listed:
+    return sorted(listed(found.rows, found.keys.tolist()))
+
+
+async def everything(store: ports.HistoryStore, view: int, seed: random.Random) -> dict[str, Any]:
+    """Returns what all kinds of reads answer."""
+    last = (await store.last_sequences())[view]
+    after, upto = sorted((seed.randrange(last + 1), seed.randrange(last + 1)))
+    start, end = sorted((NOW + seed.randrange(-10, 4), NOW + seed.randrange(-10, 4)))
+    limit = seed.randrange(1, 9)
+    keys = seed.sample([*KEYS, b"unknown"], seed.randrange(1, 7))
+    scan = ports.Scan(start, end + 1, NOW + seed.randrange(-5, 6), upto)
+    flags = {"exclusive": seed.random() < 0.5, "arrival": seed.random() < 0.5}
+    window = ports.Window(start, end, upto, after=seed.choice([0, after]), **flags)
+    greatest = []
+    key = b""
+    while page := named(await store.read_greatest(view, key, limit)):
+        greatest += page
+        key = page[-1][0]
+    return {
+        "sequences": named(await store.read_sequences(view, after, upto)),
+        "all": named(await store.read_sequences(view, 0, last)),
+        "greatest": greatest,
+        "keys": numbered(await store.read_keys(view, keys, upto)),
+        "scan": [row async for page in store.scan(view, scan, limit) for row in named(page)],
+        "window": best(numbered(await store.read_window(view, keys, window)), window),
+    }
+
+
+def best(rows: Listed, window: ports.Window) -> Listed:
+    """Returns what a window answers at each of its times; which rows it holds beyond is its own matter."""
+    found = []
+    for time in range(window.first, window.last + 1):
+        known = [
+            row
+            for row in rows
+            if (row[1] < time if window.exclusive else row[1] <= time)
+            and (row[2] <= time or not window.arrival)
+        ]
+        winners: dict[int, tuple[Any, ...]] = {}
+        for row in known:
+            winners[row[0]] = max(winners.get(row[0], row), row, key=lambda each: each[1:4])
+        found += [(time, *winners[key]) for key in sorted(winners)]
+    return found
+
+
+@pytest.mark.parametrize("width", [0, 9])
+async def test_reads_equal_those_of_the_database_alone(
+    feature_url: str, tmp_path: pathlib.Path, width: int
+) -> None:
+    """However rows are cut into segments and merged, every read answers what one table answers."""
+    dtype = DataType.FLOAT64 if width else DataType.STRING
+    place = Place(feature_url, tmp_path / "segments", dtype)
+    seed = random.Random(width)
+    for turn in range(14):
+        await place.write(rows_of(seed, seed.randrange(1, 40), width))
+        limits = segments.Limits(seed.randrange(9), seed.randrange(1, 30), 60, 1 << 20)
+        counts = await place.compact(limits)
+        assert counts.failures == 0
+        if turn % 4 == 0:
+            place.reopen()
+        questions = seed.random()
+        split = await everything(place.store, SPLIT, random.Random(questions))
+        plain = await everything(place.store, PLAIN, random.Random(questions))
+        assert split == plain
+    counts = await place.compact(segments.Limits(0, 1, 60, 1 << 20))
+    placed = counts.places.popitem()[1]
+    assert placed.recent_rows == 0
+    assert placed.segments > 1
+    assert len(list(place.files.rglob("*.parquet"))) == placed.segments
+    await place.engine.dispose()
+
+
+async def test_opened_runs_and_the_rest_are_the_whole(place: Place) -> None:
+    """What a join opens, and what it reads beside it, together hold each row once."""
+    seed = random.Random(5)
+    for _ in range(6):
+        await place.write(rows_of(seed, 20))
+        await place.compact(segments.Limits(3, 10, 40, 1 << 20))
+    for upto in (0, 15, 77, 120):
+        opened = await place.store.open(SPLIT, upto)
+        rest = await place.store.read_sequences(SPLIT, opened.upto, upto)
+        found = sorted(itertools.chain(*(run.sequences.tolist() for run in opened.runs)))
+        found += rest.rows.sequences.tolist()
+        assert found == list(range(1, upto + 1))
+    assert opened.upto > 0
+
+
+async def test_one_compacts_at_a_time(place: Place) -> None:
+    """While one replica has the turn another does nothing, and goes on afterwards."""
+    await place.write(rows_of(random.Random(1), 30))
+    limits = segments.Limits(0, 1, 100, 1 << 20)
+    async with place.segments.turn() as mine:
+        assert mine is not None
+        idle = await place.compact(limits)
+    busy = await place.compact(limits)
+
+    assert (idle.moves, busy.moves) == (0, 1)
+
+
+async def test_reader_goes_on_with_a_replaced_segment(place: Place) -> None:
+    """Files of replaced segments stay for their time of grace, then they go, and reads find the others."""
+    seed = random.Random(2)
+    single = segments.Limits(0, 1, 25, 1 << 20)
+    for _ in range(4):
+        await place.write(rows_of(seed, 20))
+        await place.compact(single)
+    before = named(await place.store.read_sequences(SPLIT, 0, 80))
+    listed_before = set(place.files.rglob("*.parquet"))
+    compactor = await place.compactor(segments.Limits(0, 1, 200, 1 << 20))
+    compactor._grace = 1_000
+    place.clock.set(2**60)  # Files are dated by the system's own clock.
+    await compactor.tick()
+    kept = set(place.files.rglob("*.parquet"))
+    place.clock.advance(1_001)
+    place.reopen()
+    await place.compact(segments.Limits(0, 1, 200, 1 << 20))
+
+    assert len(listed_before) == 4
+    assert listed_before < kept
+    assert len(set(place.files.rglob("*.parquet"))) == 1
+    assert named(await place.store.read_sequences(SPLIT, 0, 80)) == before
+
+
+async def test_damaged_segment_is_named(place: Place) -> None:
+    """A file that lost or changed bytes is an error with its name, never fewer rows."""
+    await place.write(rows_of(random.Random(3), 30))
+    await place.compact(segments.Limits(0, 1, 100, 1 << 20))
+    (path,) = place.files.rglob("*.parquet")
+    content = path.read_bytes()
+    for damaged in (b"", content[:-1], content[:40] + b"\0" + content[41:], None):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        place.reopen()
+        with pytest.raises(errors.DataLossError) as raised:
+            await place.store.read_sequences(SPLIT, 0, 30)
+        assert raised.value.reason is errors.Reason.SEGMENT_DAMAGED
+        assert raised.value.metadata["segment"] == str(path.relative_to(place.files))
+    path.write_bytes(content)
+    assert len((await place.store.read_sequences(SPLIT, 0, 30)).keys) == 30
+
+
+async def test_folder_out_of_reach_is_unavailable(place: Place) -> None:
+    """Without the folder reads say so, and rows that were to move stay in the database."""
+    await place.write(rows_of(random.Random(4), 30))
+    limits = segments.Limits(0, 1, 100, 1 << 20)
+    await place.compact(limits)
+    place.files.rename(place.files.with_name("elsewhere"))
+    place.reopen()
+    with pytest.raises(errors.UnavailableError) as raised:
+        await place.store.read_sequences(SPLIT, 0, 30)
+    assert raised.value.reason is errors.Reason.SEGMENT_FOLDER_UNAVAILABLE
+    place.files.write_bytes(b"no folder")
+    await place.write(rows_of(random.Random(5), 30))
+    failed = await place.compact(limits)
+    place.files.unlink()
+    place.files.with_name("elsewhere").rename(place.files)
+
+    assert (failed.failures, failed.moves) == (1, 0)
+    assert len((await place.store.read_sequences(SPLIT, 0, 60)).keys) == 60
+    assert (await place.compact(limits)).moves == 1
+
+
+async def test_full_folder_leaves_rows_and_says_so_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk without room is told once, counted each time, and leaves neither rows behind nor pieces."""
+    await place.write(rows_of(random.Random(6), 30))
+    limits = segments.Limits(0, 1, 100, 1 << 20)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place.folder, "rename", full)
+        compactor = await place.compactor(limits)
+        await compactor.tick()
+        await compactor.tick()
+    assert compactor.counts.failures == 2
+    assert [record.getMessage().count("No space left") for record in caplog.records] == [1]
+    assert not list(place.files.rglob("*.p*"))
+    await compactor.tick()
+    assert compactor.counts.moved_rows == 30
+
+
+async def test_object_store_holds_segments(feature_url: str, tmp_path: pathlib.Path) -> None:
+    """A folder that is no local disk is written, read, listed and cleaned in the same way."""
+    place = Place(feature_url, tmp_path, DataType.STRING)
+    place.folder = segment_folder.SegmentFolder(f"memory://{tmp_path.name}", "store")
+    place.reopen()
+    seed = random.Random(7)
+    for _ in range(4):
+        await place.write(rows_of(seed, 10))
+        await place.compact(segments.Limits(0, 1, 15, 1 << 20))
+    assert len(await place.segments.files()) == 4
+    place.clock.set(2**60)
+    await place.compact(segments.Limits(0, 1, 100, 1 << 20))
+    await place.compact(segments.Limits(0, 1, 100, 1 << 20))
+    place.reopen()
+
+    assert len(await place.segments.files()) == 1
+    split = await everything(place.store, SPLIT, random.Random(1))
+    assert split == await everything(place.store, PLAIN, random.Random(1))
+    await place.engine.dispose()
+
+
+async def test_many_open_one_segment_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that want the same segment at the same time make it ready once."""
+    await place.write(rows_of(random.Random(8), 30))
+    await place.compact(segments.Limits(0, 1, 100, 1 << 20))
+    place.reopen()
+    loads = []
+    load = place.cache._load
+    monkeypatch.setattr(place.cache, "_load", lambda each: loads.append(each) or load(each))
+
+    await asyncio.gather(*(place.store.open(SPLIT, 30) for _ in range(5)))
+
+    assert len(loads) == 1
