@@ -12,7 +12,7 @@ import pytest
 from setpoint_columns import DataType
 from setpoint_db import engine as engines
 from setpoint_feature import ports
-from setpoint_feature.domain import batch, definitions, history, plan, segments
+from setpoint_feature.domain import batch, definitions, history, plan, run, segments
 from setpoint_feature.service import compaction
 from setpoint_feature.store import (
     history_store,
@@ -191,13 +191,15 @@ async def test_opened_runs_and_the_rest_are_the_whole(place: Place) -> None:
     for _ in range(6):
         await place.write(rows_of(seed, 20))
         await place.compact(segments.Limits(3, 10, 40, 1 << 20))
+    settled = []
     for upto in (0, 15, 77, 120):
         opened = await place.store.open(SPLIT, upto)
         rest = await place.store.read_sequences(SPLIT, opened.upto, upto)
-        found = sorted(itertools.chain(*(run.sequences.tolist() for run in opened.runs)))
+        found = sorted(itertools.chain(*(each.sequences.tolist() for each in opened.runs)))
         found += rest.rows.sequences.tolist()
         assert found == list(range(1, upto + 1))
-    assert opened.upto > 0
+        settled.append(opened.upto)
+    assert settled[0] == 0 < settled[-1]
 
 
 async def test_one_compacts_at_a_time(place: Place) -> None:
@@ -322,9 +324,14 @@ async def test_many_open_one_segment_once(place: Place, monkeypatch: pytest.Monk
     await place.write(rows_of(random.Random(8), 30))
     await place.compact(segments.Limits(0, 1, 100, 1 << 20))
     place.reopen()
-    loads = []
+    loads: list[segments.Segment] = []
     load = place.cache._load
-    monkeypatch.setattr(place.cache, "_load", lambda each: loads.append(each) or load(each))
+
+    def counted(segment: segments.Segment) -> run.Run:
+        loads.append(segment)
+        return load(segment)
+
+    monkeypatch.setattr(place.cache, "_load", counted)
 
     await asyncio.gather(*(place.store.open(SPLIT, 30) for _ in range(5)))
 
