@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, cast
 
@@ -227,9 +227,9 @@ class History:
         return history.NumberedRows(numbers, history.chosen(found.rows, some))
 
     async def scan(
-        self, view: int, scan: ports.Scan, after: ports.Cursor | None, limit: int
-    ) -> history.NamedRows:
-        """Returns the next winners."""
+        self, view: int, scan: ports.Scan, limit: int
+    ) -> AsyncIterator[history.NamedRows]:
+        """Yields the winners."""
         assert view == self._source.number
         winners: dict[tuple[int, int], Row] = {}
         for row in self.rows[: scan.upto]:
@@ -238,9 +238,8 @@ class History:
                 order = (best.created, best.sequence) <= (row.created, row.sequence)
                 winners[row.flight, row.event] = row if order else best
         found = sorted(winners.values(), key=lambda row: (row.event, row.created, row.sequence))
-        if after is not None:
-            found = [row for row in found if (row.event, row.created, row.sequence) > after]
-        return self._named(found[:limit])
+        for start in range(0, len(found), limit):
+            yield self._named(found[start : start + limit])
 
     def _named(self, rows: Sequence[Row]) -> history.NamedRows:
         packed, _ = batch.prepare(self._source, columns(rows), 1 << 60, 0)

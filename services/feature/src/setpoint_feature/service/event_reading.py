@@ -43,17 +43,8 @@ class EventReader:
     ) -> history.NamedRows:
         """Returns the winning version of each event in [start, end), as known at a time."""
         scan = ports.Scan(start, end, known_at, upto)
-        parts: list[history.NamedRows] = []
-        cursor: ports.Cursor | None = None
-        while True:
-            page = await self._store.scan(view.stream, scan, cursor, SCAN_ROWS)
-            parts.append(page)
-            if len(page.keys) < SCAN_ROWS:
-                break
-            rows = page.rows
-            cursor = int(rows.event_times[-1]), int(rows.created_times[-1]), int(rows.sequences[-1])
-        keys = [key for part in parts for key in part.keys]
-        return history.NamedRows(keys, history.concat([part.rows for part in parts]))
+        pages = self._store.scan(view.stream, scan, SCAN_ROWS)
+        return history.concat_named([page async for page in pages])
 
     async def answer(
         self,
