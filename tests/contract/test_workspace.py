@@ -24,6 +24,7 @@ IMPURE_MODULES = {
     "setpoint_artifacts.onnx_model",
     "setpoint_columns.proto",
     "setpoint_columns.value",
+    "setpoint_features.messages",
     "setpoint_rules.proto",
 }
 

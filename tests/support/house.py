@@ -127,6 +127,7 @@ async def opened(
                 database_url=database_url,
                 valkey_url=valkey_url,
                 modules=parcel_features.__name__,
+                **known("registry"),
             ),
         )
         await run(

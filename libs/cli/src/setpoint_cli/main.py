@@ -6,6 +6,7 @@ import typer
 
 from setpoint_cli import (
     batch_commands,
+    definition_commands,
     feast_commands,
     feature_commands,
     inventory_commands,
@@ -40,6 +41,9 @@ for command in (
     app.command()(command)
 
 for feature_command in (
+    definition_commands.plan,
+    definition_commands.apply,
+    definition_commands.history,
     skew_commands.skew,
     leak_commands.leaks,
     feast_commands.import_feast,

@@ -76,6 +76,7 @@ class Field:
     tags: Tags = field(default_factory=dict)
     finite: bool = False
     """Refuse NaN and infinite values; of floats alone."""
+    where: Location = field(default_factory=_here, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Feature:
     alias: str = ""
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Entity key to request column, where they differ."""
+    where: Location = dataclasses.field(default_factory=_here, compare=False, repr=False)
 
     def named(self, alias: str, /, **keys: str) -> "Feature":
         """Returns the feature as a column of another name, its entity looked up by other columns.
@@ -135,6 +137,7 @@ class RequestField:
     name: str
     dtype: DataType
     description: str = ""
+    where: Location = field(default_factory=_here, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Derived:
     """A function that is declared with `transformation`, or `module:name` of one."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Parameter to column, where they differ."""
+    where: Location = field(default_factory=_here, compare=False, repr=False)
 
     @property
     def function_name(self) -> str:
