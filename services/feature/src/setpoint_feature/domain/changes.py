@@ -138,14 +138,16 @@ class _Work:
         """Applies the definitions of a kind; one that needs a wrong one is left to it."""
         below = Kind.ENTITY if kind is Kind.VIEW else Kind.VIEW
         first: dict[str, int] = {}
-        for index, each in enumerate(wanted):
+        for index, each in sorted(enumerate(wanted), key=_after_its_source):
             at = f"definitions.{path}[{index}]"
             if each.name in first:
                 rule_text = f"must be there only once; {path}[{first[each.name]}] has the name too"
                 self._note(errors.invalid(f"{at}.name", each.name, rule_text), "")
                 continue
             first[each.name] = index
-            if any((below, name) in self._failed for name in needs(each)):
+            if any((below, name) in self._failed for name in needs(each)) or (
+                (kind, _source_of(each)) in self._failed
+            ):
                 self._failed.add((kind, each.name))
                 continue
             try:
@@ -173,6 +175,18 @@ class _Work:
         is_one = len({type(each) for each in self._wrong}) == 1
         kind = type(first) if is_one else errors.InvalidArgumentError
         raise kind(first.reason, f"{told}{more}", violations=found, metadata=first.metadata)
+
+
+def _source_of(definition: definitions.Definition) -> str:
+    """Returns the name of the view whose rows an aggregate view counts, empty for all else."""
+    if isinstance(definition, definitions.FeatureView) and definition.aggregation is not None:
+        return definition.aggregation.source
+    return ""
+
+
+def _after_its_source(item: tuple[int, definitions.Definition]) -> tuple[bool, int]:
+    """Orders definitions as they were given, aggregate views behind the views that they name."""
+    return bool(_source_of(item[1])), item[0]
 
 
 _TOLD = 3
@@ -242,12 +256,17 @@ def left(known: catalog.Catalog, planned: Iterable[Planned]) -> dict[str, list[S
         if each.change.kind is Kind.VIEW
         and each.change.action in (Action.NEW_VERSION, Action.RESTORE)
     }
+    # Where the rows of a version end up: in it, and in the aggregate views over it.
+    moved = {(name, version): name for name, version in versions.items()}
+    for view in known.views.by_version.values():
+        wanted = view.aggregation
+        if wanted is not None and versions.get(wanted.source) == wanted.source_version:
+            moved.setdefault((view.name, view.version), wanted.source)
     found: dict[str, list[SetVersion]] = defaultdict(list)
     for key, feature_set in known.feature_sets.by_version.items():
-        for view in dict.fromkeys(each.view for each in feature_set.features):
-            bound = {each.view_version for each in feature_set.features if each.view == view}
-            if versions.get(view) in bound:
-                found[view].append(key)
+        bound = ((each.view, each.view_version) for each in feature_set.features)
+        for name in dict.fromkeys(moved[each] for each in bound if each in moved):
+            found[name].append(key)
     return found
 
 

@@ -9,8 +9,10 @@ from typing import Any, Final
 from setpoint_feature.domain import definitions, wording
 
 _OF_THE_SERVICE: Final = frozenset({"name", "version", "create_time"})
-_FOR_PEOPLE: Final = frozenset({"description", "owner", "tags", "sensitive", "function", "source"})
+_FOR_PEOPLE: Final = frozenset({"description", "owner", "tags", "sensitive"})
 """What makes no version, wherever it stands."""
+_FOR_PEOPLE_OF_CODE: Final = frozenset({"function", "source"})
+"""The same of transformations: where the code lies, and how it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def _walk(path: str, before: Any, after: Any, *, makes_version: bool) -> Iterato
                 f"{path}.{field.name}" if path else field.name,
                 _nothing(field) if before is None else getattr(before, field.name),
                 getattr(after, field.name),
-                makes_version=makes_version and field.name not in _FOR_PEOPLE,
+                makes_version=makes_version and not _is_for_people(after, field.name),
             )
     elif _is_list(before) and _is_list(after):
         yield from _lists(path, before, after, makes_version=makes_version)
@@ -77,6 +79,12 @@ def _lists(
 def _is_derived(definition: object, field: str) -> bool:
     """Tells whether a field is but bound from elsewhere: the keys of a view are its entity's."""
     return isinstance(definition, definitions.FeatureView) and field == "keys"
+
+
+def _is_for_people(definition: object, field: str) -> bool:
+    if isinstance(definition, definitions.Transformation) and field in _FOR_PEOPLE_OF_CODE:
+        return True
+    return field in _FOR_PEOPLE
 
 
 def _is_list(value: object) -> bool:
@@ -121,7 +129,7 @@ def _text(path: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {held}" for key, held in value.items())
-    if path == "ttl" or path.endswith(".ttl"):
+    if path.rpartition(".")[2] in ("ttl", "window", "hop"):
         return wording.duration(value) if value else "for ever"
     if isinstance(value, tuple):
         return ", ".join(

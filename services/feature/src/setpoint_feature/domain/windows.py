@@ -87,6 +87,7 @@ class _Answer:
         self._first = self._questions.first(found.groups, found.starts)
         self._by_window: dict[tuple[int, int], _Stretches] = {}
         self._newest: dict[tuple[int, int], Times] = {}
+        self._latest_of: dict[tuple[int, int, blueprint.Content], Integers] = {}
 
     def fields(self, fields: Sequence[int]) -> blueprint.Computed:
         specs = [self._plan.fields[position] for position in fields]
@@ -169,34 +170,39 @@ class _Answer:
         return self._questions.back(found).astype(np.int64)
 
     def _last(self, field: blueprint.Field, content: blueprint.Content) -> blueprint.Result:
-        chosen = self._chosen(field, content)
-        rows = chosen.rows
-        order = np.lexsort(
-            (
-                self._events.sequences[rows],
-                self._events.created_times[rows],
-                self._events.event_times[rows],
-            )
-        )
-        best = stabbing.greatest(
-            chosen.first[order],
-            chosen.last[order],
-            np.arange(len(order)),
-            self._places,
-            field.place + 1,
-        )[:, field.place]
-        has = best >= 0
+        winners = self._latest_events(field, content)[:, field.place]
+        has = winners >= 0
         values, flags = blueprint.latest_values(self._events.columns[content.field])
         dtype = values.dtype
         result = np.zeros(self._places, dtype)
         is_null = np.zeros(self._places, np.bool_)
-        winners = rows[order][best[has]]
-        result[has] = values[winners]
-        is_null[has] = ~flags[winners]
+        result[has] = values[winners[has]]
+        is_null[has] = ~flags[winners[has]]
         back = self._questions.back
         return blueprint.Result(
             back(result), back(has).astype(np.bool_), back(is_null).astype(np.bool_)
         )
+
+    def _latest_events(self, field: blueprint.Field, content: blueprint.Content) -> Integers:
+        """Returns the latest events in each window, as many as any field of it wants."""
+        key = field.spec.hop, field.spec.window, content
+        if key not in self._latest_of:
+            chosen = self._chosen(field, content)
+            rows = chosen.rows
+            found = self._events
+            order = np.lexsort(
+                (found.sequences[rows], found.created_times[rows], found.event_times[rows])
+            )
+            best = stabbing.greatest(
+                chosen.first[order],
+                chosen.last[order],
+                np.arange(len(order)),
+                self._places,
+                self._plan.most(field.spec.hop, content),
+            )
+            events_of = np.append(rows[order], stabbing.NONE)
+            self._latest_of[key] = events_of[best]
+        return self._latest_of[key]
 
 
 def _extremes(

@@ -9,6 +9,7 @@ import numpy as np
 from setpoint_columns import Columns
 from setpoint_feature import ports
 from setpoint_feature.domain import (
+    aggregating,
     assemble,
     explaining,
     history,
@@ -100,6 +101,7 @@ class Explainer:
         if entity.rows != 1:
             raise errors.invalid(f"{_FIELD}.rows", entity.rows, "must be 1")
         view, field, keys = await self._find(question)
+        aggregating.refuse(view.view, "view" if question.view else "column")
         key = view.codec.encode(entity, keys, _FIELD)[0]
         time = question.time or self._clock.now_us()
         if upto is None:

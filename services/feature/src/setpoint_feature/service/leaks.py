@@ -13,6 +13,7 @@ import numpy.typing as npt
 from setpoint_columns import Column, Columns, DataType
 from setpoint_feature import ports
 from setpoint_feature.domain import (
+    aggregating,
     assemble,
     definitions,
     history,
@@ -106,6 +107,7 @@ class LeakMeter:
 
     async def _claimed(self, claim: checking.Claim, at: int) -> Target:
         view = await self._known.find(lambda all_: all_.view(claim.view))
+        aggregating.refuse(view.view, f"columns[{at}].view")
         position = view.view.field_index(claim.field)
         if position is None:
             rule = f"must be a field of the view {claim.view}"
@@ -120,6 +122,9 @@ def _of_set(compiled: plan.Plan, table: Columns) -> list[Target]:
     """Returns the features of a set: as columns of the table, or as the join would give them."""
     targets = []
     for group in compiled.groups:
+        if group.view.blueprint is not None:
+            # Windows know no single stored value that a column could have taken from later.
+            continue
         for position, place in zip(group.fields, group.places, strict=True):
             name = compiled.columns[place]
             origin = Origin.FEATURE_SET if name in table else Origin.JOINED
@@ -200,7 +205,11 @@ class Measurement:
         left = [each for each in table.columns if each.name not in known | keys]
         best: dict[str, Target] = {}
         for view in views:
-            if not view.view.keys or any(key.name not in table for key in view.view.keys):
+            if (
+                view.blueprint is not None
+                or not view.view.keys
+                or any(key.name not in table for key in view.view.keys)
+            ):
                 continue
             past, numbers = await self._past(view, {}, table)
             found = await asyncio.to_thread(_matches, view, past, numbers, left)

@@ -180,6 +180,10 @@ class SkewReplay:
         }
         if not fields:
             return
+        if group.view.blueprint is not None:
+            for name in fields:
+                comparison.windowed(name, differing.pop(name))
+            return
         flags = {name: differing.pop(name) for name in fields}
         places = np.flatnonzero(np.logical_or.reduce(list(flags.values())))
         entities = await self._entities(group, rows, places)
