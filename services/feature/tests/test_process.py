@@ -8,12 +8,22 @@ import asyncpg
 import grpc.aio
 import pytest
 
-from setpoint.feature.v1 import feature_service_pb2_grpc
+from setpoint.feature.v1 import aggregation_pb2, feature_service_pb2_grpc
 from setpoint_columns import Columns, DataType
 from setpoint_feature import testing
 from setpoint_feature.testing import NOW, Client
 from setpoint_rpc import channel as channels
 
+COUNTS = aggregation_pb2.Aggregation(
+    source="ages",
+    fields=[
+        aggregation_pb2.AggregateField(
+            name="rows",
+            function=aggregation_pb2.AGGREGATE_FUNCTION_COUNT,
+            window_microseconds=600_000_000,
+        )
+    ],
+)
 BATCHES, ACKNOWLEDGED, ROWS = 40, 7, 50
 PATIENCE_SECONDS = 140.0
 
@@ -84,7 +94,10 @@ async def test_kill_loses_and_doubles_nothing(
         async with process(environment) as first:
             await patiently(lambda: client.entity("plane", plane=DataType.INT64))
             await client.view("ages", "plane", [("age", DataType.INT64)])
-            await client.feature_set("planes", [testing.reference("ages", "age")])
+            await client.view("counts", "plane", [], aggregation=COUNTS)
+            await client.feature_set(
+                "planes", [testing.reference("ages", "age"), testing.reference("counts", "rows")]
+            )
             writes = [asyncio.create_task(write(number)) for number in range(BATCHES)]
             while done < ACKNOWLEDGED:
                 await asyncio.sleep(0)
@@ -106,6 +119,10 @@ async def check(client: Client, url: str) -> None:
     ]
     planes = Columns.from_dict({"plane": (DataType.INT64, list(range(ROWS)))})
     deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
-    while (await client.online("planes", planes)).values["age"] != [BATCHES - 1] * ROWS:
+    expected = {"age": [BATCHES - 1] * ROWS, "rows": [BATCHES] * ROWS}
+    while True:
+        found = await client.online("planes", planes, NOW + BATCHES)
+        if found.values == expected and not found.history_views:
+            break
         assert asyncio.get_running_loop().time() < deadline, "the online copies never caught up"
         await asyncio.sleep(0.05)

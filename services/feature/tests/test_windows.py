@@ -221,6 +221,31 @@ async def test_online_equals_offline_at_any_time(
         await both(client, carriers("UA", "DL"), NOW, NOW + 1)
 
 
+async def test_replicas_count_each_event_once(start: Start) -> None:
+    """Two replicas that write and correct the same events side by side make one state of them."""
+    seed = random.Random(7)
+    async with start() as one, start() as other:
+        await prepare(one.client)
+        clients = [one.client, other.client]
+        for _ in range(3):
+            batches = [(client, batch(seed, 30)) for client in clients * 2]
+            await asyncio.gather(*(client.write("landings", rows) for client, rows in batches))
+        for client in clients:
+            await eventually(client, lambda found: not found.history_views)
+        await up_to_date(one.client)
+        for client in clients:
+            await both(client, carriers("UA", "DL"), NOW, NOW)
+
+
+async def up_to_date(client: Client) -> None:
+    """Waits until a write finds every state up to date."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    row = landings((1000, 0, 0, "AA", None, None))
+    while not (await client.write("landings", row)).online_applied:
+        assert asyncio.get_running_loop().time() < deadline, "never caught up"
+        await asyncio.sleep(0.05)
+
+
 async def test_history_answers_what_tiles_cannot(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

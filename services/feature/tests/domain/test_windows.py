@@ -358,7 +358,7 @@ def in_seconds(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 1 << 32), st.integers(1, 60))
 def test_offline_equals_brute_force(number: int, count: int) -> None:
     """Every function over every window at every edge of what is known, to the bit."""
@@ -379,7 +379,7 @@ def test_offline_equals_brute_force(number: int, count: int) -> None:
 
 
 @settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(0, 1 << 32), st.integers(1, 70), st.sampled_from([1, 3, 8, 32]))
 def test_online_equals_brute_force_after_anything(
