@@ -93,7 +93,7 @@ def test_differences_of_windows_make_versions() -> None:
         ),
         ({"description": "how busy"}, False),
     ):
-        field = dataclasses.replace(COUNT, **options)  # type: ignore[arg-type]  # each is a field of it.
+        field = dataclasses.replace(COUNT, **options)
         wanted = dataclasses.replace(
             LATENESS, aggregation=aggregation.Aggregation("landings", (field,))
         )
