@@ -1,5 +1,6 @@
 """Repositories of Feast, read by its own Python in an environment of its own, and what they become here."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from setpoint_cli import main
-from setpoint_cli.feast import mapping, python_code, reader
+from setpoint_cli.feast import mapping, reader
 from setpoint_cli.feast.mapping import Fit
+from setpoint_client import AsyncClient
 from setpoint_columns import DataType
+from setpoint_devstack import stack as stacks
 
 pytestmark = [pytest.mark.ecosystem, pytest.mark.timeout(600)]
 
@@ -108,32 +111,85 @@ def test_import_of_what_feast_makes(python: Path, drivers: Path, tmp_path: Path)
     assert [each.field for each in scope["driver_activity_v1"].features] == ["conv_rate"]
 
 
-def test_rewritten_functions_answer_as_feast(python: Path, drivers: Path, tmp_path: Path) -> None:
-    """What an on-demand view computes in Feast, the transformation that it becomes computes from the same rows."""
+async def test_imported_repository_answers_as_feast(
+    python: Path, drivers: Path, tmp_path: Path
+) -> None:
+    """What is imported, applied and filled with the rows of Feast's file joins what Feast joins, functions included."""
     repository = tmp_path / "drivers"
     shutil.copytree(drivers / "feature_repo", repository)
-    told = read(python, repository)
-    mapped = mapping.map_repository(told, "drivers", {})
+    module = tmp_path / "code" / "drivers.py"
+    module.parent.mkdir()
+    await command("import-feast", str(repository), "--python", str(python), "--output", str(module))
     stats = pl.read_parquet(repository / "data" / "driver_stats.parquet")
-    known = stats.filter(pl.col("driver_id") == 1001).sort("event_timestamp").tail(20)
-    times = known["event_timestamp"].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-    frame = {
-        "driver_id": [1001] * known.height,
-        "event_timestamp": times.to_list(),
-        "val_to_add": list(range(known.height)),
-        "val_to_add_2": [10] * known.height,
-    }
-    question = json.dumps({"service": "driver_activity_v1", "frame": frame})
-    answered = json.loads(run(str(python), str(SOURCES / "answers.py"), str(repository), question))
-    assert len(answered) == known.height
-    scope: dict[str, Any] = {"__name__": "drivers"}
-    exec(python_code.write(mapped, "drivers"), scope)  # noqa: S102  # What a user would import.
-    columns = {name: np.array([row[name] for row in answered]) for name in answered[0]}
-    for name, given in (
-        ("conv_rate_plus_val1", "val_to_add"),
-        ("conv_rate_plus_val2", "val_to_add_2"),
+    spine = spine_of(stats)
+    expected = await asyncio.to_thread(feast_answers, python, repository, spine)
+    tmp_path.chmod(0o755)
+    modules = {"SETPOINT_FEATURE_MODULES": "drivers", "PYTHONPATH": str(module.parent)}
+    house = stacks.Stack(tmp_path / "stack", ("feature",), default_ports=False, environment=modules)
+    async with house, AsyncClient(feature_address=house.addresses["feature"]) as client:
+        await command("apply", str(module), "--yes", "--stack", str(house.directory))
+        await client.write_features("driver_hourly_stats", rows_of(stats))
+        # As Feast does unless it is asked otherwise: the file says that all rows were created just now.
+        found = await client.get_historical_features(SERVICE, spine, as_of_event_time=True)
+    assert found.frame.height == expected.height == spine.height
+    order = ["driver_id", "event_time"]
+    ours, theirs = found.frame.sort(order), expected.sort(order)
+    for name in (
+        "conv_rate",
+        "acc_rate",
+        "avg_daily_trips",
+        "conv_rate_plus_val1",
+        "conv_rate_plus_val2",
     ):
-        np.testing.assert_allclose(scope[name](columns["conv_rate"], columns[given]), columns[name])
+        assert not ours[name].null_count()
+        np.testing.assert_allclose(ours[name].to_numpy(), theirs[name].to_numpy())
+    assert ours["driver_config"].to_list() == theirs["driver_config"].to_list()
+
+
+SERVICE = "driver_activity_v2"
+_UTC = pl.Datetime("us", "UTC")
+
+
+async def command(*arguments: str) -> None:
+    """Runs a command of `setpoint features`; it succeeds."""
+    done = await asyncio.to_thread(CliRunner().invoke, main.app, ["features", *arguments])
+    assert done.exit_code == 0, done.output
+
+
+def spine_of(stats: pl.DataFrame) -> pl.DataFrame:
+    """Returns times at, between and within a day after the rows of every driver, with request columns."""
+    times = [pl.col("event_timestamp") + pl.duration(seconds=after) for after in (0, 1, 1_799)]
+    latest = stats.sort("event_timestamp").group_by("driver_id", maintain_order=True).tail(30)
+    asked = pl.concat([latest.select("driver_id", event_time=time.cast(_UTC)) for time in times])
+    asked = asked.unique(["driver_id", "event_time"]).sort("event_time")
+    return asked.with_columns(
+        val_to_add=pl.int_range(asked.height, dtype=pl.Int64),
+        val_to_add_2=pl.lit(10, dtype=pl.Int64),
+    )
+
+
+def rows_of(stats: pl.DataFrame) -> pl.DataFrame:
+    """Returns the rows of the file as the report of the import says to write them."""
+    return stats.select(
+        "driver_id",
+        "conv_rate",
+        "acc_rate",
+        pl.col("avg_daily_trips").cast(pl.Int64),
+        "driver_config",
+        event_time=pl.col("event_timestamp").cast(_UTC),
+        created_time=pl.col("created").dt.replace_time_zone("UTC").cast(_UTC),
+    )
+
+
+def feast_answers(python: Path, repository: Path, spine: pl.DataFrame) -> pl.DataFrame:
+    """Returns what Feast joins to a spine."""
+    named = spine.with_columns(
+        event_timestamp=pl.col("event_time").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    ).drop("event_time")
+    question = json.dumps({"service": SERVICE, "frame": named.to_dict(as_series=False)})
+    told = json.loads(run(str(python), str(SOURCES / "answers.py"), str(repository), question))
+    time = pl.from_epoch("event_timestamp", "ms").cast(_UTC).alias("event_time")
+    return pl.DataFrame(told, infer_schema_length=None).with_columns(time)
 
 
 @pytest.mark.parametrize(
