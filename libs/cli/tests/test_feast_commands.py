@@ -51,6 +51,8 @@ def test_import_feast_tells_and_writes(tmp_path: Path) -> None:
     ):
         assert line in told
     assert "rate FLOAT32" not in told
+    assert f"setpoint features apply {output}" in " ".join(told.split())
+    assert "SETPOINT_FEATURE_MODULES" not in told
     assert 'driver = Entity("driver", {"driver_id": DataType.STRING})' in output.read_text()
 
 

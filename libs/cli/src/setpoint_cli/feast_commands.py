@@ -49,7 +49,7 @@ def import_feast(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="Python module to write what maps into; a new file, such as drivers.py.",
+            help="Python module to write what maps into, for setpoint features apply; a new file.",
         ),
     ] = None,
     key_type: Annotated[
@@ -77,7 +77,11 @@ def import_feast(
     _report(mapped, everything=everything)
     if output is not None:
         output.write_text(python_code.write(mapped, told["project"]), encoding="utf-8")
-        console.print(f"written to {output}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"written to {output}; apply it with: setpoint features apply {output}", 0)
+        if mapped.functions:
+            _say(
+                f"the feature service must have it, too: SETPOINT_FEATURE_MODULES={output.stem}", 0
+            )
 
 
 def _key_types(pairs: Sequence[str]) -> dict[str, DataType]:

@@ -567,7 +567,9 @@ def _of_view(told: Told) -> list[str]:
         )
     if told["aggregations"]:
         wanted = ", ".join(f"{each['function']}({each['column']})" for each in told["aggregations"])
-        reasons.append(f"its aggregates ({wanted}) are to be computed before they are written")
+        reasons.append(
+            f"its aggregates ({wanted}) are to be written, or defined as windows over a view of its events"
+        )
     if not told["online"]:
         reasons.append("it is kept online, too")
     if not told["enabled"]:
