@@ -1,6 +1,7 @@
 """What a process in the sandbox cannot do, tried by one."""
 
 import json
+import platform
 import socket
 import subprocess
 import sys
@@ -72,3 +73,72 @@ def test_process_is_confined(tmp_path: Path) -> None:
         "compute": "done",
     }
     assert not secret.with_suffix(".new").exists()
+
+
+CALLS = """
+import ctypes, errno, json, os, socket, sys, threading
+from setpoint_inference.adapters import seccomp
+
+def tried(work):
+    try:
+        work()
+    except BaseException as error:
+        return type(error).__name__
+    return "done"
+
+stop, seen = threading.Event(), []
+other = threading.Thread(target=lambda: (stop.wait(), seen.append(tried(socket.socket))))
+other.start()
+library = ctypes.CDLL(None, use_errno=True)
+held = seccomp.refuse_calls(library)
+stop.set()
+other.join()
+
+def call(number):
+    return "refused" if library.syscall(number, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM else "done"
+
+print(json.dumps({
+    "held": held,
+    "connect": tried(lambda: socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5)),
+    "udp": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
+    "unix": tried(lambda: socket.socket(socket.AF_UNIX)),
+    "other thread": seen[0],
+    "execute": tried(lambda: os.execv("/bin/sh", ["sh", "-c", "exit 0"])),
+    "io_uring_setup": call(425),
+    "x32": call(0x40000000 + 39),
+    "files": tried(lambda: open(sys.executable, "rb").read(10)),
+    "pipes": tried(os.pipe),
+    "import": tried(lambda: __import__("decimal")),
+}))
+"""
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64"), reason="the filter is made for these"
+)
+def test_filter_refuses_sockets_without_namespaces() -> None:
+    """Where a container gives no namespaces the filter alone keeps every thread from every network."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        finished = subprocess.run(
+            [sys.executable, "-I", "-c", CALLS, str(port)],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
+    found = json.loads(finished.stdout)
+    if not found.pop("held"):
+        pytest.skip("this kernel filters no calls")
+    assert found == {
+        "connect": "PermissionError",
+        "udp": "PermissionError",
+        "unix": "PermissionError",
+        "other thread": "PermissionError",
+        "execute": "PermissionError",
+        "io_uring_setup": "refused",
+        "x32": "refused",
+        "files": "done",
+        "pipes": "done",
+        "import": "done",
+    }

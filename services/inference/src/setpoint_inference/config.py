@@ -75,7 +75,8 @@ class InferenceSettings(settings.ServiceSettings):
 
     skops_sandbox_required: bool = True
     """Whether to refuse artifacts on a system that cannot take network and files away from the
-    process: Linux with Landlock (5.13), and unprivileged user namespaces or Landlock for TCP (6.7)."""
+    process: Linux with Landlock (5.13), and seccomp on x86-64 or ARM, unprivileged user namespaces, or
+    Landlock for TCP (6.7). Without it an artifact must be trusted like code."""
 
     external_addresses: tuple[str, ...] = ()
     """Servers of the Open Inference Protocol that versions may name, `host:port` each, as JSON;

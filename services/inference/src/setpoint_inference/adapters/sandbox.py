@@ -1,6 +1,7 @@
 """Takes away from this process what running somebody else's estimator does not need. Linux, no root.
 
-- No network: a network namespace of its own, without devices; besides, Landlock refuses TCP.
+- No network: a network namespace of its own, without devices; besides, a filter refuses sockets, and
+  Landlock TCP. One of the three is enough.
 - No files: Landlock lets it read Python and its libraries, and nothing else; no file can grow.
 - No secrets: it is started with an environment of its own and without other open files.
 - No more memory than allowed, no processes (but for root), and it dies with its parent.
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from setpoint_inference.adapters import seccomp
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -77,8 +80,11 @@ def enter(memory_bytes: int, *, has_left_network: bool) -> Held:
         has_left_network: What `leave_network` said.
     """
     _limit(memory_bytes)
-    version = _restrict(_library(), _readable()) if sys.platform == "linux" else 0
-    return Held(has_left_network or version >= _TCP_VERSION, version > 0)
+    if sys.platform != "linux":
+        return Held(network=False, files=False)
+    version = _restrict(_library(), _readable())
+    has_no_sockets = seccomp.refuse_calls(_library())
+    return Held(has_left_network or has_no_sockets or version >= _TCP_VERSION, version > 0)
 
 
 def _library() -> ctypes.CDLL:
