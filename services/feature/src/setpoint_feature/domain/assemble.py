@@ -30,6 +30,8 @@ class Winners:
     """Where the row of defaults lies."""
     codes: visibility.Codes
     event_times: visibility.Times
+    is_arranged: bool = False
+    """Rows have no texts and lie one after the other, in the place of each that is not fresh the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,11 @@ def serve(compiled: plan.Plan, rows: int, winners: list[Found]) -> Served:
 
 def _values(group: plan.Group, found: Winners, names: Sequence[str]) -> list[Column]:
     """Returns the fields of a group, the defaults standing in for what is not fresh."""
-    starts = np.where(found.codes == visibility.FRESH, found.starts, found.defaults)
     columns = [names[place] for place in group.places]
+    if found.is_arranged:
+        rows = len(found.codes)
+        return group.view.layout.unpack_first(found.data, rows, group.fields, columns)
+    starts = np.where(found.codes == visibility.FRESH, found.starts, found.defaults)
     return group.view.layout.unpack(found.data, starts, group.fields, columns)
 
 

@@ -217,6 +217,8 @@ def _put(
     data: npt.NDArray[np.uint8], places: npt.NDArray[np.int64], parts: npt.NDArray[np.uint8]
 ) -> None:
     """Writes bytes of the same number at each place."""
+    if not len(places):
+        return
     width = parts.shape[-1]
     np.ndarray((len(data) - width + 1, width), np.uint8, data, 0, (1, 1))[places] = parts
 

@@ -151,10 +151,26 @@ class Layout:
             fields: Positions of the fields.
             names: Names of the columns; by default the fields' own.
         """
-        rows = len(starts)
-        if rows == 0:
+        if not len(starts):
             data, starts = self.defaults, np.zeros(0, np.int64)
-        matrix = windows(data, self.fixed_bytes)[starts]
+        return self._columns(windows(data, self.fixed_bytes)[starts], data, starts, fields, names)
+
+    def unpack_first(
+        self, data: bytes | Bytes, rows: int, fields: Sequence[int], names: Sequence[str]
+    ) -> list[Column]:
+        """Returns some fields of the first rows, which lie one after the other and have no texts."""
+        matrix = np.frombuffer(data, np.uint8).reshape(-1, self.fixed_bytes)[:rows]
+        return self._columns(matrix, b"", np.zeros(0, np.int64), fields, names)
+
+    def _columns(
+        self,
+        matrix: Bytes,
+        data: bytes | Bytes,
+        starts: Positions,
+        fields: Sequence[int],
+        names: Sequence[str] | None,
+    ) -> list[Column]:
+        rows = len(matrix)
         records = matrix.view(self._record).reshape(-1)
         present = np.unpackbits(
             matrix[:, : self.bitmap_bytes], axis=1, count=len(self.slots), bitorder="little"
