@@ -1,3 +1,4 @@
+import asyncio
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,48 @@ async def test_join_equals_brute_force(
         assert answer.statuses[0] == statuses
         assert answer.statuses[1] == [MISSING if each == DEFAULT else each for each in statuses]
         assert answer.event_times == [times, times]
+
+
+@pytest.mark.parametrize("whole_rows", [0, 1_000_000])
+async def test_join_of_both_places_equals_brute_force(start: Start, whole_rows: int) -> None:
+    """Rows that lie in segments, or move there between two pieces, are joined as all others."""
+    seed = random.Random(whole_rows)
+    rows = random_rows(seed, 300)
+    pieces = [random_spine(seed, 90), random_spine(seed, 90)]
+    async with start(
+        whole_view_rows=whole_rows,
+        recent_rows=20,
+        move_rows=30,
+        segment_rows=70,
+        compact_seconds=0.01,
+        segment_grace_seconds=0.0,
+    ) as running:
+        await prepare(running.client, rows[:200], ttl_microseconds=30)
+        while segment_files(running) < 2:
+            await asyncio.sleep(0.01)
+        first = await running.client.historical("trips", *map(spine_columns, pieces))
+        for begin in range(200, 300, 25):
+            await running.client.write("legs", batch(rows[begin : begin + 25]))
+        second = await running.client.historical("trips", *map(spine_columns, pieces))
+
+    for known, answers in ((rows[:200], first), (rows, second)):
+        for piece, answer in zip(pieces, answers, strict=True):
+            values, texts, statuses, times = brute_force(
+                known, piece, ttl=30, exclusive=False, arrival=True
+            )
+            assert answer.values == {"value": values, "text": texts}
+            assert answer.statuses[0] == statuses
+            assert answer.event_times == [times, times]
+
+
+def segment_files(running: testing.Running) -> float:
+    """Returns how many segments hold rows, as the metrics tell."""
+    return sum(
+        sample.value
+        for metric in running.server.metrics_registry.collect()
+        for sample in metric.samples
+        if sample.name == "setpoint_feature_segments"
+    )
 
 
 async def test_join_large_piece_spans_messages(start: Start) -> None:

@@ -15,6 +15,8 @@ from setpoint_feature.domain import key_table, run, visibility
 
 MERGED_AT_ONCE: Final = 4
 """Neighbours that are merged into one. Fewer would rewrite rows more often, more would leave more files."""
+FULL_SHARE: Final = 0.7
+"""Fewer neighbours are merged when they fill so much of a segment, which then is not touched again."""
 THINNED_SHARE: Final = 0.1
 """A segment is rewritten when at least this share of its rows can go."""
 THINNING_STEPS: Final = 8
@@ -78,16 +80,21 @@ def to_merge(live: Sequence[Segment], limits: Limits) -> tuple[Segment, ...]:
         limits: How large a segment may become.
     """
     groups = [
-        tuple(live[start : start + MERGED_AT_ONCE])
-        for start in range(len(live) - MERGED_AT_ONCE + 1)
+        tuple(live[start : start + count])
+        for count in range(2, MERGED_AT_ONCE + 1)
+        for start in range(len(live) - count + 1)
     ]
-    fitting = [
-        group
-        for group in groups
-        if sum(each.rows for each in group) <= limits.segment_rows
-        and sum(each.size for each in group) <= limits.segment_bytes
-    ]
+    fitting = [group for group in groups if _fits(group, limits)]
     return min(fitting, key=lambda group: sum(each.rows for each in group), default=())
+
+
+def _fits(group: Sequence[Segment], limits: Limits) -> bool:
+    """Tells whether a merged segment would be small enough, and full or of many."""
+    share = max(
+        sum(each.rows for each in group) / limits.segment_rows,
+        sum(each.size for each in group) / limits.segment_bytes,
+    )
+    return share <= 1 and (len(group) == MERGED_AT_ONCE or share >= FULL_SHARE)
 
 
 def to_thin(live: Sequence[Segment], retention: int, now: int) -> Segment | None:
