@@ -18,6 +18,11 @@ entities:
     keys: {{depot: string}}
     tags: {{kind: place}}
 views:
+  - name: {name}_windows
+    entity: depot
+    source: {name}
+    aggregates:
+      - {{name: widest, function: max, of: area, window: 24h}}
   - name: depot_load
     entity: depot
     ttl: {ttl}
@@ -30,7 +35,7 @@ views:
       - {{name: area, type: float64}}
 feature_sets:
   - name: {name}_set
-    features: [depot_load.queue, {name}.area]
+    features: [depot_load.queue, {name}.area, {name}_windows.widest]
 """
 """The house's view of depots as it stands, in other words, and a new view and set."""
 
@@ -70,7 +75,8 @@ async def test_plan_apply_and_nothing_left_to_do(
         "~ view depot_load  in words only",
         "    + fields[queue].description: waits",
         "    + tags[kind]: place",
-        "plan: 2 new, 2 in words only",
+        "+ view yards_windows  new",
+        "plan: 3 new, 2 in words only",
     ):
         assert line in planned.output, planned.output
     assert applied.exit_code == 0, applied.output

@@ -21,6 +21,13 @@ views:
     fields:
       - {name: late, type: float64, default: 0.2, sensitive: true, finite: true}
       - {name: count, type: int64, default: 0, tags: {unit: flights}}
+  - name: windows
+    entity: carrier
+    source: delays
+    group_by: {carrier: count}
+    aggregates:
+      - {name: many, function: count, window: 1d, hop: 1h, condition: {field: count, equals: 3}}
+      - {name: latest, function: last, of: late, window: 7d, n: 2, default: 0.5}
 feature_sets:
   - name: flights
     features:
@@ -35,7 +42,7 @@ PYTHON = """
 from datetime import timedelta
 
 from setpoint_features import (
-    DataType, Derived, Entity, FeatureSet, FeatureView, Field, RequestField, transformation
+    Aggregate, AggregateView, DataType, Derived, Entity, FeatureSet, FeatureView, Field, RequestField, transformation
 )
 
 carrier = Entity("carrier", {"carrier": DataType.STRING}, owner="ops")
@@ -50,7 +57,17 @@ _views = [
         ttl=timedelta(hours=36),
         boundary="exclusive",
         tags={"tier": "1"},
-    )
+    ),
+    AggregateView(
+        "windows",
+        "carrier",
+        "delays",
+        [
+            Aggregate("many", "count", timedelta(days=1), condition=("count", 3), hop=timedelta(hours=1)),
+            Aggregate("latest", "last", timedelta(days=7), "late", n=2, default=0.5),
+        ],
+        {"carrier": "count"},
+    ),
 ]
 
 
@@ -120,7 +137,7 @@ def test_load_finds_a_package_and_its_files(
     by_name = loading.load("made_up_features.delays")
 
     assert [each.name for each in by_folder.entities] == ["more", "carrier"]
-    assert (len(by_folder), len(by_name)) == (4, 3)
+    assert (len(by_folder), len(by_name)) == (5, 4)
     assert by_name.views[0].where.line == 10
 
 
@@ -143,7 +160,7 @@ def test_load_finds_a_package_and_its_files(
             "inclusive or exclusive",
         ),
         ("name: carrier\n", "name: no\n", "3: entities[0].name", "put it in quotes"),
-        ("- delays.late", "- delays", "18: feature_sets[0].features[0]", "must be view.field"),
+        ("- delays.late", "- delays", "25: feature_sets[0].features[0]", "must be view.field"),
         ("sensitive: true", "sensitive: 1", "13: views[0].fields[0].sensitive", "true or false"),
         ("owner: ops", "owner: ops\n    owner: me", "6: entities[0].owner", "only once"),
         ("keys: {carrier: string}", "keys: [a]", "4: entities[0].keys", "must be a mapping"),
@@ -198,6 +215,17 @@ def test_load_reads_lengths_of_time(tmp_path: Path, written: str, meant: timedel
     assert loading.load(str(path)).views[0].ttl == meant
 
 
+def test_aggregate_view_gives_its_columns_as_features() -> None:
+    """A field over the latest n events is n columns."""
+    last = definitions.Aggregate("latest", "last", timedelta(1), "late", n=2)
+    view = definitions.AggregateView("v", "e", "s", [last])
+
+    assert view["latest_2"] == definitions.Feature("v", "latest_2")
+    for name in ("latest", "latest_3"):
+        with pytest.raises(KeyError):
+            view[name]
+
+
 def test_located_names_file_and_line(tmp_path: Path) -> None:
     """What the service says about a place in the message is told by file and line."""
     path = write(tmp_path, "delays.yaml", YAML)
@@ -208,6 +236,7 @@ def test_located_names_file_and_line(tmp_path: Path) -> None:
             "definitions.views[0].fields[1].default_value",
             "definitions.views[0].ttl_microseconds",
             "definitions.feature_sets[0].transformations[0].inputs[value]",
+            "definitions.views[1].aggregation.fields[1].n",
             "definitions.entities[0].keys[0].name",
             "reason",
         )
@@ -216,7 +245,8 @@ def test_located_names_file_and_line(tmp_path: Path) -> None:
     assert [each.field for each in messages.located(found, violations)] == [
         f"{path}:14: view delays: fields[1].default_value",
         f"{path}:7: view delays: ttl_microseconds",
-        f"{path}:23: feature set flights: transformations[0].inputs[value]",
+        f"{path}:30: feature set flights: transformations[0].inputs[value]",
+        f"{path}:21: view windows: aggregation.fields[1].n",
         f"{path}:3: entity carrier: keys[0].name",
         "reason",
     ]
@@ -229,8 +259,17 @@ def test_located_names_file_and_line(tmp_path: Path) -> None:
         (definitions.FeatureView("v", "e", boundary="both"), "view v: boundary"),  # type: ignore[arg-type]  # the mistake.
         (definitions.FeatureView("v", "e", ttl=timedelta(0)), "view v: ttl"),
         (
+            definitions.AggregateView(
+                "v",
+                "e",
+                "s",
+                [definitions.Aggregate("a", "median", timedelta(1))],  # type: ignore[arg-type]  # the mistake.
+            ),
+            "view v: fields[a].function",
+        ),
+        (
             definitions.FeatureView("v", "e", [definitions.Field("f", DataType.INT64, 1 << 70)]),
-            "view v: fields[f].default: default",
+            "view v: fields[f].default: value",
         ),
         (
             definitions.FeatureSet("s", derived=[definitions.Derived("d", print)]),

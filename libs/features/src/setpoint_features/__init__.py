@@ -8,6 +8,8 @@ functions in a package that the feature service imports too, so that training an
 from setpoint_columns import DataType
 from setpoint_features.declaration import Transformation, transformation
 from setpoint_features.definitions import (
+    Aggregate,
+    AggregateView,
     Definitions,
     Derived,
     Entity,
@@ -20,6 +22,8 @@ from setpoint_features.definitions import (
 )
 
 __all__ = [
+    "Aggregate",
+    "AggregateView",
     "DataType",
     "Definitions",
     "Derived",

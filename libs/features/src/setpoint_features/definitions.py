@@ -130,6 +130,75 @@ class FeatureView(_Described):
         return Feature(self.name, name)
 
 
+AggregateFunction = Literal["count", "sum", "mean", "min", "max", "share", "last", "distinct"]
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One value over a window of events."""
+
+    name: str
+    function: AggregateFunction
+    window: timedelta
+    of: str = ""
+    """The field of the source that it is computed of; none for "share", and for "count" if all events count."""
+    condition: tuple[str, Default] | None = None
+    """A field of the source and the value that it must equal: which events count; of "share", which part of them."""
+    hop: timedelta | None = None
+    """Step in which old events leave; None for one that suits the window."""
+    n: int = 0
+    """Of "last": how many."""
+    default: Default | None = None
+    sensitive: bool = False
+    description: str = ""
+    tags: Tags = field(default_factory=dict)
+    where: Location = field(default_factory=_here, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class AggregateView(_Described):
+    """Windows over the rows of another view, computed the same online and offline.
+
+    Example:
+        ```python
+        windows = AggregateView(
+            "landing_windows",
+            carrier,
+            landings,
+            [
+                Aggregate("landings_24h", "count", timedelta(hours=24)),
+                Aggregate("late_share_7d", "share", timedelta(days=7), condition=("late", True)),
+            ],
+        )
+        windows["late_share_7d"]  # as of any other view
+        ```
+    """
+
+    name: str
+    entity: Entity | str
+    source: FeatureView | str
+    """The view whose rows are the events."""
+    fields: Sequence[Aggregate] = ()
+    group_by: Mapping[str, str] = field(default_factory=dict)
+    """Key of the entity to the field or key of the source that names it, where they differ."""
+    boundary: Boundary = "inclusive"
+
+    def __getitem__(self, name: str) -> Feature:
+        """Returns one of the fields as a feature.
+
+        Raises:
+            KeyError: The view has no such field.
+        """
+        columns = {
+            each.name if each.n <= 1 else f"{each.name}_{at}"
+            for each in self.fields
+            for at in range(1, max(2, each.n + 1))
+        }
+        if name not in columns:
+            raise KeyError(f"view {self.name!r} has no field {name!r}")
+        return Feature(self.name, name)
+
+
 @dataclass(frozen=True)
 class RequestField:
     """An input that the caller gives with the request."""
@@ -191,7 +260,8 @@ class FeatureSet(_Described):
     derived: Sequence[Derived] = ()
 
 
-Definition = Entity | FeatureView | FeatureSet
+View = FeatureView | AggregateView
+Definition = Entity | View | FeatureSet
 
 
 @dataclass(frozen=True)
@@ -201,6 +271,7 @@ class Definitions:
     entities: Sequence[Entity] = ()
     views: Sequence[FeatureView] = ()
     feature_sets: Sequence[FeatureSet] = ()
+    aggregate_views: Sequence[AggregateView] = ()
 
     @classmethod
     def of(cls, found: Sequence[Definition]) -> "Definitions":
@@ -209,8 +280,10 @@ class Definitions:
             [each for each in found if isinstance(each, Entity)],
             [each for each in found if isinstance(each, FeatureView)],
             [each for each in found if isinstance(each, FeatureSet)],
+            [each for each in found if isinstance(each, AggregateView)],
         )
 
     def __len__(self) -> int:
         """Returns how many there are."""
-        return len(self.entities) + len(self.views) + len(self.feature_sets)
+        views = len(self.views) + len(self.aggregate_views)
+        return len(self.entities) + views + len(self.feature_sets)

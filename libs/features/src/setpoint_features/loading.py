@@ -11,7 +11,12 @@ from setpoint_features import definitions, library, yaml_files
 from setpoint_runtime import errors
 
 _YAML: Final = (".yaml", ".yml")
-_KINDS: Final = (definitions.Entity, definitions.FeatureView, definitions.FeatureSet)
+_KINDS: Final = (
+    definitions.Entity,
+    definitions.FeatureView,
+    definitions.AggregateView,
+    definitions.FeatureSet,
+)
 
 
 def load(target: str) -> definitions.Definitions:

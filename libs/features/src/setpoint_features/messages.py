@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from setpoint.common.v1 import column_pb2, reference_pb2, value_pb2
-from setpoint.feature.v1 import definition_pb2
+from setpoint.feature.v1 import aggregation_pb2, definition_pb2
 from setpoint.feature.v1 import definition_service_pb2 as pb
 from setpoint_columns import DataType, proto, value
 from setpoint_features import definitions
@@ -17,9 +17,15 @@ _BOUNDARIES: Final = {
     "inclusive": definition_pb2.BOUNDARY_INCLUSIVE,
     "exclusive": definition_pb2.BOUNDARY_EXCLUSIVE,
 }
+_FUNCTIONS: Final = {
+    name.removeprefix("AGGREGATE_FUNCTION_").lower(): number
+    for name, number in aggregation_pb2.AggregateFunction.items()
+    if number
+}
 _KINDS: Final = {"entities": "entity", "views": "view", "feature_sets": "feature set"}
 _PLACE: Final = re.compile(
-    r"definitions\.(entities|views|feature_sets)\[(\d+)\]\.?((?:(\w+)\[(\d+)\])?.*)", re.DOTALL
+    r"definitions\.(entities|views|feature_sets)\[(\d+)\]\.?((?:(?:aggregation\.)?(\w+)\[(\d+)\])?.*)",
+    re.DOTALL,
 )
 _MICROSECOND: Final = timedelta(microseconds=1)
 _T = TypeVar("_T")
@@ -33,7 +39,7 @@ def to_message(found: definitions.Definitions) -> pb.Definitions:
     """
     return pb.Definitions(
         entities=[_entity(each) for each in found.entities],
-        views=[_view(each) for each in found.views],
+        views=[_view(each) for each in _views(found)],
         feature_sets=[_feature_set(each) for each in found.feature_sets],
     )
 
@@ -50,7 +56,7 @@ def _located(found: definitions.Definitions, field: str) -> str:
     if match is None:
         return field
     kind, index, rest, part, at = match.groups()
-    group: Sequence[Any] = getattr(found, kind)
+    group: Sequence[Any] = _views(found) if kind == "views" else getattr(found, kind)
     if int(index) >= len(group):
         return field
     definition = group[int(index)]
@@ -59,6 +65,10 @@ def _located(found: definitions.Definitions, field: str) -> str:
     if part and isinstance(parts, Sequence) and int(at) < len(parts):
         where = parts[int(at)].where
     return f"{where}: {_KINDS[kind]} {definition.name}" + (f": {rest}" if rest else "")
+
+
+def _views(found: definitions.Definitions) -> list[definitions.View]:
+    return [*found.views, *found.aggregate_views]
 
 
 def _entity(entity: definitions.Entity) -> definition_pb2.Entity:
@@ -74,28 +84,70 @@ def _entity(entity: definitions.Entity) -> definition_pb2.Entity:
     )
 
 
-def _view(view: definitions.FeatureView) -> definition_pb2.FeatureView:
+def _view(view: definitions.View) -> definition_pb2.FeatureView:
     boundary = _BOUNDARIES.get(view.boundary)
     if boundary is None:
         raise _wrong(view, "boundary", view.boundary, f"must be one of {', '.join(_BOUNDARIES)}")
-    return definition_pb2.FeatureView(
+    message = definition_pb2.FeatureView(
         name=view.name,
-        entity=view.entity if isinstance(view.entity, str) else view.entity.name,
-        fields=[_field(view, each) for each in view.fields],
-        ttl_microseconds=0 if view.ttl is None else _microseconds(view, view.ttl),
+        entity=_name(view.entity),
         boundary=boundary,
         description=view.description,
         owner=view.owner,
         tags=view.tags,
     )
+    if isinstance(view, definitions.AggregateView):
+        message.aggregation.source = _name(view.source)
+        message.aggregation.group_by.update(view.group_by)
+        message.aggregation.fields.extend(_aggregate(view, each) for each in view.fields)
+    else:
+        message.ttl_microseconds = _microseconds(view, "ttl", view.ttl, view.where)
+        message.fields.extend(_field(view, each) for each in view.fields)
+    return message
 
 
-def _microseconds(view: definitions.FeatureView, ttl: timedelta) -> int:
-    microseconds = ttl // _MICROSECOND
+def _name(named: definitions.Entity | definitions.FeatureView | str) -> str:
+    return named if isinstance(named, str) else named.name
+
+
+def _microseconds(
+    view: definitions.View, path: str, length: timedelta | None, where: definitions.Location
+) -> int:
+    if length is None:
+        return 0
+    microseconds = length // _MICROSECOND
     if not microseconds:
-        # To the service that is "never", which a person would not expect of a short time.
-        raise _wrong(view, "ttl", ttl, "must be at least a microsecond, or None for never")
+        # To the service that says nothing, which a person would not expect of a short time.
+        raise _wrong(view, path, length, "must be at least a microsecond, or None", where)
     return microseconds
+
+
+def _aggregate(
+    view: definitions.AggregateView, each: definitions.Aggregate
+) -> aggregation_pb2.AggregateField:
+    path = f"fields[{each.name}]"
+    function = _FUNCTIONS.get(each.function)
+    if function is None:
+        rule = f"must be one of {', '.join(_FUNCTIONS)}"
+        raise _wrong(view, f"{path}.function", each.function, rule, each.where)
+    message = aggregation_pb2.AggregateField(
+        name=each.name,
+        function=function,
+        field=each.of,
+        window_microseconds=_microseconds(view, f"{path}.window", each.window, each.where),
+        hop_microseconds=_microseconds(view, f"{path}.hop", each.hop, each.where),
+        n=each.n,
+        default_value=_value(view, f"{path}.default", each.default, each.where),
+        sensitive=each.sensitive,
+        description=each.description,
+        tags=each.tags,
+    )
+    if each.condition is not None:
+        message.where.field, equals = each.condition
+        found = _value(view, f"{path}.condition", equals, each.where)
+        if found is not None:
+            message.where.equals.CopyFrom(found)
+    return message
 
 
 def _field(view: definitions.FeatureView, field: definitions.Field) -> definition_pb2.FeatureField:
@@ -112,17 +164,17 @@ def _field(view: definitions.FeatureView, field: definitions.Field) -> definitio
 
 
 def _default(view: definitions.FeatureView, field: definitions.Field) -> value_pb2.Value | None:
-    if field.default is None:
+    if field.dtype is DataType.TIMESTAMP and type(field.default) is int:
+        return value_pb2.Value(timestamp_value=field.default)
+    return _value(view, f"fields[{field.name}].default", field.default, field.where)
+
+
+def _value(
+    view: definitions.View, path: str, found: object, where: definitions.Location
+) -> value_pb2.Value | None:
+    if found is None:
         return None
-    is_time = field.dtype is DataType.TIMESTAMP and type(field.default) is int
-    if is_time:
-        return value_pb2.Value(timestamp_value=int(field.default))
-    return _told(
-        view,
-        f"fields[{field.name}].default",
-        field.where,
-        lambda: value.to_proto(field.default, "default"),
-    )
+    return _told(view, path, where, lambda: value.to_proto(found, "value"))
 
 
 def _feature_set(found: definitions.FeatureSet) -> definition_pb2.FeatureSet:
@@ -204,5 +256,7 @@ def _wrong(
 
 
 def _place(definition: definitions.Definition, path: str, where: definitions.Location) -> str:
-    kinds = {definitions.Entity: "entity", definitions.FeatureView: "view"}
-    return f"{where}: {kinds.get(type(definition), 'feature set')} {definition.name}: {path}"
+    is_view = isinstance(definition, definitions.View)
+    is_entity = isinstance(definition, definitions.Entity)
+    kind = "view" if is_view else "entity" if is_entity else "feature set"
+    return f"{where}: {kind} {definition.name}: {path}"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import yaml
 
@@ -125,6 +125,13 @@ class _Entry:
             raise self.wrong("must be true or false")
         return found
 
+    def number(self) -> int:
+        """Returns a whole number."""
+        found = self.scalar()
+        if type(found) is not int:
+            raise self.wrong("must be a whole number")
+        return found
+
     def dtype(self) -> DataType:
         """Returns a type by its name."""
         found = _TYPES.get(self.text())
@@ -188,6 +195,7 @@ def _described(entry: _Entry, parts: Mapping[str, _Entry]) -> dict[str, Any]:
 
 
 _PEOPLE: Final = ("description", "owner", "tags")
+_FUNCTIONS: Final = get_args(definitions.AggregateFunction)
 
 
 def _entity(entry: _Entry) -> definitions.Entity:
@@ -200,22 +208,77 @@ def _entity(entry: _Entry) -> definitions.Entity:
     )
 
 
-def _view(entry: _Entry) -> definitions.FeatureView:
+def _view(entry: _Entry) -> definitions.View:
+    if "source" in entry.mapping():
+        return _aggregate_view(entry)
     parts = entry.mapping(
         *("name", "entity", "fields", "ttl", "boundary", *_PEOPLE),
         needed=("name", "entity", "fields"),
     )
-    boundary = _optional(parts, "boundary", _Entry.text, "inclusive")
-    if boundary not in ("inclusive", "exclusive"):
-        raise parts["boundary"].wrong("must be inclusive or exclusive")
     return definitions.FeatureView(
         parts["name"].text(),
         parts["entity"].text(),
         [_field(each) for each in parts["fields"].items()],
         ttl=_optional(parts, "ttl", _Entry.duration, None),
-        boundary="exclusive" if boundary == "exclusive" else "inclusive",
+        boundary=_boundary(parts),
         **_described(entry, parts),
     )
+
+
+def _boundary(parts: Mapping[str, _Entry]) -> definitions.Boundary:
+    found = _optional(parts, "boundary", _Entry.text, "inclusive")
+    if found not in ("inclusive", "exclusive"):
+        raise parts["boundary"].wrong("must be inclusive or exclusive")
+    return "exclusive" if found == "exclusive" else "inclusive"
+
+
+def _aggregate_view(entry: _Entry) -> definitions.AggregateView:
+    parts = entry.mapping(
+        *("name", "entity", "source", "group_by", "aggregates", "boundary", *_PEOPLE),
+        needed=("name", "entity", "source", "aggregates"),
+    )
+    return definitions.AggregateView(
+        parts["name"].text(),
+        parts["entity"].text(),
+        parts["source"].text(),
+        [_aggregate(each) for each in parts["aggregates"].items()],
+        _texts(parts, "group_by"),
+        _boundary(parts),
+        **_described(entry, parts),
+    )
+
+
+def _aggregate(entry: _Entry) -> definitions.Aggregate:
+    parts = entry.mapping(
+        *("name", "function", "window", "of", "condition", "hop", "n", "default", "sensitive"),
+        *("description", "tags"),
+        needed=("name", "function", "window"),
+    )
+    function = next(
+        (each for each in _FUNCTIONS if each == parts["function"].text()),
+        None,
+    )
+    if function is None:
+        raise parts["function"].wrong(f"must be one of {', '.join(_FUNCTIONS)}")
+    return definitions.Aggregate(
+        parts["name"].text(),
+        function,
+        parts["window"].duration(),
+        _optional(parts, "of", _Entry.text, ""),
+        _optional(parts, "condition", _condition, None),
+        _optional(parts, "hop", _Entry.duration, None),
+        _optional(parts, "n", _Entry.number, 0),
+        _optional(parts, "default", _Entry.scalar, None),
+        _optional(parts, "sensitive", _Entry.flag, False),
+        _optional(parts, "description", _Entry.text, ""),
+        _texts(parts, "tags"),
+        entry.where,
+    )
+
+
+def _condition(entry: _Entry) -> tuple[str, definitions.Default]:
+    parts = entry.mapping("field", "equals", needed=("field", "equals"))
+    return parts["field"].text(), parts["equals"].scalar()
 
 
 def _field(entry: _Entry) -> definitions.Field:
