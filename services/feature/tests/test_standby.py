@@ -183,18 +183,35 @@ async def test_frozen_store_leaves_time_for_the_history(
 
 
 def test_breaker_lets_one_try_in_each_pause() -> None:
-    """After a failure one caller tries for all, until one succeeds."""
-    now = 0.0
+    """After failures one caller tries for all, until one succeeds."""
+    now = 1.0
     made = breaker.Breaker(lambda: now)
 
     assert [made.may_try() for _ in range(3)] == [True] * 3
-    assert made.failed()
-    assert not made.failed()
+    assert not made.failed(began=0.5)
+    assert made.may_try()
+    assert made.failed(began=1.0)
+    assert not made.failed(began=1.0)
     assert [made.may_try() for _ in range(3)] == [False] * 3
-    now = breaker.PAUSE_SECONDS
+    now += breaker.PAUSE_SECONDS
     assert [made.may_try() for _ in range(3)] == [True, False, False]
     now = 10.0
     assert made.may_try()
     assert made.succeeded()
     assert not made.succeeded()
     assert [made.may_try() for _ in range(3)] == [True] * 3
+
+
+def test_breaker_bears_one_moment_of_silence() -> None:
+    """Calls that fail together are one failure; what began before it proves nothing more."""
+    now = 5.0
+    made = breaker.Breaker(lambda: now)
+
+    assert [made.failed(began) for began in (4.0, 4.5, 4.9)] == [False] * 3
+    now = 6.0
+    assert not made.failed(began=4.8)
+    assert made.may_try()
+    assert not made.succeeded()
+    assert not made.failed(began=5.5)
+    assert made.failed(began=6.0)
+    assert not made.may_try()

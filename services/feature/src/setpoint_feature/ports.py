@@ -367,6 +367,21 @@ class OnlineStore(Protocol):
         """
         ...
 
+    async def begin(self, version: str) -> tuple[str, ...]:
+        """Notes that the copies of a view are filled from the beginning; returns what `finish` wants.
+
+        Several may fill the same copies at the same time.
+        """
+        ...
+
+    async def finish(self, version: str, begun: Sequence[str], upto: int) -> None:
+        """Makes `upto` the watermark of copies that were filled since `begin`.
+
+        Raises:
+            UnavailableError: ONLINE_STORE_UNAVAILABLE, also when the store lost anything since `begin`.
+        """
+        ...
+
     async def watermarks(self, versions: Sequence[str]) -> list[int | None]:
         """Returns up to which sequence each view is complete, None where nothing is known."""
         ...

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -92,6 +93,58 @@ async def test_apply_many_values(store: Store) -> None:
     assert (first, second) == (count, 0)
     assert await stored(store, b"0", str(count - 1).encode()) == [value(0), value(count - 1)]
     assert await store.watermarks([VERSION]) == [count]
+
+
+async def test_fill_from_the_beginning(store: Store) -> None:
+    """Copies that are being filled are not the whole; at the end they are, whoever else filled them too."""
+    mine = await store.begin(VERSION)
+    theirs = await store.begin(VERSION)
+    await store.apply(VERSION, {b"a": value(1)}, -1, -1)
+    await store.apply(VERSION, {b"b": value(1)}, 7, 9)
+    unfinished = await store.watermarks([VERSION])
+    await store.finish(VERSION, mine, 9)
+    await store.apply(VERSION, {}, 9, 12)
+    with pytest.raises(errors.UnavailableError):
+        await store.finish(VERSION, theirs, 13)
+
+    assert mine == theirs
+    assert unfinished == [None]
+    assert (await store.read([ports.Lookup(VERSION, [b"a"])]))[0].mark == 12
+
+
+async def test_fill_that_was_wiped_half_way(store: Store, valkey_url: str) -> None:
+    """A store that lost its memory while it was filled is not taken for full, even if it was filled on."""
+    begun = await store.begin(VERSION)
+    await store.apply(VERSION, {b"a": value(1)}, -1, -1)
+    async with redis.asyncio.Redis.from_url(valkey_url) as client:
+        await client.flushall()
+    other = await store.begin(VERSION)
+    await store.apply(VERSION, {b"b": value(1)}, -1, -1)
+
+    with pytest.raises(errors.UnavailableError, match="lost"):
+        await store.finish(VERSION, begun, 9)
+    assert await store.watermarks([VERSION]) == [None]
+    await store.finish(VERSION, other, 9)
+    assert await store.watermarks([VERSION]) == [9]
+
+
+async def test_first_batch_that_was_wiped_half_way(
+    store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the first batch of a view claims nothing of which a part is gone."""
+    monkeypatch.setattr(valkey_store, "CHUNK", 2)
+    run = store._run
+
+    async def wipe(*arguments: Any) -> int:
+        if arguments[3]:
+            async with redis.asyncio.Redis.from_url(valkey_url) as client:
+                await client.flushall()
+        return await run(*arguments)
+
+    monkeypatch.setattr(store, "_run", wipe)
+    await store.apply(VERSION, {key: value(1) for key in (b"a", b"b", b"c")}, 0, 3)
+
+    assert await store.watermarks([VERSION]) == [None]
 
 
 async def test_apply_after_scripts_were_forgotten(store: Store, valkey_url: str) -> None:

@@ -11,6 +11,7 @@ hash slot, has a watermark of its own, and is read and changed by commands of it
 import asyncio
 import hashlib
 import itertools
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -25,12 +26,15 @@ CHUNK: Final = 500
 """Values of one script call; other clients wait while it runs, about a millisecond."""
 READ_KEYS: Final = 1_000
 """Keys of one command to a single server; other clients wait while it is answered, under a millisecond."""
+_TOKEN_BITS: Final = 48
 _CHUNKS_AT_ONCE: Final = 4
 """Script calls on their way; more would only wait in the server."""
 
 # Timestamps use all 64 bits, more than the numbers of Lua hold exactly, and its comparison of strings
 # depends on the server's locale. So each is compared as a signed high and an unsigned low half.
-# What is known up to the watermark joins on to everything that begins at or below it.
+# What is known up to the watermark joins on to everything that begins at or below it. While copies are filled
+# from the beginning the watermark is a token, a negative number: if it is still there at the end, the store has
+# forgotten nothing meanwhile.
 _SCRIPT: Final = b"""
 local unpack = struct.unpack
 local function is_older(stored, new)
@@ -45,7 +49,7 @@ end
 local call = redis.call
 local replaced = 0
 for index = 2, #KEYS do
-  local key, new = KEYS[index], ARGV[index + 1]
+  local key, new = KEYS[index], ARGV[index + 2]
   local stored = call('GETRANGE', key, 0, 23)
   if stored == '' or is_older(stored, new) then
     call('SET', key, new)
@@ -53,8 +57,11 @@ for index = 2, #KEYS do
   end
 end
 if ARGV[2] ~= '' then
-  local mark, after, upto = tonumber(call('GET', KEYS[1]) or '0'), tonumber(ARGV[1]), tonumber(ARGV[2])
-  if after <= mark and mark < upto then call('SET', KEYS[1], ARGV[2]) end
+  local mark = call('GET', KEYS[1])
+  local known = tonumber(mark or '0')
+  local joins = ARGV[1] ~= '' and tonumber(ARGV[1]) <= known
+  if ARGV[3] ~= '' and mark == ARGV[3] then joins = true end
+  if joins and known < tonumber(ARGV[2]) then call('SET', KEYS[1], ARGV[2]) end
 end
 return replaced
 """
@@ -134,6 +141,23 @@ class ValkeyStore:
                 )
             )
         )
+
+    async def begin(self, version: str) -> tuple[str, ...]:
+        """Notes that the copies of a view are filled from the beginning; returns what `finish` wants."""
+        return tuple(await asyncio.gather(*(self._begin(part) for part in self._parts(version))))
+
+    async def finish(self, version: str, begun: Sequence[str], upto: int) -> None:
+        """Makes `upto` the watermark of copies that were filled since `begin`."""
+        parts = self._parts(version)
+        await asyncio.gather(
+            *(
+                self._run(part, [], "", str(upto), token)
+                for part, token in zip(parts, begun, strict=True)
+            )
+        )
+        (mark,) = await self.watermarks([version])
+        if mark is None or mark < upto:
+            raise _unavailable("EVALSHA", "it lost what it had while it was filled")
 
     async def watermarks(self, versions: Sequence[str]) -> list[int | None]:
         """Returns up to which sequence each view is complete, None where nothing is known."""
@@ -220,6 +244,8 @@ class ValkeyStore:
     ) -> int:
         items = iter(values)
         chunks = list(iter(lambda: list(itertools.islice(items, CHUNK)), []))
+        # Without a watermark to join on to, only this tells whether the first chunk is still there.
+        token = await self._begin(part) if after == 0 and len(chunks) > 1 else ""
         replaced = 0
         for first in range(0, len(chunks) - 1, _CHUNKS_AT_ONCE):
             some = chunks[first : min(first + _CHUNKS_AT_ONCE, len(chunks) - 1)]
@@ -227,10 +253,30 @@ class ValkeyStore:
                 await asyncio.gather(*(self._run(part, chunk, "", "") for chunk in some))
             )
         last = chunks[-1] if chunks else []
-        return replaced + await self._run(part, last, str(after), str(upto))
+        start = "" if token else str(after)
+        return replaced + await self._run(part, last, start, str(upto), token)
+
+    async def _begin(self, part: _Part) -> str:
+        """Puts a token where there is no watermark; returns what is there."""
+        token = f"-{random.getrandbits(_TOKEN_BITS) + 1}"
+        commands: list[tuple[int, valkey_link.Command]] = [
+            (part.slot, ("SET", part.mark, token, "NX")),
+            (part.slot, ("GET", part.mark)),
+        ]
+        try:
+            replies = await self._client.call_all(commands)
+        except OSError as error:
+            raise _unavailable("SET", type(error).__name__) from error
+        _, found = (_checked("SET", reply) for reply in replies)
+        return token if found is None else bytes(found).decode("ascii")
 
     async def _run(
-        self, part: _Part, chunk: Sequence[tuple[bytes, bytes]], after: str, upto: str
+        self,
+        part: _Part,
+        chunk: Sequence[tuple[bytes, bytes]],
+        after: str,
+        upto: str,
+        token: str = "",
     ) -> int:
         prefix = part.prefix
         arguments: valkey_link.Command = (
@@ -239,6 +285,7 @@ class ValkeyStore:
             *[prefix + key for key, _ in chunk],
             after,
             upto,
+            token,
             *[value for _, value in chunk],
         )
         try:
@@ -289,7 +336,9 @@ def _unavailable(command: object, what: str) -> errors.UnavailableError:
 
 
 def _number(mark: bytes | None) -> int | None:
-    return None if mark is None else int(mark)
+    """Returns a watermark, None where there is none or a token in its place."""
+    number = -1 if mark is None else int(mark)
+    return None if number < 0 else number
 
 
 def _least(marks: Sequence[int | None]) -> int | None:

@@ -79,10 +79,12 @@ class Aggregates:
 
     async def rebuild(self, view: plan.CompiledView, last: int) -> None:
         """Makes all states from the history; the watermark appears with the last of them."""
+        version = view.view.version
+        begun = await self._online.begin(version)
         for mark in range(0, last, PAGE_ROWS):
             values = await self._page(view, mark, min(mark + PAGE_ROWS, last))
-            await self._online.apply(view.view.version, values, -1, -1)
-        await self._online.apply(view.view.version, {}, 0, last)
+            await self._online.apply(version, values, -1, -1)
+        await self._online.finish(version, begun, last)
 
     async def _page(self, view: plan.CompiledView, mark: int, upto: int) -> dict[bytes, bytes]:
         """Returns the new states of the groups that some rows concern."""

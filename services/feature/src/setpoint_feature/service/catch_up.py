@@ -113,6 +113,8 @@ class CatchUp:
             mark = upto
 
     async def _rebuild(self, view: plan.CompiledView, last: int) -> None:
+        version = view.view.version
+        begun = await self._online.begin(version)
         after = b""
         while True:
             found = await self._history.read_greatest(view.number, after, APPLY_ROWS)
@@ -120,9 +122,9 @@ class CatchUp:
                 break
             values = await asyncio.to_thread(_values, found)
             # No watermark yet: reads must not take a part for the whole.
-            await self._online.apply(view.view.version, values, -1, -1)
+            await self._online.apply(version, values, -1, -1)
             after = found.keys[-1]
-        await self._online.apply(view.view.version, {}, 0, last)
+        await self._online.finish(version, begun, last)
 
 
 def _end_if_cancelled() -> None:

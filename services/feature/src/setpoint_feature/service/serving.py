@@ -33,6 +33,8 @@ from setpoint_runtime import errors
 MAX_ROWS: Final = 10_000
 ONLINE_SHARE: Final = 0.5
 """Of the time left the online store gets so much; the rest is for the history."""
+TRUSTED_SECONDS: Final = 0.05
+"""A store that does not answer within so long is taken to be in trouble, if it happens again."""
 _FIELD: Final = "entities"
 
 _LOGGER = logging.getLogger(__name__)
@@ -122,7 +124,7 @@ class OnlineReader:
         recipe = compiled.recipe
         given = None if recipe is None else recipe.given(entities, _FIELD)
         started = time.monotonic()
-        copies = await self._copies(compiled, lookups, seconds)
+        copies = await self._copies(compiled, lookups, started, seconds)
         judged = list(map(self._judge, compiled.groups, lookups, copies, itertools.repeat(times)))
         winners = [each for each in judged if each is not None]
         from_history: tuple[str, ...] = ()
@@ -137,7 +139,11 @@ class OnlineReader:
         return Answer(compiled.feature_set, served, from_history)
 
     async def _copies(
-        self, compiled: plan.Plan, lookups: Sequence[_Lookup], seconds: float | None
+        self,
+        compiled: plan.Plan,
+        lookups: Sequence[_Lookup],
+        started: float,
+        seconds: float | None,
     ) -> Sequence[ports.Copies | None]:
         """Returns what the online store holds for each group, None where it does not answer."""
         nothing = [None] * len(lookups)
@@ -147,12 +153,14 @@ class OnlineReader:
             ports.Lookup(group.view.view.version, lookup.keys)
             for group, lookup in zip(compiled.groups, lookups, strict=True)
         ]
+        share = None if seconds is None else seconds * ONLINE_SHARE
         try:
-            found = await self._store.read(
-                asked, None if seconds is None else seconds * ONLINE_SHARE
-            )
+            found = await self._store.read(asked, share)
         except errors.UnavailableError as error:
-            if self._breaker.failed():
+            # A caller in a hurry knows nothing about the store.
+            has_waited = share is None or share >= TRUSTED_SECONDS
+            is_refused = share is None or time.monotonic() - started < share
+            if (has_waited or is_refused) and self._breaker.failed(started):
                 _LOGGER.warning("online reads come from the history: %s", error)
             return nothing
         if self._breaker.succeeded():
