@@ -1,4 +1,4 @@
-"""Property tests run on machines that do other things too: slowness is no failure here."""
+"""What holds for the tests of every member: on a busy machine slowness is no failure."""
 
 from hypothesis import HealthCheck, settings
 
