@@ -259,6 +259,23 @@ def test_slow_version_that_recovers_is_known_again() -> None:
     assert server.limit.current <= 32
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 16, 32])
+def test_probe_of_whatever_is_seen(ahead: int) -> None:
+    """Shows that a limit which is stuck goes on looking and comes back, whatever it is told."""
+    clock = clocks.ManualClock(0)
+    kept = limit.AdaptiveLimit(clock, least=16, most=4_096, tolerance=0.1)
+    seen = []
+    for turn in range(500):
+        clock.advance(400_000)
+        kept.admits(kept.current)
+        # Twice as many take twice as long, which is a queue.
+        told = 4_096 if turn < 2 else min(ahead, kept.current)
+        kept.observe(5.0 * max(1, told), told, 1)
+        seen.append(kept.current)
+    assert set(seen[5:]) == {16, 32}
+    assert seen.count(32) < len(seen) / 2
+
+
 @hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(
     strategies.integers(1, 600),

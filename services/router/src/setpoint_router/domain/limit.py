@@ -116,7 +116,7 @@ class _Stuck:
 
     def see_more(self, ahead: int, stretch: float) -> None:
         """Take note of a probe."""
-        if ahead < PROBE_SPAN * self._ahead:
+        if ahead <= PROBE_SPAN * self._ahead:
             return
         self.looks += 1
         if stretch < self._more_stretch:
