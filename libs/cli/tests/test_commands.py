@@ -56,6 +56,7 @@ def test_help_of_a_command_has_an_example(name: str) -> None:
         ["features", "explain", "temp"],
         ["features", "skew", "--replay", "--share", "2"],
         ["features", "leaks", "table.xls"],
+        ["features", "snapshot", "create", "nowhere.csv", "--feature-set", "x"],
         ["features", "leaks", "nowhere.parquet"],
         ["features", "leaks", "t.csv", "--column", "a=b"],
         ["features", "explain", "set.temp", "--time", "yesterday"],
@@ -85,7 +86,7 @@ def test_session_exit_codes(
     assert error.reason in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["explain", "skew", "leaks"])
+@pytest.mark.parametrize("name", ["explain", "skew", "leaks", "snapshot"])
 def test_help_of_features_has_an_example(name: str) -> None:
     """Each command below ``features`` shows how it is used."""
     shown = RUNNER.invoke(main.app, ["features", name, "--help"])

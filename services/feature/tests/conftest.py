@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
+from setpoint.feature.v1 import (
+    audit_service_pb2_grpc,
+    feature_service_pb2_grpc,
+    snapshot_service_pb2_grpc,
+)
 from setpoint_db import migrate
 from setpoint_feature import config, testing, wiring
 from setpoint_feature.store import tables
@@ -51,7 +55,8 @@ def start(
         ):
             stub = feature_service_pb2_grpc.FeatureServiceStub(channel)
             audit = audit_service_pb2_grpc.AuditServiceStub(channel)
-            yield testing.Running(testing.Client(stub), clock, server, audit)
+            snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(channel)
+            yield testing.Running(testing.Client(stub), clock, server, audit, snapshots)
 
     return run
 

@@ -11,6 +11,8 @@ from setpoint_retraining.testing import FEATURE_SET, KNOWN_AT, FakeFeatures
 from setpoint_retraining.training import table as tables
 from setpoint_runtime import errors
 
+RUN = "019a1b2c-3d4e-7f00-8a1b-2c3d4e5f6071"
+
 
 def questions(keys: list[int]) -> Columns:
     return Columns.from_dict({"question": (DataType.INT64, keys)})
@@ -53,31 +55,35 @@ def test_join_labels_missing_field() -> None:
 async def test_take_joins_everything() -> None:
     """The snapshot has features, request fields, keys, times and labels, row by row."""
     world = FakeFeatures()
-    taken = await snapshot.take(world, testing.policy(), FEATURE_SET, KNOWN_AT)
+    taken = await snapshot.take(world, testing.policy(), FEATURE_SET, KNOWN_AT, RUN)
     assert taken.inputs == ("x", "colour", "y")
     assert set(taken.table.names) == set(world.table.names)
     assert taken.table.select(world.table.names) == world.table.slice(0, taken.table.rows)
     assert taken.unlabelled_rows == world.table.rows - taken.table.rows
 
 
-async def test_take_sends_what_is_computed_with() -> None:
-    """Request fields that transformations read go to the feature service, beside keys and times."""
+async def test_take_has_everything_kept() -> None:
+    """The feature service gets the whole table to keep, labels included, once for each run."""
 
-    class Computing(FakeFeatures):
+    class Keeping(FakeFeatures):
         async def historical(self, feature_set: ports.FeatureSetKey, spine: Columns) -> Columns:
             spines.append(spine.names)
             return await super().historical(feature_set, spine)
 
     spines: list[tuple[str, ...]] = []
-    computing = replace(FEATURE_SET, request_columns=("y",))
-    await snapshot.take(Computing(), testing.policy(), computing, KNOWN_AT)
-    assert spines == [("question", "event_time", "y")]
+    taken = [
+        await snapshot.take(Keeping(), testing.policy(), FEATURE_SET, KNOWN_AT, run)
+        for run in (RUN, RUN, RUN.replace("6071", "6072"))
+    ]
+    assert set(spines) == {("question", "event_time", "y", tables.LABEL_TIME, tables.LABEL)}
+    tokens = [each.feature_snapshot_id for each in taken]
+    assert tokens[0] == tokens[1] != tokens[2]
 
 
 async def test_take_only_what_is_known() -> None:
     """Questions and labels of the time after the run's are not there."""
     at = KNOWN_AT - 5 * testing.DAY
-    taken = await snapshot.take(FakeFeatures(), testing.policy(), FEATURE_SET, at)
+    taken = await snapshot.take(FakeFeatures(), testing.policy(), FEATURE_SET, at, RUN)
     assert taken.table[tables.LABEL_TIME].values.max() <= at
     assert taken.table[tables.QUESTION_TIME].values.max() < at
 
@@ -85,7 +91,7 @@ async def test_take_only_what_is_known() -> None:
 async def test_take_nothing_known() -> None:
     """Without questions or labels there is nothing to train on, which is not the policy's fault."""
     with pytest.raises(errors.FailedPreconditionError) as caught:
-        await snapshot.take(FakeFeatures(), testing.policy(), FEATURE_SET, testing.START)
+        await snapshot.take(FakeFeatures(), testing.policy(), FEATURE_SET, testing.START, RUN)
     assert caught.value.reason is errors.Reason.NOT_ENOUGH_DATA
 
 

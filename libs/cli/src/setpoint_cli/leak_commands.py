@@ -17,17 +17,12 @@ from setpoint_cli.session import (
     EXIT_FAILED,
     StackFolder,
     console,
-    problems,
     session,
 )
-from setpoint_columns import Column, Columns, interop, proto
-from setpoint_runtime import errors
+from setpoint_cli.tables import pieces, read_table
+from setpoint_columns import Columns, proto
 
-PIECE_ROWS = 20_000
-PIECE_BYTES = 3 * 1024 * 1024
 MEASURE_SECONDS = 600.0
-
-_FORMATS = (".parquet", ".csv", ".arrow")
 
 
 def leaks(
@@ -62,7 +57,7 @@ def leaks(
 
     Example: setpoint features leaks flights.parquet --feature-set flight_features
     """
-    rows = read_table(table)
+    rows = read_table(table, "TABLE")
     header = messages.MeasureLeaksRequest(
         columns=list(_claims(column or (), key or ())),
         time_column=time_column,
@@ -76,42 +71,6 @@ def leaks(
     _show(found)
     if any(each.leaked for each in found.findings):
         raise typer.Exit(EXIT_FAILED)
-
-
-def read_table(path: Path) -> Columns:
-    """Reads a file; columns of types that features cannot have are left out, and named.
-
-    Raises:
-        BadParameter: It cannot be read.
-    """
-    # Only here, so that other commands do not wait for it.
-    import polars as pl
-
-    if path.suffix not in _FORMATS:
-        known = ", ".join(_FORMATS)
-        raise typer.BadParameter(f"{path} must end with one of {known}", param_hint="TABLE")
-    try:
-        if path.suffix == ".parquet":
-            frame = pl.read_parquet(path)
-        elif path.suffix == ".csv":
-            frame = pl.read_csv(path, try_parse_dates=True)
-        else:
-            frame = pl.read_ipc(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise typer.BadParameter(f"{path}: {error}", param_hint="TABLE") from None
-    naive = [
-        name
-        for name, dtype in frame.schema.items()
-        if isinstance(dtype, pl.Datetime) and dtype.time_zone is None
-    ]
-    frame = frame.with_columns(pl.col(naive).dt.replace_time_zone("UTC"))
-    columns: list[Column] = []
-    for series in frame.get_columns():
-        try:
-            columns += interop.from_polars(series.to_frame()).columns
-        except errors.InvalidArgumentError as error:
-            problems.print(f"left out: {error.message}", markup=False, soft_wrap=True)
-    return Columns(frame.height, columns)
 
 
 def _claims(
@@ -136,18 +95,10 @@ def _claims(
 def _requests(
     header: messages.MeasureLeaksRequest, rows: Columns
 ) -> Iterator[messages.MeasureLeaksRequest]:
-    for piece in _pieces(rows):
+    for piece in pieces(rows):
         header.table.CopyFrom(proto.to_proto(piece))
         yield header
         header = messages.MeasureLeaksRequest()
-
-
-def _pieces(rows: Columns) -> Iterator[Columns]:
-    """Cuts a table into pieces that fit into messages, at least one."""
-    size = sum(each.values.nbytes for each in rows.columns)
-    step = max(1, min(PIECE_ROWS, rows.rows * PIECE_BYTES // max(1, size)))
-    for start in range(0, max(1, rows.rows), step):
-        yield rows.slice(start, start + step)
 
 
 _ORIGINS = {

@@ -15,6 +15,7 @@ from setpoint_cli import (
     retraining_commands,
     route_commands,
     skew_commands,
+    snapshot_commands,
     stack_commands,
 )
 
@@ -51,5 +52,6 @@ for feature_command in (
     # Its name is that of the function, with a hyphen.
     feature_commands.app.command()(feature_command)
 
+feature_commands.app.add_typer(snapshot_commands.app, name="snapshot")
 app.add_typer(route_commands.app, name="routes")
 app.add_typer(feature_commands.app, name="features")

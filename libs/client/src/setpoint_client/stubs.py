@@ -14,6 +14,7 @@ from setpoint.feature.v1 import (
     audit_service_pb2_grpc,
     definition_service_pb2_grpc,
     feature_service_pb2_grpc,
+    snapshot_service_pb2_grpc,
 )
 from setpoint.inference.v1 import inference_service_pb2_grpc
 from setpoint.monitoring.v1 import ingest_service_pb2_grpc, monitoring_service_pb2_grpc
@@ -58,6 +59,11 @@ class Stubs:
     def definition(self) -> definition_service_pb2_grpc.DefinitionServiceStub:
         """Plans and applies definitions, at the feature service."""
         return definition_service_pb2_grpc.DefinitionServiceStub(self._channel("feature"))
+
+    @cached_property
+    def snapshots(self) -> snapshot_service_pb2_grpc.SnapshotServiceStub:
+        """Training sets that are kept, at the feature service."""
+        return snapshot_service_pb2_grpc.SnapshotServiceStub(self._channel("feature"))
 
     @cached_property
     def validation(self) -> validation_service_pb2_grpc.ValidationServiceStub:
@@ -125,6 +131,11 @@ class AsyncStubs:
     def definition(self) -> definition_service_pb2_grpc.DefinitionServiceAsyncStub:
         """Plans and applies definitions, at the feature service."""
         return definition_service_pb2_grpc.DefinitionServiceStub(self._channel("feature"))
+
+    @cached_property
+    def snapshots(self) -> snapshot_service_pb2_grpc.SnapshotServiceAsyncStub:
+        """Training sets that are kept, at the feature service."""
+        return snapshot_service_pb2_grpc.SnapshotServiceStub(self._channel("feature"))
 
     @cached_property
     def validation(self) -> validation_service_pb2_grpc.ValidationServiceAsyncStub:

@@ -17,6 +17,7 @@ from setpoint_feature.domain import (
     run,
     segments,
     skew,
+    training_set,
     visibility,
 )
 
@@ -453,4 +454,68 @@ class SkewStore(Protocol):
 
     async def written_times(self, view: int, sequences: npt.NDArray[np.int64]) -> visibility.Times:
         """Returns when rows were stored, by the database's clock."""
+        ...
+
+
+class TrainingSetFiles(Protocol):
+    """Keeps the rows of training sets. Every call raises UnavailableError when the folder is out of reach."""
+
+    async def write(
+        self, snapshot_id: str, number: int, rows: training_set.Rows
+    ) -> training_set.Part:
+        """Stores some rows as one part, for good once this returns."""
+        ...
+
+    async def read(self, found: training_set.TrainingSet, number: int) -> training_set.Rows:
+        """Returns the rows of one part, as they were stored.
+
+        Raises:
+            DataLossError: SNAPSHOT_DAMAGED; the file is gone or was changed.
+        """
+        ...
+
+    async def remove(self, snapshot_id: str) -> None:
+        """Removes all parts of a training set."""
+        ...
+
+    async def stored(self) -> Mapping[str, int]:
+        """Returns the ids of training sets of which there are files, and when the newest was written."""
+        ...
+
+
+class TrainingSetStore(Protocol):
+    """Keeps what is known about training sets."""
+
+    async def add(self, wish: Wish, made: training_set.TrainingSet) -> training_set.TrainingSet:
+        """Stores one, once per request id; returns the one that is stored.
+
+        Raises:
+            AlreadyExistsError: REQUEST_ID_REUSED.
+        """
+        ...
+
+    async def get(self, snapshot_id: str) -> training_set.TrainingSet:
+        """Returns one.
+
+        Raises:
+            NotFoundError: SNAPSHOT_NOT_FOUND.
+        """
+        ...
+
+    async def page(
+        self, feature_set: str, before: str, limit: int
+    ) -> list[training_set.TrainingSet]:
+        """Returns the newest ones before one, of a feature set or all, by their ids."""
+        ...
+
+    async def delete(self, wish: Wish, snapshot_id: str) -> bool:
+        """Removes one, once per request id; tells whether this is a replay.
+
+        Raises:
+            NotFoundError: SNAPSHOT_NOT_FOUND.
+        """
+        ...
+
+    async def missing(self, snapshot_ids: Sequence[str]) -> list[str]:
+        """Returns which of some ids are of no training set."""
         ...

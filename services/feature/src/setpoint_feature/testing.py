@@ -18,7 +18,11 @@ from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
 if TYPE_CHECKING:
-    from setpoint.feature.v1 import audit_service_pb2_grpc, feature_service_pb2_grpc
+    from setpoint.feature.v1 import (
+        audit_service_pb2_grpc,
+        feature_service_pb2_grpc,
+        snapshot_service_pb2_grpc,
+    )
 
 NOW = 1_700_000_000_000_000
 """The time of the tests' clock."""
@@ -196,6 +200,7 @@ class Running:
     clock: clocks.ManualClock
     server: servers.Server
     audit: "audit_service_pb2_grpc.AuditServiceAsyncStub"
+    snapshots: "snapshot_service_pb2_grpc.SnapshotServiceAsyncStub"
 
 
 Start = Callable[..., AbstractAsyncContextManager[Running]]

@@ -8,10 +8,17 @@ from setpoint.feature.v1 import (
     audit_service_pb2_grpc,
     definition_service_pb2_grpc,
     feature_service_pb2_grpc,
+    snapshot_service_pb2_grpc,
 )
 from setpoint_db import engine as engines
 from setpoint_db import migrate
-from setpoint_feature import audit_servicer, config, definition_servicer, servicer
+from setpoint_feature import (
+    audit_servicer,
+    config,
+    definition_servicer,
+    servicer,
+    snapshot_servicer,
+)
 from setpoint_feature.adapters import (
     live_models,
     metrics,
@@ -33,6 +40,7 @@ from setpoint_feature.service import (
     skew,
     snapshot,
     standby,
+    training_sets,
     writing,
 )
 from setpoint_feature.store import (
@@ -43,6 +51,8 @@ from setpoint_feature.store import (
     segment_store,
     skew_store,
     tables,
+    training_set_files,
+    training_set_store,
 )
 from setpoint_features import library
 from setpoint_rpc import channel as channels
@@ -117,7 +127,15 @@ async def build(
             ),
             audit_servicer.SERVICE_NAME,
         )
+        sets = _training_sets(settings, stores, known, clock)
+        server.add(
+            snapshot_service_pb2_grpc.add_SnapshotServiceServicer_to_server,
+            snapshot_servicer.SnapshotServicer(sets),
+            snapshot_servicer.SERVICE_NAME,
+        )
         owner = await stack.enter_async_context(tasks.TaskOwner(server.task_failed))
+        if sets is not None:
+            _ = owner.start("snapshot-cleaning", sets.clean())
         if replay is not None and is_replaying:
             server.metrics_registry.register(metrics.SkewMetrics(replay.counts))
             share = max(1, round(settings.skew_share * audit_servicer.WHOLE))
@@ -140,6 +158,21 @@ async def _live(
         return None
     to_registry = channels.connect(settings.registry_address, client=APPLICATION_NAME)
     return live_models.RegistryModels(await stack.enter_async_context(to_registry))
+
+
+def _training_sets(
+    settings: config.FeatureSettings,
+    stores: "_Stores",
+    known: snapshot.Snapshot,
+    clock: clocks.Clock,
+) -> training_sets.TrainingSets | None:
+    """Returns what keeps training sets, where there is a folder for them."""
+    if stores.training_sets is None:
+        return None
+    historical = joining.HistoricalReader(stores.history, known, settings.whole_view_rows)
+    # Statuses and event times, and the frame of the message, come on top.
+    part_bytes = settings.answer_bytes * 3 // 4
+    return training_sets.TrainingSets(*stores.training_sets, historical, clock, part_bytes)
 
 
 async def _replay(
@@ -175,6 +208,10 @@ class _Stores:
     online_writes: valkey_store.ValkeyStore
     segments: segment_store.SegmentStore | None
     """None where no folder for them is set."""
+    training_sets: (
+        tuple[training_set_files.TrainingSetFiles, training_set_store.SQLTrainingSetStore] | None
+    )
+    """None where no folder for them is set."""
 
 
 async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitStack) -> _Stores:
@@ -197,14 +234,16 @@ async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitS
         client = valkey_client.connect(settings.valkey_url, timeout_seconds=timeout)
         online.append(valkey_store.ValkeyStore(client, store_id, settings.online_parts))
         stack.push_async_callback(online[-1].close)
-    cache, made = None, None
+    cache, made, kept = None, None, None
     if settings.segment_url:
         folder = segment_folder.SegmentFolder(settings.segment_url, store_id)
         cache = segment_cache.SegmentCache(folder, settings.scratch_bytes)
         made = segment_store.SegmentStore(long, folder, cache)
+        files = training_set_files.TrainingSetFiles(settings.segment_url, store_id)
+        kept = files, training_set_store.SQLTrainingSetStore(short)
     history = history_store.SQLHistoryStore(short, long, cache)
     skews = skew_store.SQLSkewStore(long)
-    return _Stores(definition, history, skews, online[0], online[1], made)
+    return _Stores(definition, history, skews, online[0], online[1], made, kept)
 
 
 def _compactor(

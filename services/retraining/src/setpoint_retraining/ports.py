@@ -38,6 +38,15 @@ class FeatureSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Frozen:
+    """Features that the feature service keeps, together with the spine that they were joined to."""
+
+    features: Columns
+    snapshot_id: str
+    """The token by which both are read again; empty where the service keeps none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Champion:
     """What is known of the version that serves."""
 
@@ -149,6 +158,11 @@ class Features(Protocol):
 
     async def historical(self, feature_set: FeatureSetKey, spine: Columns) -> Columns:
         """Return the features of each spine row as known at its event_time."""
+
+    async def freeze(
+        self, request_id: str, feature_set: FeatureSetKey, spine: Columns, description: str
+    ) -> Frozen:
+        """Do the same, and have spine and features kept, once per request id."""
 
 
 class Registry(Protocol):

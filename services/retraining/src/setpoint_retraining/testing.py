@@ -143,6 +143,12 @@ class FakeFeatures:
         self._called("historical")
         return self.table.select(["x", "colour"]).take(spine["question"].values)
 
+    async def freeze(
+        self, request_id: str, feature_set: ports.FeatureSetKey, spine: Columns, description: str
+    ) -> ports.Frozen:
+        """Return the features of each question; the token is the request's."""
+        return ports.Frozen(await self.historical(feature_set, spine), request_id)
+
 
 @dataclass
 class FakeRegistry:

@@ -36,6 +36,7 @@ class Cause(enum.IntEnum):
     TRANSFORMATION = 8
     NO_ANSWER = 9
     DEFINITION = 10
+    AGGREGATE = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,20 @@ def cause_of(
     if not better.any():
         return Cause.VALUE
     return Cause.COPY_BEHIND if (better & was_there).any() else Cause.LATE_WRITE
+
+
+def cause_of_aggregate(rule: visibility.Rule, events: Candidates, cell: Cell) -> Cause:
+    """Returns why an aggregate over events came out otherwise.
+
+    Args:
+        rule: The aggregate view's rule.
+        events: The stored events of the entity.
+        cell: What was served and what was known.
+    """
+    at = np.full(len(events.sequences), cell.time, np.int64)
+    known = rule.known(events.event_times, events.created_times, at)
+    was_there = events.written_times <= cell.reply_time
+    return Cause.LATE_WRITE if (known & ~was_there).any() else Cause.AGGREGATE
 
 
 @dataclass(frozen=True, slots=True)

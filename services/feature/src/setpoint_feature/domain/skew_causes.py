@@ -105,12 +105,16 @@ class Comparison:
         """
         for name, field in fields.items():
             served = self._rows.inputs[name]
-            held = _held(view, field, entities.rows)
+            is_aggregate = view.blueprint is not None
+            held = None if is_aggregate else _held(view, field, entities.rows)
             for place in np.flatnonzero(differing[name]).tolist():
                 positions, candidates = entities.candidates(entities.number_of[place])
-                same = _equals(held, positions, served, place)
                 cell = self._cell(name, place)
-                cause = skew.cause_of(view.rule, candidates, same, cell)
+                if held is None:
+                    cause = skew.cause_of_aggregate(view.rule, candidates, cell)
+                else:
+                    same = _equals(held, positions, served, place)
+                    cause = skew.cause_of(view.rule, candidates, same, cell)
                 self._note(name, place, cause)
 
     def derived(self, name: str, differing: visibility.Flags, inputs: Collection[str]) -> None:

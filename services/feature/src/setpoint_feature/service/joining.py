@@ -16,6 +16,7 @@ from setpoint_feature.domain import (
     derived,
     history,
     plan,
+    training_set,
     visibility,
 )
 from setpoint_feature.service import event_reading, snapshot, view_history
@@ -46,11 +47,19 @@ _Source = view_history.ViewHistory | event_reading.EventSource
 class Join:
     """One stream's join: every piece sees the history as it was when the stream began."""
 
-    def __init__(self, ask: Ask, compiled: plan.Plan, sources: Mapping[int, _Source]) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        compiled: plan.Plan,
+        sources: Mapping[int, _Source],
+        sequences: tuple[training_set.ViewSequence, ...],
+    ) -> None:
         """Prepares; made by `HistoricalReader`."""
         self._ask = ask
         self._compiled = compiled
         self._sources = sources
+        self.sequences = sequences
+        """How far the history of each view reaches, of an aggregate view that of its events."""
 
     @property
     def feature_set(self) -> definitions.FeatureSet:
@@ -113,7 +122,11 @@ class HistoricalReader:
                 sources[number] = view_history.ViewHistory(
                     self._store, view, upto, rule, (budget, self._tails)
                 )
-        return Join(ask, compiled, sources)
+        sequences = tuple(
+            training_set.ViewSequence(view.view.name, view.view.version, last.get(view.stream, 0))
+            for view in views.values()
+        )
+        return Join(ask, compiled, sources, sequences)
 
     async def scan(
         self, view_name: str, start: int, end: int, known_at: int

@@ -195,7 +195,8 @@ class SkewReplay:
         """Reads all rows of the entities of some predictions."""
         keys = group.view.codec.encode(rows.spine.take(places), group.key_columns, "entities")
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
-        number = group.view.number
+        # An aggregate is made of the rows of another view.
+        number = group.view.stream
         upto = (await self._history.last_sequences()).get(number, 0)
         found = await self._history.read_keys(number, wanted, upto)
         written = await self._store.written_times(number, found.rows.sequences)

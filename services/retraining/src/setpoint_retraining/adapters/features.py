@@ -7,7 +7,12 @@ from collections.abc import AsyncIterator
 import grpc
 
 from setpoint.common.v1 import reference_pb2
-from setpoint.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
+from setpoint.feature.v1 import (
+    feature_service_pb2,
+    feature_service_pb2_grpc,
+    snapshot_service_pb2,
+    snapshot_service_pb2_grpc,
+)
 from setpoint_columns import Columns, DataType, proto
 from setpoint_retraining import ports
 from setpoint_rpc import channel
@@ -24,6 +29,7 @@ class FeaturesClient:
     def __init__(self, opened: grpc.aio.Channel) -> None:
         """Take a channel to the feature service."""
         self._stub = feature_service_pb2_grpc.FeatureServiceStub(opened)
+        self._snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(opened)
 
     async def feature_set(self, name: str) -> ports.FeatureSet:
         """Return the latest version of a feature set. Raises NotFoundError."""
@@ -89,6 +95,52 @@ class FeaturesClient:
         finally:
             call.cancel()
         return Columns.concat(parts) if parts else Columns(0)
+
+    async def freeze(
+        self,
+        request_id: str,
+        feature_set: ports.FeatureSetKey,
+        spine: Columns,
+        description: str,
+    ) -> ports.Frozen:
+        """Have spine and features kept, and return the features.
+
+        A feature service that has no folder for snapshots keeps none.
+        """
+        header = snapshot_service_pb2.CreateSnapshotRequest(
+            request_id=request_id, feature_set=_reference(feature_set), description=description
+        )
+        try:
+            made = await self._snapshots.CreateSnapshot(
+                _kept_pieces(header, spine), timeout=TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return ports.Frozen(await self.historical(feature_set, spine), "")
+            raise channel.from_rpc_error(error) from error
+        found = made.snapshot
+        features = [column.name for column in found.columns[found.spine_columns :]]
+        call = self._snapshots.ReadSnapshot(
+            snapshot_service_pb2.ReadSnapshotRequest(snapshot_id=found.snapshot_id),
+            timeout=TIMEOUT_SECONDS,
+        )
+        try:
+            parts = [proto.from_proto(each.table).select(features) async for each in call]
+        except grpc.aio.AioRpcError as error:
+            raise channel.from_rpc_error(error) from error
+        finally:
+            call.cancel()
+        return ports.Frozen(Columns.concat(parts), found.snapshot_id)
+
+
+async def _kept_pieces(
+    header: snapshot_service_pb2.CreateSnapshotRequest, spine: Columns
+) -> AsyncIterator[snapshot_service_pb2.CreateSnapshotRequest]:
+    for start in range(0, spine.rows, SPINE_ROWS):
+        piece = spine.slice(start, min(start + SPINE_ROWS, spine.rows))
+        header.spine.CopyFrom(proto.to_proto(piece))
+        yield header
+        header = snapshot_service_pb2.CreateSnapshotRequest()
 
 
 async def _pieces(

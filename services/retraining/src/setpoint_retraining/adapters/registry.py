@@ -184,6 +184,8 @@ def _manifest(run: Run, package: ports.Package, digest: str) -> model_pb2.Manife
             train_rows=snapshot["train_rows"],
             test_rows=snapshot["test_rows"],
             unlabelled_rows=snapshot["unlabelled_rows"],
+            # Runs from before the feature service kept snapshots have none.
+            feature_snapshot_id=snapshot.get("feature_snapshot_id", ""),
         ),
         code_version=package.code_version,
         metrics=[

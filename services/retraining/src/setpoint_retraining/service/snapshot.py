@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,12 +25,21 @@ class Snapshot:
     inputs: tuple[str, ...]
     unlabelled_rows: int
     digest: str
+    feature_snapshot_id: str
+    """The feature service's token for the same rows; empty where it keeps none."""
 
 
 async def take(
-    features: ports.Features, policy: Policy, feature_set: ports.FeatureSet, known_at: int
+    features: ports.Features,
+    policy: Policy,
+    feature_set: ports.FeatureSet,
+    known_at: int,
+    run_id: str,
 ) -> Snapshot:
     """Reads questions and labels, joins them, and joins the features as known at each question.
+
+    The feature service keeps what it joins, labels included, once for a run: a step that is repeated
+    gets the rows of its first time.
 
     Raises:
         FailedPreconditionError: No question has a label, or a question lacks a needed column.
@@ -56,11 +66,15 @@ async def take(
             errors.Reason.NOT_ENOUGH_DATA,
             f"none of {questions.rows} questions has a label known at {known_at}",
         )
-    table = await _join_features(features, feature_set, questions.take(asked))
-    table = table.with_column(labels.take(known)["event_time"].rename(LABEL_TIME))
-    table = table.with_column(_label(labels.take(known), policy.label_field))
+    outcomes = [
+        labels.take(known)["event_time"].rename(LABEL_TIME),
+        _label(labels.take(known), policy.label_field),
+    ]
+    table, token = await _join_features(
+        features, feature_set, questions.take(asked), outcomes, run_id
+    )
     inputs = (*feature_set.features, *feature_set.request_fields)
-    return Snapshot(table, inputs, questions.rows - len(asked), digest(table))
+    return Snapshot(table, inputs, questions.rows - len(asked), digest(table), token)
 
 
 def join_labels(
@@ -98,17 +112,25 @@ def join_labels(
 
 
 async def _join_features(
-    features: ports.Features, feature_set: ports.FeatureSet, questions: Columns
-) -> Columns:
-    wanted = dict.fromkeys([*feature_set.keys, "event_time", *feature_set.request_columns])
+    features: ports.Features,
+    feature_set: ports.FeatureSet,
+    questions: Columns,
+    outcomes: Sequence[Column],
+    run_id: str,
+) -> tuple[Columns, str]:
+    """Returns the labelled table, and the token under which the feature service keeps its rows."""
+    wanted = dict.fromkeys([*feature_set.keys, "event_time", *feature_set.request_fields])
     spine = questions.select(wanted)
-    joined = await features.historical(feature_set.key, spine)
-    columns = [*joined.columns]
+    for column in outcomes:
+        spine = spine.with_column(column)
+    request_id = str(uuid.uuid5(uuid.UUID(run_id), digest(spine)))
+    frozen = await features.freeze(request_id, feature_set.key, spine, f"retraining run {run_id}")
+    columns = [*frozen.features.columns]
     for name, dtype in feature_set.request_fields.items():
         columns.append(questions[name].cast(dtype))
     columns += [questions[name].rename(KEY_PREFIX + name) for name in feature_set.keys]
     columns.append(questions["event_time"].rename(QUESTION_TIME))
-    return Columns(questions.rows, columns)
+    return Columns(questions.rows, [*columns, *outcomes]), frozen.snapshot_id
 
 
 def spine_of(table: Columns, feature_set: ports.FeatureSet) -> Columns:

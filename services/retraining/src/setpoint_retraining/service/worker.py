@@ -179,7 +179,9 @@ class Worker:
 
     async def _snapshot(self, run: Run) -> Output:
         feature_set = await self._peers.features.feature_set(run.plan.feature_set)
-        taken = await snapshot.take(self._peers.features, run.plan, feature_set, run.known_at)
+        taken = await snapshot.take(
+            self._peers.features, run.plan, feature_set, run.known_at, run.run_id
+        )
         path = self._file(run, "snapshot.arrow")
         await asyncio.to_thread(tables.write_snapshot, taken.table, path)
         times = taken.table[tables.QUESTION_TIME].values
@@ -189,6 +191,7 @@ class Worker:
             "rows": taken.table.rows,
             "unlabelled_rows": taken.unlabelled_rows,
             "digest": taken.digest,
+            "feature_snapshot_id": taken.feature_snapshot_id,
             "start_time": int(times.min()),
             "end_time": int(times.max()) + 1,
         }

@@ -76,6 +76,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """A file with rows of the history is damaged or gone; metadata names it."""
     REASON_SEGMENT_FOLDER_UNAVAILABLE: _Reason.ValueType  # 56
     """The folder with older rows of the history cannot be reached."""
+    REASON_SNAPSHOT_NOT_FOUND: _Reason.ValueType  # 57
+    """The snapshot does not exist."""
+    REASON_SNAPSHOT_DAMAGED: _Reason.ValueType  # 58
+    """A file of a snapshot is gone or changed; metadata names it."""
     REASON_MODEL_NOT_FOUND: _Reason.ValueType  # 40
     """The model does not exist."""
     REASON_MODEL_VERSION_NOT_FOUND: _Reason.ValueType  # 41
@@ -224,6 +228,10 @@ REASON_SEGMENT_DAMAGED: Reason.ValueType  # 55
 """A file with rows of the history is damaged or gone; metadata names it."""
 REASON_SEGMENT_FOLDER_UNAVAILABLE: Reason.ValueType  # 56
 """The folder with older rows of the history cannot be reached."""
+REASON_SNAPSHOT_NOT_FOUND: Reason.ValueType  # 57
+"""The snapshot does not exist."""
+REASON_SNAPSHOT_DAMAGED: Reason.ValueType  # 58
+"""A file of a snapshot is gone or changed; metadata names it."""
 REASON_MODEL_NOT_FOUND: Reason.ValueType  # 40
 """The model does not exist."""
 REASON_MODEL_VERSION_NOT_FOUND: Reason.ValueType  # 41

@@ -96,6 +96,10 @@ class _SkewCauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """The feature service gave no answer in time, and nulls stood in."""
     SKEW_CAUSE_DEFINITION: _SkewCause.ValueType  # 10
     """The feature set or a view of it is gone, or the record does not hold what the set defines."""
+    SKEW_CAUSE_AGGREGATE: _SkewCause.ValueType  # 11
+    """An aggregate came out otherwise, and no event of its entity is known to have been written after the answer: its online
+    copy lagged, had lost some, or was computed otherwise. Events are looked up where they have the aggregate's own keys.
+    """
 
 class SkewCause(_SkewCause, metaclass=_SkewCauseEnumTypeWrapper):
     """SkewCause says why a served value is not the one that is known."""
@@ -122,6 +126,10 @@ SKEW_CAUSE_NO_ANSWER: SkewCause.ValueType  # 9
 """The feature service gave no answer in time, and nulls stood in."""
 SKEW_CAUSE_DEFINITION: SkewCause.ValueType  # 10
 """The feature set or a view of it is gone, or the record does not hold what the set defines."""
+SKEW_CAUSE_AGGREGATE: SkewCause.ValueType  # 11
+"""An aggregate came out otherwise, and no event of its entity is known to have been written after the answer: its online
+copy lagged, had lost some, or was computed otherwise. Events are looked up where they have the aggregate's own keys.
+"""
 Global___SkewCause: typing_extensions.TypeAlias = SkewCause
 
 class _LeakOrigin:

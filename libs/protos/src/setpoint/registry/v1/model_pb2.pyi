@@ -492,6 +492,7 @@ class TrainingSnapshot(google.protobuf.message.Message):
     TRAIN_ROWS_FIELD_NUMBER: builtins.int
     TEST_ROWS_FIELD_NUMBER: builtins.int
     UNLABELLED_ROWS_FIELD_NUMBER: builtins.int
+    FEATURE_SNAPSHOT_ID_FIELD_NUMBER: builtins.int
     digest: builtins.str
     """sha256 over the rows' column buffers, hexadecimal."""
     known_at_time: builtins.int
@@ -502,6 +503,10 @@ class TrainingSnapshot(google.protobuf.message.Message):
     """Rows held out for evaluation."""
     unlabelled_rows: builtins.int
     """Rows left out because their label was not known."""
+    feature_snapshot_id: builtins.str
+    """Token of the snapshot in which the feature service keeps the rows, hold-out and labels included, so that they can be read
+    again; empty where it keeps none.
+    """
     @property
     def range(self) -> setpoint.common.v1.reference_pb2.TimeRange:
         """Event times of the rows."""
@@ -515,9 +520,10 @@ class TrainingSnapshot(google.protobuf.message.Message):
         train_rows: builtins.int = ...,
         test_rows: builtins.int = ...,
         unlabelled_rows: builtins.int = ...,
+        feature_snapshot_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["range", b"range"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["digest", b"digest", "known_at_time", b"known_at_time", "range", b"range", "test_rows", b"test_rows", "train_rows", b"train_rows", "unlabelled_rows", b"unlabelled_rows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "feature_snapshot_id", b"feature_snapshot_id", "known_at_time", b"known_at_time", "range", b"range", "test_rows", b"test_rows", "train_rows", b"train_rows", "unlabelled_rows", b"unlabelled_rows"]) -> None: ...
 
 Global___TrainingSnapshot: typing_extensions.TypeAlias = TrainingSnapshot
 
