@@ -101,11 +101,12 @@ async def build(
             definition_servicer.SERVICE_NAME,
         )
         compactor = _compactor(settings, stores, known, clock)
+        historical = joining.HistoricalReader(stores.history, known, settings.whole_view_rows)
         handler = servicer.FeatureServicer(
             definitions.DefinitionService(stores.definitions, known, clock, planner),
             writer,
             reader,
-            joining.HistoricalReader(stores.history, known, settings.whole_view_rows),
+            historical,
             leakage.LeakageChecker(stores.history, known),
             settings.answer_bytes,
         )
@@ -115,7 +116,7 @@ async def build(
             servicer.SERVICE_NAME,
         )
         explainer = explaining.Explainer(stores.history, stores.online_reads, known, clock)
-        replay = await _replay(settings, stores, known, clock, stack)
+        replay = await _replay(settings, stores, historical, known, clock, stack)
         is_replaying = replay is not None and settings.skew_share > 0
         server.add(
             audit_service_pb2_grpc.add_AuditServiceServicer_to_server,
@@ -127,7 +128,7 @@ async def build(
             ),
             audit_servicer.SERVICE_NAME,
         )
-        sets = _training_sets(settings, stores, known, clock)
+        sets = _training_sets(settings, stores, historical, clock)
         server.add(
             snapshot_service_pb2_grpc.add_SnapshotServiceServicer_to_server,
             snapshot_servicer.SnapshotServicer(sets),
@@ -163,13 +164,12 @@ async def _live(
 def _training_sets(
     settings: config.FeatureSettings,
     stores: "_Stores",
-    known: snapshot.Snapshot,
+    historical: joining.HistoricalReader,
     clock: clocks.Clock,
 ) -> training_sets.TrainingSets | None:
     """Returns what keeps training sets, where there is a folder for them."""
     if stores.training_sets is None:
         return None
-    historical = joining.HistoricalReader(stores.history, known, settings.whole_view_rows)
     # Statuses and event times, and the frame of the message, come on top.
     part_bytes = settings.answer_bytes * 3 // 4
     return training_sets.TrainingSets(*stores.training_sets, historical, clock, part_bytes)
@@ -178,6 +178,7 @@ def _training_sets(
 async def _replay(
     settings: config.FeatureSettings,
     stores: "_Stores",
+    historical: joining.HistoricalReader,
     known: snapshot.Snapshot,
     clock: clocks.Clock,
     stack: contextlib.AsyncExitStack,
@@ -191,7 +192,7 @@ async def _replay(
         monitoring_records.MonitoringRecords(opened),
         stores.skew,
         stores.history,
-        joining.HistoricalReader(stores.history, known, settings.whole_view_rows),
+        historical,
         known,
         clock,
     )
