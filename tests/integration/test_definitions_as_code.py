@@ -31,6 +31,7 @@ views:
       - {{name: staff, type: float64}}
   - name: {name}
     entity: depot
+    tags: {{size: large}}
     fields:
       - {{name: area, type: float64}}
 feature_sets:
@@ -67,6 +68,7 @@ async def test_plan_apply_and_nothing_left_to_do(
     applied = await run(home, monkeypatch, "apply", str(path), "--yes", "--reason", "yards too")
     again = await run(home, monkeypatch, "plan", str(tmp_path), "--exit-code", "--all")
     history = await run(home, monkeypatch, "history", "--count", "1")
+    tagged = await run(home, monkeypatch, "--tag", "size=large")
 
     assert planned.exit_code == definition_commands.EXIT_CHANGES, planned.output
     for line in (
@@ -84,6 +86,9 @@ async def test_plan_apply_and_nothing_left_to_do(
     assert (again.exit_code, again.output.splitlines()[-1]) == (0, "nothing to do")
     assert "view yards  unchanged" in again.output
     assert "yards too" in history.output
+    assert "yards" in tagged.output
+    assert "crew_health" not in tagged.output
+    assert "there are no feature sets" in tagged.output
     assert "+ feature set yards_set" in history.output
     assert (await depot_load(home)).version == before.version
 

@@ -217,7 +217,9 @@ async def test_transformation_that_mixes_rows_is_refused(client: Client) -> None
         assert "company of other rows" in error.message
 
 
-async def test_changed_code_is_a_mismatch_at_serving(start: Start, module: Path) -> None:
+async def test_changed_code_is_a_mismatch_at_serving(
+    start: Start, module: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A service with other code refuses the set with both hashes, without the code too, and a new version works."""
 
     @contextlib.asynccontextmanager
@@ -231,7 +233,9 @@ async def test_changed_code_is_a_mismatch_at_serving(start: Start, module: Path)
         reference = reference_pb2.FeatureSetReference(name="flights")
         before = await client.stub.GetFeatureSet(pb.GetFeatureSetRequest(feature_set=reference))
     module.write_text(SOURCE.replace("* 60", "* 60.5"), encoding="utf-8")
+    caplog.clear()
     async with service(MODULE) as client:
+        assert "feature set flights cannot be served here: transformation 'speed'" in caplog.text
         error = await testing.error_of(client.online("flights", asked([0], [1.0])))
         new = await register(client, "speed", "label", "count")
         assert (await client.online("flights", asked([0], [1.0]))).values["speed"] == [None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar
 
 import typer
 import typer.core
@@ -26,6 +27,7 @@ from setpoint_columns import Column, Columns, DataType, proto, value
 from setpoint_runtime import errors
 
 PAGE = 1000
+_Tagged = TypeVar("_Tagged", definition_pb2.FeatureView, definition_pb2.FeatureSet)
 
 
 class FeaturesGroup(typer.core.TyperGroup):
@@ -55,14 +57,19 @@ def table_of(*headings: str) -> Table:
 
 @app.command("list")
 def list_features(
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="Only those with it, name=value or name.")
+    ] = None,
     stack: StackFolder = DEFAULT_STACK,
 ) -> None:
     """List feature sets and the views that they take features from.
 
-    Example: setpoint features
+    Example: setpoint features --tag team=ops
     """
-    table = table_of("view", "entity", "fields", "time to live", "version", "owner")
-    sets = table_of("feature set", "features", "request fields", "version")
+    table = table_of("view", "entity", "fields", "time to live", "version", "owner", "tags")
+    sets = table_of(
+        "feature set", "features", "computed", "request fields", "version", "owner", "tags"
+    )
     with session(stack) as client:
         views = client.stubs.feature.ListFeatureViews(
             feature_service_pb2.ListFeatureViewsRequest(page_size=PAGE), timeout=TIMEOUT_SECONDS
@@ -70,7 +77,7 @@ def list_features(
         bundles = client.stubs.feature.ListFeatureSets(
             feature_service_pb2.ListFeatureSetsRequest(page_size=PAGE), timeout=TIMEOUT_SECONDS
         ).feature_sets
-    for view in views:
+    for view in _tagged(views, tag):
         fields = ", ".join(f"{each.name} {_type(each.dtype)}" for each in view.fields)
         hours = view.ttl_microseconds / 3.6e9
         table.add_row(
@@ -80,16 +87,37 @@ def list_features(
             f"{hours:g} h" if hours else "for ever",
             view.version[:12],
             view.owner,
+            _tags(view.tags),
         )
-    for bundle in bundles:
+    for bundle in _tagged(bundles, tag):
         sets.add_row(
             bundle.name,
             ", ".join(each.alias or each.field for each in bundle.features),
+            ", ".join(each.name for each in bundle.transformations),
             ", ".join(each.name for each in bundle.request_fields),
             bundle.version[:12],
+            bundle.owner,
+            _tags(bundle.tags),
         )
     console.print(table if table.row_count else "there are no views")
     console.print(sets if sets.row_count else "there are no feature sets")
+
+
+def _tags(tags: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={tags[name]}" for name in sorted(tags))
+
+
+def _tagged(found: Iterable[_Tagged], wanted: Iterable[str] | None) -> list[_Tagged]:
+    """Returns the definitions that have all tags, each written name=value or name."""
+    pairs = [each.partition("=") for each in wanted or ()]
+    return [
+        each
+        for each in found
+        if all(
+            name in each.tags and (not equals or each.tags[name] == value)
+            for name, equals, value in pairs
+        )
+    ]
 
 
 def _type(dtype: column_pb2.DataType.ValueType) -> str:

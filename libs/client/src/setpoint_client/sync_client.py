@@ -295,7 +295,8 @@ class Client:
 
         Args:
             feature_set: Name of the feature set.
-            entities: Any kind of frame with the key columns of the set.
+            entities: Any kind of frame with the key columns of the set, and the request fields that its
+                transformations read.
             version: Exact version; by default the latest.
             as_of: When staleness is judged, one time or one for each row; by default now.
             timeout: Seconds.

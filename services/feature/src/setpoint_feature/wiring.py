@@ -1,6 +1,7 @@
 """Builds the service from its settings; the end takes it apart in the opposite order."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -60,6 +61,7 @@ from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import tasks
 
+_LOGGER = logging.getLogger(__name__)
 APPLICATION_NAME = "setpoint-feature"
 PACKAGE = "setpoint_feature"
 _MICROSECONDS = 1_000_000
@@ -76,6 +78,8 @@ async def build(
         functions = library.load(filter(None, map(str.strip, settings.modules.split(","))))
         known = snapshot.Snapshot(stores.definitions, stores.history, functions)
         await known.refresh()
+        for told in known.catalog.unservable():
+            _LOGGER.warning("%s", told)
         tolerance = int(settings.future_tolerance_seconds * _MICROSECONDS)
         writer = writing.Writer(stores.history, stores.online_writes, known, clock, tolerance)
         follower = catch_up.CatchUp(

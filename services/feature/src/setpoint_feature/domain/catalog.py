@@ -159,6 +159,16 @@ class Catalog:
             self._plans[key] = found
         return found
 
+    def unservable(self) -> list[str]:
+        """Returns which feature sets, as they are now, this process has not the code for, and why."""
+        found = []
+        for each in self.feature_sets.latest.values():
+            try:
+                self.plan(each.name, each.version)
+            except errors.FailedPreconditionError as error:
+                found.append(f"feature set {each.name} cannot be served here: {error.message}")
+        return found
+
     def sensitive_columns(self, feature_set: definitions.FeatureSet) -> tuple[str, ...]:
         """Returns the columns of a set that are marked as sensitive, or computed from such."""
         marked = set()
