@@ -2,6 +2,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -40,6 +41,18 @@ def test_removes_what_a_killed_run_left(tmp_path: pathlib.Path) -> None:
         other.kill()
     with workspace.run_folder(tmp_path):
         assert not left.exists()
+
+
+def test_runs_that_start_together_keep_their_folders(tmp_path: pathlib.Path) -> None:
+    """Two runs that begin at the same moment do not take each other's folder for an abandoned one."""
+
+    def use(_: int) -> bool:
+        with workspace.run_folder(tmp_path) as folder:
+            (folder / "file").write_text("x")
+            return (folder / workspace.LOCK).exists()
+
+    with ThreadPoolExecutor(8) as runs:
+        assert all(runs.map(use, range(200)))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

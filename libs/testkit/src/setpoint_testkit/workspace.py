@@ -30,16 +30,28 @@ def run_folder(root: pathlib.Path) -> Iterator[pathlib.Path]:
         root: the checkout; the folder lies below its `var/`.
     """
     base = _base(root)
-    _remove_abandoned(base)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    # Servers that run as another user must be able to enter.
-    folder.chmod(0o755)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with _alone(base):
+        _remove_abandoned(base)
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        # Servers that run as another user must be able to enter.
+        folder.chmod(0o755)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _alone(base: pathlib.Path) -> Iterator[None]:
+    """Keeps runs that start at the same moment apart: a folder that has no lock yet looks abandoned."""
+    descriptor = os.open(base / f"{PREFIX}{os.getuid()}.{LOCK}", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(descriptor)
 
 
