@@ -38,7 +38,9 @@ class Part:
 def parts(root: Path) -> list[Part]:
     """Divides what pytest would run without arguments."""
     settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    paths = settings["tool"]["pytest"]["ini_options"]["testpaths"]
+    named = settings["tool"]["pytest"]["ini_options"]["testpaths"]
+    # As pytest itself does without arguments.
+    paths = [each for each in named if (root / each).exists()]
     found = [
         Part("members", tuple(each for each in paths if each in MEMBERS)),
         Part("house", tuple(each for each in paths if each not in MEMBERS)),

@@ -34,7 +34,7 @@ def project(folder: Path, **tests: str) -> Path:
     for name, source in tests.items():
         (folder / name).mkdir()
         (folder / name / f"test_{name}.py").write_text(source, encoding="utf-8")
-    paths = ", ".join(f'"{name}"' for name in tests)
+    paths = ", ".join(f'"{name}"' for name in (*tests, "not_there_yet"))
     settings = f"[tool.pytest.ini_options]\ntestpaths = [{paths}]\n"
     (folder / "pyproject.toml").write_text(settings, encoding="utf-8")
     return folder
@@ -77,4 +77,4 @@ def test_every_folder_of_tests_is_in_a_part() -> None:
     settings = tomllib.loads((workspace.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     paths = settings["tool"]["pytest"]["ini_options"]["testpaths"]
     found = [path for part in run_tests.parts(workspace.ROOT) for path in part.paths]
-    assert sorted(found) == sorted(paths)
+    assert sorted(found) == sorted(path for path in paths if (workspace.ROOT / path).exists())
