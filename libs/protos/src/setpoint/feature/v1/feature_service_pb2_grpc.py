@@ -154,7 +154,8 @@ class FeatureServiceServicer(object):
 
     def RegisterFeatureView(self, request, context):
         """Registers a view; a changed definition becomes a new version, whose values start empty. INVALID_ARGUMENT names a bad
-        field (unknown entity, duplicate field, negative TTL, default of another type). FAILED_PRECONDITION (IN_USE) names the live
+        field (unknown entity, duplicate field, negative TTL, default of another type; of an aggregate view an unknown source or
+        field, a type that its function does not take, a window that is no multiple of its hop). FAILED_PRECONDITION (IN_USE) names the live
         models that would get no new values, UNAVAILABLE where the registry cannot say: see DefinitionService, which can be forced.
         Callers: people, pipelines.
         """
@@ -213,7 +214,9 @@ class FeatureServiceServicer(object):
         the field is finite), TOO_LARGE. NOT_FOUND
         (FEATURE_VIEW_NOT_FOUND). With keep_good_rows a row that is bad is left out and named in the answer, and the others are
         stored; what is wrong with a column still refuses the batch. When the online store is down the write is durable,
-        online_applied is false, and the online copy catches up by itself. Callers: pipelines.
+        online_applied is false, and the online copy catches up by itself. The windows of aggregate views over the view count
+        the rows before the answer, and online_applied speaks for them too; an aggregate view itself is not written
+        (INVALID_FIELD). Callers: pipelines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,7 +241,8 @@ class FeatureServiceServicer(object):
         order. Answers equal those of GetHistoricalFeatures for a time at which the greatest row of each entity is known: TTL,
         boundary and arrival are judged at each row's as_of_time. The online store keeps that greatest row alone; where it is
         not known yet at as_of_time (a time before the last write, or a clock behind the writer's) the value is MISSING or
-        DEFAULT, never one from the future, and older values are GetHistoricalFeatures' to tell. Transformations follow:
+        DEFAULT, never one from the future, and older values are GetHistoricalFeatures' to tell. Windows of aggregate views are
+        answered exactly for any time, for one before what is merged already from the history (history_views). Transformations follow:
         FAILED_PRECONDITION (TRANSFORMATION_NOT_FOUND, or TRANSFORMATION_MISMATCH with both hashes) where the service's modules do
         not have the code that the set was registered with, INTERNAL (TRANSFORMATION_FAILED) names one that failed on these rows;
         fewer rows may do. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
@@ -269,7 +273,8 @@ class FeatureServiceServicer(object):
     def ReadFeatureView(self, request, context):
         """Streams the stored rows of a view's latest version whose event_time lies in the range and that were known at
         known_at_time, ordered by (event_time, created_time, sequence). Only the winning row of an entity and event_time is
-        sent. Rows written after the stream began are not in it. NOT_FOUND (FEATURE_VIEW_NOT_FOUND). Callers: retraining.
+        sent. Rows written after the stream began are not in it. NOT_FOUND (FEATURE_VIEW_NOT_FOUND), INVALID_ARGUMENT for an
+        aggregate view, which has no rows. Callers: retraining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
