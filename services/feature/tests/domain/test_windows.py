@@ -387,8 +387,45 @@ def test_offline_equals_brute_force(number: int, count: int) -> None:
     check(asyncio.run(answer()), compiled, past.rows, lines, times)
 
 
+def read_online(
+    compiled: plan.CompiledView, copies: Online, line: str, time: int
+) -> blueprint.Computed | None:
+    """Returns what the state of a group answers."""
+    assert compiled.blueprint is not None
+    return tile_reads.answer(
+        compiled.blueprint,
+        tiles.tables(compiled.blueprint),
+        range(len(compiled.view.fields)),
+        [copies.values.get(key) for key in encoded(compiled, [line])],
+        np.zeros(1, np.intp),
+        np.array([time], np.int64),
+    )
+
+
+async def test_states_know_from_when_on_they_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was merged, and what was taken out of a tile, keeps earlier times from being answered."""
+    monkeypatch.setattr(tiles, "SINGLE", 1)
+    wanted = aggregation.AggregateField("n", Function.COUNT, window=60 * SECOND, hop=60 * SECOND)
+    _, compiled = view([wanted])
+    past, copies = History(compiled_source(compiled)), Online()
+    updater = aggregates.Aggregates(
+        cast(ports.HistoryStore, past), copies, cast(snapshot.Snapshot, None)
+    )
+    first, second = (Row(flight, flight, flight, "UA", None, None, None, None) for flight in (1, 2))
+
+    async def counts() -> list[Any]:
+        await updater.follow(compiled, copies.mark or 0, len(past.rows))
+        found = [read_online(compiled, copies, "UA", time) for time in (0, 1, 2, 5, 10)]
+        return [None if each is None else each.columns[0].item(0) for each in found]
+
+    past.write([first, second])
+    assert await counts() == [None, 1, 2, 2, 2]
+    past.write([dataclasses.replace(first, created=10, line="DL")])
+    assert await counts() == [None, None, None, None, 1]
+
+
 @settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(0, 1 << 32), st.integers(1, 70), st.sampled_from([1, 3, 8, 32]))
 def test_online_equals_brute_force_after_anything(
@@ -423,20 +460,11 @@ def test_online_equals_brute_force_after_anything(
                 await updater.follow(compiled, copies.mark or 0, len(past.rows))
 
     asyncio.run(write())
-    assert compiled.blueprint is not None
-    lines, times = questions(past.rows, seed, 30)
+    lines, times = questions(past.rows, seed, 15)
     lines, times = [*lines, "UA", "DL"], [*times, 300 * SECOND, max(times) + 1]
     exact = 0
     for line, time in zip(lines, times, strict=True):
-        values = [copies.values.get(key) for key in encoded(compiled, [line])]
-        found = tile_reads.answer(
-            compiled.blueprint,
-            tiles.tables(compiled.blueprint),
-            range(len(compiled.view.fields)),
-            values,
-            np.zeros(1, np.intp),
-            np.array([time], np.int64),
-        )
+        found = read_online(compiled, copies, line, time)
         if found is not None:
             exact += 1
             check(found, compiled, past.rows, [line], [time])

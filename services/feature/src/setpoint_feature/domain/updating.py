@@ -87,7 +87,6 @@ class Update:
             kept = records[~in_tile]
             made = table.records(found)
             made = made[_are_among(made, lost) & ~np.isin(made["sequence"], kept["sequence"])]
-            np.maximum.at(self._states.floors, made["group"], made["start"])
             made = table.merge(made)
             self._states.records[number] = np.concatenate([kept, made])
 
