@@ -127,10 +127,6 @@ class Comparison:
             cause = next(filter(None, causes), skew.Cause.TRANSFORMATION)
             self._note(name, place, cause)
 
-    def windowed(self, name: str, differing: visibility.Flags) -> None:
-        """Notes differences in a window over events, where no single row is what was served or not."""
-        self._add(name, differing, skew.Cause.VALUE, "a window over events holds others now")
-
     def _cell(self, name: str, place: int) -> skew.Cell:
         rows = self._rows
         return skew.Cell(

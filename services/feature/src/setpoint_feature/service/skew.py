@@ -180,10 +180,6 @@ class SkewReplay:
         }
         if not fields:
             return
-        if group.view.blueprint is not None:
-            for name in fields:
-                comparison.windowed(name, differing.pop(name))
-            return
         flags = {name: differing.pop(name) for name in fields}
         places = np.flatnonzero(np.logical_or.reduce(list(flags.values())))
         entities = await self._entities(group, rows, places)
@@ -195,7 +191,7 @@ class SkewReplay:
         """Reads all rows of the entities of some predictions."""
         keys = group.view.codec.encode(rows.spine.take(places), group.key_columns, "entities")
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
-        # An aggregate is made of the rows of another view.
+        # An aggregate is made of the rows of another view, which are found where they have its own keys.
         number = group.view.stream
         upto = (await self._history.last_sequences()).get(number, 0)
         found = await self._history.read_keys(number, wanted, upto)
