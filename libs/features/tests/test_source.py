@@ -119,6 +119,19 @@ def test_hash_refuses_what_no_source_tells(tmp_path: Path) -> None:
     assert caught.value.violations[0].field == "helper: SCALE"
 
 
+def test_hash_refuses_hidden_imports_of_its_own_package(tmp_path: Path) -> None:
+    """What a function imports in its body is followed nowhere; of other packages the name is enough."""
+    made = "def speed(distance, minutes):\n    "
+    other = PLAIN.replace(made[:-5], made + "import math", 1)
+    relative = PLAIN.replace(made[:-5], made + "from . import helpers", 1)
+
+    assert other != PLAIN
+    assert hash_of(tmp_path, other) != hash_of(tmp_path, PLAIN)
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        hash_of(tmp_path, relative)
+    assert caught.value.violations[0].field == "speed: import"
+
+
 def test_text_needs_a_file() -> None:
     """A function made at run time has no source to be told by."""
     scope: dict[str, types.FunctionType] = {}

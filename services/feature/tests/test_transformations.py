@@ -187,6 +187,21 @@ async def test_request_column_that_is_absent_is_named(client: Client) -> None:
     assert offline.violations[0].field == "spine.distance"
 
 
+async def test_set_of_request_fields_alone(client: Client) -> None:
+    """A set that looks nothing up computes with what the request holds, on both paths."""
+    made = definition_pb2.Transformation(name="picky", function=f"{MODULE}:picky")
+    await client.feature_set("given", [], request_fields=[DISTANCE], transformations=[made])
+    rows = Columns.from_dict({"distance": (DataType.FLOAT64, [1.5, None])})
+    times = Columns.from_dict({"event_time": (DataType.TIMESTAMP, [NOW] * 2)})
+
+    online = await client.online("given", rows)
+    (offline,) = await client.historical("given", rows.with_column(times["event_time"]))
+
+    assert online == offline
+    assert online.values == {"picky": [1.5, None]}
+    assert (online.statuses, online.event_times) == ([[5, 5]], [[-1, -1]])
+
+
 async def test_failing_transformation_is_named_and_spares_other_rows(client: Client) -> None:
     """The error names it and holds no value; the same rows without the bad one are answered."""
     await register(client, "picky")

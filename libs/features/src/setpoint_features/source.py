@@ -76,6 +76,7 @@ class _Walk:
         """Yields the code of a function or class, then that of what it names, by name."""
         self._seen.add(id(defined))
         tree = ast.parse(text(defined))
+        self._refuse_hidden_imports(tree, defined)
         yield "".join(_canonical(tree.body[0], is_outermost=True))
         scope = _scope(defined)
         for name in sorted(_names(tree)):
@@ -84,6 +85,19 @@ class _Walk:
             elif not hasattr(builtins, name):
                 # A local, or nothing at all, which running the function will tell.
                 continue
+
+    def _refuse_hidden_imports(self, tree: ast.AST, defined: Any) -> None:
+        """Refuses imports of the own package inside a function, which could not be followed."""
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [each.name for each in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [self._root if node.level else node.module or ""]
+            for name in names:
+                if _root(name) == self._root:
+                    rule = "must be imported at the top of the module, where its source is followed"
+                    raise errors.invalid(f"{defined.__name__}: import", name, rule)
 
     def _global(self, name: str, value: Any, reader: object) -> Iterator[str]:
         if isinstance(value, types.ModuleType):

@@ -103,3 +103,23 @@ def test_what_people_read_makes_no_version() -> None:
         "description": False,
         "tags[a]": False,
     }
+
+
+def test_between_sets_shows_code() -> None:
+    """A changed function is told by its hash, which makes the version, and by its code, for people."""
+    old = definitions.Transformation(
+        "speed", "m:speed", {"x": "x"}, DataType.FLOAT64, "h1", "def speed(x):\n    return x\n"
+    )
+    new = replace(old, source_hash="h2", source="def speed(x):\n    return 2 * x\n")
+
+    found = difference.between(
+        replace(SET, transformations=(old,)), replace(SET, transformations=(new,))
+    )
+
+    assert [(each.field, each.makes_version) for each in found] == [
+        ("transformations[speed].source_hash", True),
+        ("transformations[speed].source", False),
+    ]
+    (added,) = difference.between(SET, replace(SET, transformations=(old,)))
+    assert (added.field, added.before) == ("transformations[speed]", "")
+    assert added.after == "function m:speed, inputs x: x, dtype FLOAT64, source hash h1"
