@@ -281,6 +281,9 @@ def _story(prediction_id: str) -> prediction_pb2.Prediction:
         trace_id="ab" * 16,
         caller="tests",
         stage_microseconds={"total": 900},
+        inference_replica="10.0.0.1:7401",
+        request_id="mine",
+        headers={"x-tenant": "blue"},
     )
     story.provenance.add(input="carrier", status=5)
     story.provenance.add(input="wind", status=1, event_time=500_000)

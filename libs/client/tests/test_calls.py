@@ -307,5 +307,7 @@ def test_get_prediction_tells_the_whole_story(client: Any) -> None:
     assert story.degradations == (Degradation("RULE_FLAGGED", "range_wind"),)
     assert story.outcomes[0].label == 1.0
     assert story.stage_microseconds == {"total": 900}
+    assert (story.inference_replica, story.request_id) == ("10.0.0.1:7401", "mine")
+    assert story.headers == {"x-tenant": "blue"}
     assert story.feature_set is None
     assert story.message.caller == "tests"

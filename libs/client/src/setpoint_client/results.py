@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
@@ -287,6 +287,12 @@ class PredictionStory:
     """Newest first; empty until it is known."""
     message: prediction_pb2.Prediction
     """The contract's message, with everything that this version of the client does not know."""
+    inference_replica: str = ""
+    """Address of the replica of inference that answered; empty when none did, or several as an ensemble."""
+    request_id: str = ""
+    """The caller's own id of the request; empty without one."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Metadata of the request that the router was told to keep."""
 
 
 def prediction(message: router_service_pb2.PredictResponse) -> Prediction:
@@ -429,6 +435,9 @@ def story(message: prediction_pb2.Prediction) -> PredictionStory:
         stage_microseconds=dict(message.stage_microseconds),
         outcomes=tuple(_outcome(each) for each in message.outcomes),
         message=message,
+        inference_replica=message.inference_replica,
+        request_id=message.request_id,
+        headers=dict(message.headers),
     )
 
 
