@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from setpoint.common.v1 import reference_pb2
-from setpoint.feature.v1 import feature_service_pb2
+from setpoint.feature.v1 import audit_service_pb2, feature_service_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2, report_pb2
 from setpoint.registry.v1 import registry_service_pb2
 from setpoint.retraining.v1 import retraining_pb2, retraining_service_pb2
@@ -224,6 +224,7 @@ class _Story:
         if not answers.prediction_id:
             raise RunFailedError(f"no prediction was answered: {answers.failures}")
         records = await self._records(len(answers.prediction_id) + failed)
+        replayed, differing = await self._replay_features()
         latencies = np.asarray(answers.latency_seconds) * 1e3
         return Summary(
             predictions_answered=len(answers.prediction_id),
@@ -240,7 +241,23 @@ class _Story:
             p99_ms=float(np.percentile(latencies, 99)),
             seconds=time.perf_counter() - started,
             explained_prediction_id=_worth_explaining(replay, self._questions),
+            replayed_values=replayed,
+            differing_values=differing,
         )
+
+    async def _replay_features(self) -> tuple[int, int]:
+        """Has every served feature computed again from the history; counts those that differ."""
+        values, differing, after, newest = 0, 0, 0, 1
+        while after < newest:
+            answer = await self._services.audit.ReplayPredictions(
+                audit_service_pb2.ReplayPredictionsRequest(after_record_id=after),
+                timeout=CONTROL_TIMEOUT_SECONDS,
+            )
+            after, newest = answer.through_record_id, answer.newest_record_id
+            for each in answer.feature_sets:
+                values += each.values
+                differing += sum(found.values for found in each.differences)
+        return values, differing
 
     async def _records(self, expected: int) -> int:
         """Counts the predictions that monitoring holds, waiting for the last ones to be shipped."""

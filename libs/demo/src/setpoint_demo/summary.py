@@ -73,6 +73,10 @@ class Summary:
     p99_ms: float
     seconds: float
     explained_prediction_id: str
+    replayed_values: int = 0
+    """Served features that were computed again from the history."""
+    differing_values: int = 0
+    """Those that were not served as they were known, to the bit."""
 
     @property
     def complete(self) -> bool:
@@ -110,6 +114,13 @@ def show(summary: Summary, console: Console) -> None:
         f"{summary.predictions_failed:,} failed, {summary.records_written:,} records "
         f"({mark}), {summary.outcomes_delivered:,} outcomes, "
         f"{summary.feature_rows_written:,} feature rows"
+    )
+    same = "[green]0 differ[/]"
+    if summary.differing_values:
+        same = f"[red]{summary.differing_values:,} differ[/]"
+    console.print(
+        f"[bold]{summary.replayed_values:,}[/] served features computed again from the history, "
+        f"as known when they were asked for: {same}"
     )
     console.print(
         f"[bold]{summary.predictions_per_s:,.0f}[/] predictions/s while asking, latency p50 "
