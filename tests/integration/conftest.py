@@ -26,7 +26,9 @@ DAYS = 8
 
 @pytest_asyncio.fixture(scope="package")
 async def past(
-    databases: database_pool.Databases, valkey: valkey_server.ValkeyServer
+    databases: database_pool.Databases,
+    valkey: valkey_server.ValkeyServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Past]:
     """A feature service that knows the first days of 2013, dep_delay among its features."""
 
@@ -36,7 +38,11 @@ async def past(
     with redis.Redis.from_url(valkey.url()) as online:
         online.flushall()
     name = databases.create(databases.template("feature", prepare))
-    settings = config.FeatureSettings(database_url=databases.url(name), valkey_url=valkey.url())
+    settings = config.FeatureSettings(
+        database_url=databases.url(name),
+        valkey_url=valkey.url(),
+        segment_url=str(tmp_path_factory.mktemp("segments")),
+    )
     async with (
         serving.serve(wiring.build, settings) as server,
         AsyncClient(feature_address=server.address) as client,

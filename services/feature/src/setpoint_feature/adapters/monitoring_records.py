@@ -1,5 +1,7 @@
 """Prediction records, asked from monitoring."""
 
+import logging
+
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,10 @@ from setpoint_columns import Columns, DataType, proto
 from setpoint_feature import ports
 from setpoint_feature.domain import definitions, skew, visibility
 from setpoint_rpc import channel as channels
+from setpoint_runtime import errors
 
 TIMEOUT_SECONDS = 10.0
+_LOGGER = logging.getLogger(__name__)
 _GIVEN = bytes([definitions.Status.GIVEN])
 _UNAVAILABLE = "FEATURES_UNAVAILABLE:"
 
@@ -32,9 +36,15 @@ class MonitoringRecords:
             answer = await self._stub.SampleRecords(request, timeout=TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise channels.from_rpc_error(error) from error
-        rows = [
-            served_rows(each.record, each.record_time) for each in answer.records if _has_any(each)
-        ]
+        rows = []
+        for each in answer.records:
+            if not _has_any(each):
+                continue
+            try:
+                rows.append(served_rows(each.record, each.record_time))
+            except errors.InvalidArgumentError as error:
+                # One that cannot be read must not keep all that follow from being replayed.
+                _LOGGER.warning("record %d is not replayed: %s", each.record_id, error)
         return ports.RecordPage(rows, after, answer.through_record_id, answer.newest_record_id)
 
 
