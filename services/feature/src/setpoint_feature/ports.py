@@ -20,6 +20,7 @@ from setpoint_feature.domain import (
     training_set,
     visibility,
 )
+from setpoint_runtime import errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,19 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A batch to be stored."""
+
+    batch_id: str
+    content: bytes
+    """Digest of what the writer sent."""
+    rows: batch.Batch
+    """What is to be stored of it."""
+    refused: bytes = b""
+    """What a replay shall tell about the rest."""
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """Which rows a join over a span of times needs."""
 
@@ -192,19 +206,12 @@ class HistoryStore(Protocol):
     """
 
     async def write(
-        self, view: int, batch_id: str, content: bytes, rows: batch.Batch, refused: bytes = b""
-    ) -> Written:
-        """Stores a batch in one transaction, once.
+        self, view: int, entries: Sequence[Entry]
+    ) -> list[Written | errors.AlreadyExistsError]:
+        """Stores batches in one transaction, in their order, each once.
 
-        Args:
-            view: Number of the view.
-            batch_id: Names the batch.
-            content: Digest of what the writer sent.
-            rows: What is to be stored of it.
-            refused: What a replay shall tell about the rest.
-
-        Raises:
-            AlreadyExistsError: REQUEST_ID_REUSED, when the batch id came with other content.
+        Returns:
+            What became of each: REQUEST_ID_REUSED where the batch id came with other content.
         """
         ...
 

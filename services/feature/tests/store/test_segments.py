@@ -56,7 +56,7 @@ class Place:
 
     async def write(self, rows: batch.Batch) -> None:
         for view in (SPLIT, PLAIN):
-            await self.store.write(view, ids.uuid7(), b"", rows)
+            await self.store.write(view, [ports.Entry(ids.uuid7(), b"", rows)])
 
     async def compactor(self, limits: segments.Limits) -> compaction.Compactor:
         fields = (definitions.Field("value", self.dtype),)

@@ -1,5 +1,7 @@
 """A batch of rows on its way in: checked whole, packed, and reduced to what serving needs."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,6 +51,18 @@ class Batch:
             np.arange(len(self.keys)),
         )
         return point_in_time.greatest(values)
+
+
+def concat(parts: Sequence[Batch]) -> Batch:
+    """Returns the rows of several batches of one view, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        list(itertools.chain.from_iterable(part.keys for part in parts)),
+        np.concatenate([part.event_times for part in parts]),
+        np.concatenate([part.created_times for part in parts]),
+        list(itertools.chain.from_iterable(part.rows for part in parts)),
+    )
 
 
 def prepare(

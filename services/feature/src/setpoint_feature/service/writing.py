@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import xxhash
@@ -15,6 +17,13 @@ from setpoint_feature.domain import aggregating, batch, online, plan, refusal
 from setpoint_feature.service import aggregates, snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
+
+GROUP_ROWS: Final = 5_000
+GROUP_BATCHES: Final = 64
+"""Batches of one transaction: at most so many rows, unless a single one has more, and so many batches.
+
+Larger ones go alone: one is stored while the copies of the one before are brought up to date, which gains more.
+"""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -65,12 +74,53 @@ class Counts:
     """Batches whose online copies were left to catch up."""
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A batch that waits to be stored."""
+
+    prepared: Prepared
+    gate: Callable[[], None] | None
+    outcome: ports.Written | errors.AlreadyExistsError | None = None
+    """Known once it is durable or refused."""
+
+
 class _Lane:
-    """Two stages that batches of one view pass one after the other, in the same order."""
+    """Two stages that batches of one view pass one after the other, in the same order.
+
+    Whoever has the first stage stores the batches behind it along with its own: many small batches cost
+    about as much as a large one.
+    """
 
     def __init__(self) -> None:
         self.history = asyncio.Lock()
         self.online = asyncio.Lock()
+        self.waiting: deque[_Turn] = deque()
+
+    def group(self, first: _Turn) -> list[_Turn]:
+        """Returns the batches to store together, the first one's and those behind it.
+
+        Raises:
+            SetpointError: The first one may not be stored.
+        """
+        taken: list[_Turn] = []
+        rows = 0
+        for turn in self.waiting:
+            if turn.outcome is not None:
+                # Stored with another one; its online copies are still to come.
+                continue
+            rows += len(turn.prepared.rows)
+            if taken and (rows > GROUP_ROWS or len(taken) >= GROUP_BATCHES):
+                break
+            try:
+                if turn.gate is not None:
+                    turn.gate()
+            except errors.SetpointError:
+                if turn is first:
+                    raise
+                # It is told when it is its turn.
+                continue
+            taken.append(turn)
+        return taken
 
 
 class Writer:
@@ -140,22 +190,37 @@ class Writer:
         """
         view = prepared.view
         lane = self._lanes.setdefault(view.number, _Lane())
-        async with contextlib.AsyncExitStack() as stack:
-            async with lane.history:
-                if gate is not None:
-                    gate()
-                written = await self._history.write(
-                    view.number,
-                    prepared.batch_id,
-                    prepared.content,
-                    prepared.rows,
-                    prepared.refused.to_bytes(),
-                )
-                # Taken before the first stage is left, so that no batch overtakes another.
-                await stack.enter_async_context(_held(lane.online))
-            if written.replayed:
-                return await self._replay(view, written)
-            return await self._apply(prepared, written)
+        turn = _Turn(prepared, gate)
+        lane.waiting.append(turn)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                async with lane.history:
+                    if turn.outcome is None:
+                        await self._store_group(view, lane.group(turn))
+                    # Taken before the first stage is left, so that no batch overtakes another.
+                    await stack.enter_async_context(_held(lane.online))
+                return await self._finish(turn)
+        finally:
+            lane.waiting.remove(turn)
+
+    async def _store_group(self, view: plan.CompiledView, turns: Sequence[_Turn]) -> None:
+        """Makes batches durable together."""
+        entries = [
+            ports.Entry(each.batch_id, each.content, each.rows, each.refused.to_bytes())
+            for each in (turn.prepared for turn in turns)
+        ]
+        for turn, outcome in zip(
+            turns, await self._history.write(view.number, entries), strict=True
+        ):
+            turn.outcome = outcome
+
+    async def _finish(self, turn: _Turn) -> WriteResult:
+        """Brings the online copies up to date with a batch that is durable."""
+        if turn.outcome is None or isinstance(turn.outcome, errors.AlreadyExistsError):
+            raise turn.outcome or AssertionError("a group holds its first batch")
+        if turn.outcome.replayed:
+            return await self._replay(turn.prepared.view, turn.outcome)
+        return await self._apply(turn.prepared, turn.outcome)
 
     async def _apply(self, prepared: Prepared, written: ports.Written) -> WriteResult:
         """Brings the online copy up to date; what fails here is caught up later."""

@@ -60,23 +60,29 @@ class SQLHistoryStore:
         self._segments = cache
 
     async def write(
-        self, view: int, batch_id: str, content: bytes, rows: batch.Batch, refused: bytes = b""
-    ) -> ports.Written:
-        """Stores a batch in one transaction, once."""
+        self, view: int, entries: Sequence[ports.Entry]
+    ) -> list[ports.Written | errors.AlreadyExistsError]:
+        """Stores batches in one transaction, in their order, each once."""
+        outcomes: list[ports.Written | errors.AlreadyExistsError] = []
+        new: list[batch.Batch] = []
         async with engines.transaction(self._long_engine) as connection:
             await connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
-            last = await _lock_stream(connection, view)
-            written = ports.Written(last + 1, last + len(rows), replayed=False)
-            earlier = await _remember(connection, view, batch_id, content, written, refused)
-            if earlier is not None:
-                return earlier
-            await _copy(connection, view, written.first, rows)
-            await connection.execute(
-                sqlalchemy.update(tables.streams)
-                .where(tables.streams.c.view == view)
-                .values(last_sequence=written.last)
-            )
-        return written
+            first = last = await _lock_stream(connection, view)
+            for entry in entries:
+                written = ports.Written(last + 1, last + len(entry.rows), replayed=False)
+                earlier = await _remember(connection, view, entry, written)
+                outcomes.append(earlier or written)
+                if earlier is None:
+                    new.append(entry.rows)
+                    last = written.last
+            if last > first:
+                await _copy(connection, view, first + 1, batch.concat(new))
+                await connection.execute(
+                    sqlalchemy.update(tables.streams)
+                    .where(tables.streams.c.view == view)
+                    .values(last_sequence=last)
+                )
+        return outcomes
 
     async def last_sequences(self) -> dict[int, int]:
         """Returns the greatest sequence of every view that has rows."""
@@ -311,22 +317,20 @@ async def _lock_stream(connection: sqlalchemy_asyncio.AsyncConnection, view: int
 async def _remember(
     connection: sqlalchemy_asyncio.AsyncConnection,
     view: int,
-    batch_id: str,
-    content: bytes,
+    entry: ports.Entry,
     written: ports.Written,
-    refused: bytes,
-) -> ports.Written | None:
-    """Notes the batch; returns what became of it earlier when it is not the first of its id."""
+) -> ports.Written | errors.AlreadyExistsError | None:
+    """Notes a batch; returns what became of it earlier when it is not the first of its id."""
     columns = tables.batches.c
     noted = await connection.execute(
         postgresql.insert(tables.batches)
         .values(
-            batch_id=batch_id,
+            batch_id=entry.batch_id,
             view=view,
-            content=content,
+            content=entry.content,
             first_sequence=written.first,
             last_sequence=written.last,
-            refused=refused,
+            refused=entry.refused,
         )
         .on_conflict_do_nothing()
         .returning(columns.batch_id)
@@ -341,14 +345,14 @@ async def _remember(
                 columns.first_sequence,
                 columns.last_sequence,
                 columns.refused,
-            ).where(columns.batch_id == batch_id)
+            ).where(columns.batch_id == entry.batch_id)
         )
     ).one()
-    if bytes(row.content) != content:
-        raise errors.AlreadyExistsError(
+    if bytes(row.content) != entry.content:
+        return errors.AlreadyExistsError(
             errors.Reason.REQUEST_ID_REUSED,
-            f"batch {batch_id} was written before with other rows",
-            metadata={"batch_id": batch_id},
+            f"batch {entry.batch_id} was written before with other rows",
+            metadata={"batch_id": entry.batch_id},
         )
     return ports.Written(row.first_sequence, row.last_sequence, True, row.view, bytes(row.refused))
 
