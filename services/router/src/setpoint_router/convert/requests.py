@@ -214,18 +214,15 @@ class RequestCodec:
         found = plan.cache.get("requested")
         if found is None:
             fields = plan.version.request_fields
-            # A request field that the model does not take is looked at by nobody.
-            free = {
-                each.name
-                for each in fields
-                if each.name not in plan.input_types and each.dtype in values.FLOATS
-            }
+            # What the set declares counts, not the tensor that holds it: an integer is never missing
+            # by itself, though a model of floats would make NaN of it.
+            floats = {each.name for each in fields if each.dtype in values.FLOATS}
             found = RowReader(
                 fields,
                 plan.names.requested,
                 "inputs",
                 _missing_input,
-                nullable=plan.nullable | free,
+                nullable=plan.version.substituted_inputs | floats,
             )
             plan.cache["requested"] = found
         row: list[Any] = found.read(source.inputs)
