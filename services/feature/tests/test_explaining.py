@@ -64,7 +64,7 @@ async def test_explained_winner_equals_the_join(
             await running.client.write("planes", rows(*given))
         for by_event in (False, True):
             for plane, offset in [
-                (seed.choice([0, 1, 2]), seed.randrange(-32, 6)) for _ in range(40)
+                (seed.choice([0, 1, 2]), seed.randrange(-32, 6)) for _ in range(15)
             ]:
                 found = await running.audit.ExplainFeature(
                     question(plane, NOW + offset, as_of_event_time=by_event)

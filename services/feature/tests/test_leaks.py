@@ -107,8 +107,7 @@ def set_reference() -> object:
     return request.feature_set
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-async def test_careless_joins_are_named(running: Running, pieces: int) -> None:
+async def test_careless_joins_are_named(running: Running) -> None:
     """Each leaking column is told with the bound that was missed and the join that missed it."""
     table = table_of(
         delay=(DataType.FLOAT64, [float(number) for number in range(FLIGHTS)]),
@@ -118,7 +117,9 @@ async def test_careless_joins_are_named(running: Running, pieces: int) -> None:
         wind=(DataType.INT32, [6] * FLIGHTS),
     )
     claims = [claim("wind", "wind", "knots"), claim("sky", "sky", "clouds")]
-    found = await measure(running, table, pieces, feature_set=set_reference(), columns=claims)
+    options: dict[str, Any] = {"feature_set": set_reference(), "columns": claims}
+    found = await measure(running, table, pieces=3, **options)
+    assert await measure(running, table, **options) == found
     by_column = {each.column: each for each in found.findings}
     assert list(by_column) == ["wind", "sky", "gate", "clouds", "delay"]
     assert found.rows == FLIGHTS
@@ -183,33 +184,19 @@ async def test_columns_that_nobody_named_are_found(running: Running) -> None:
     assert not {"flight", "event_time"} & set(found.unjudged_columns)
 
 
-@pytest.mark.parametrize(
-    ("options", "reason", "field"),
-    [
-        ({}, errors.Reason.MISSING_FIELD, "feature_set"),
-        (
-            {"columns": [claim("x", "sky", "clouds")]},
-            errors.Reason.MISSING_FIELD,
-            "columns[0].column",
-        ),
-        (
-            {"columns": [claim("flight", "sky", "x")]},
-            errors.Reason.UNKNOWN_FIELD,
-            "columns[0].field",
-        ),
-        (
-            {"find_columns": True, "time_column": "x"},
-            errors.Reason.MISSING_FIELD,
-            "table.x",
-        ),
-    ],
-)
-async def test_bad_question_is_named(
-    running: Running, options: dict[str, Any], reason: errors.Reason, field: str
-) -> None:
+BAD: list[tuple[dict[str, Any], errors.Reason, str]] = [
+    ({}, errors.Reason.MISSING_FIELD, "feature_set"),
+    ({"columns": [claim("x", "sky", "clouds")]}, errors.Reason.MISSING_FIELD, "columns[0].column"),
+    ({"columns": [claim("flight", "sky", "x")]}, errors.Reason.UNKNOWN_FIELD, "columns[0].field"),
+    ({"find_columns": True, "time_column": "x"}, errors.Reason.MISSING_FIELD, "table.x"),
+]
+
+
+async def test_bad_question_is_named(running: Running) -> None:
     """A question that makes no sense is refused with its path."""
-    error = await testing.error_of(measure(running, table_of(), **options))
-    assert (error.reason, error.violations[0].field) == (reason, field)
+    for options, reason, field in BAD:
+        error = await testing.error_of(measure(running, table_of(), **options))
+        assert (error.reason, error.violations[0].field) == (reason, field)
 
 
 async def test_empty_stream_is_refused(running: Running) -> None:
