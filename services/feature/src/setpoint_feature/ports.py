@@ -237,6 +237,23 @@ class HistoryStore(Protocol):
         """Returns all rows of some keys."""
         ...
 
+    async def read_versions(
+        self,
+        view: int,
+        keys: Sequence[bytes],
+        pairs: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+        upto: int,
+    ) -> history.NumberedRows:
+        """Returns all rows of some keys at some event times, and perhaps others of these keys.
+
+        Args:
+            view: Number of the view.
+            keys: Different keys.
+            pairs: Positions among the keys, and for each of them an event time.
+            upto: Last sequence that is wanted.
+        """
+        ...
+
     def scan(self, view: int, scan: Scan, limit: int) -> AsyncIterator[history.NamedRows]:
         """Yields the rows of a scan in the order of their times, at most `limit` at once."""
         ...

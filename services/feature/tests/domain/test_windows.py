@@ -216,12 +216,12 @@ class History:
         assert view == self._source.number
         return self._named(self.rows[after:upto])
 
-    async def read_window(
-        self, view: int, keys: Sequence[bytes], window: ports.Window
+    async def read_versions(
+        self, view: int, keys: Sequence[bytes], pairs: Any, upto: int
     ) -> history.NumberedRows:
         """Returns all rows of some keys, which is more than enough."""
         assert view == self._source.number
-        found = self._named(self.rows[: window.upto])
+        found = self._named(self.rows[:upto])
         some = np.array([index for index, key in enumerate(found.keys) if key in keys], np.int64)
         numbers = np.array([keys.index(found.keys[index]) for index in some.tolist()], np.int64)
         return history.NumberedRows(numbers, history.chosen(found.rows, some))

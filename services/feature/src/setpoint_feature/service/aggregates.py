@@ -126,27 +126,20 @@ class Aggregates:
     ) -> events.Rows:
         """Returns all versions of the events of some rows."""
         keys = list(dict.fromkeys(found.keys))
-        times = found.rows.event_times
-        window = ports.Window(
-            first=max(int(times.min()) - 1, blueprint.EARLIEST),
-            last=int(times.max()),
-            upto=upto,
-            exclusive=False,
-            arrival=False,
-        )
-        all_of_them = await self._history.read_window(view.stream, keys, window)
-        return await asyncio.to_thread(_same_events, keys, found, all_of_them)
+        numbers_of = {key: number for number, key in enumerate(keys)}
+        numbers = np.fromiter(map(numbers_of.__getitem__, found.keys), np.int64, len(found.keys))
+        pairs = np.unique(np.stack([numbers, found.rows.event_times]), axis=1)
+        others = await self._history.read_versions(view.stream, keys, (pairs[0], pairs[1]), upto)
+        return await asyncio.to_thread(_same_events, keys, pairs, others)
 
 
 def _same_events(
-    keys: Sequence[bytes], found: history.NamedRows, others: history.NumberedRows
+    keys: Sequence[bytes], pairs: npt.NDArray[np.int64], others: history.NumberedRows
 ) -> events.Rows:
-    """Returns those of a few entities' rows that are versions of the events of some rows."""
-    numbers = {key: number for number, key in enumerate(keys)}
-    entities = np.fromiter(map(numbers.__getitem__, found.keys), np.int64, len(found.keys))
-    moments, moment_of = np.unique(found.rows.event_times, return_inverse=True)
+    """Returns those of a few entities' rows that are versions of some events."""
+    moments = np.unique(pairs[1])
+    wanted = pairs[0] * len(moments) + np.searchsorted(moments, pairs[1])
     at = np.minimum(np.searchsorted(moments, others.rows.event_times), len(moments) - 1)
-    wanted = entities * len(moments) + moment_of
     same = moments[at] == others.rows.event_times
     same &= np.isin(others.keys * len(moments) + at, wanted)
     chosen = np.flatnonzero(same)

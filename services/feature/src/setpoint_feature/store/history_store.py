@@ -5,6 +5,8 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import sqlalchemy
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
@@ -32,6 +34,7 @@ _Fetch = Callable[
 _SEQUENCES = queries.prepare(queries.SEQUENCES)
 _GREATEST = queries.prepare(queries.GREATEST)
 _KEYS = queries.prepare(queries.KEYS)
+_VERSIONS = queries.prepare(queries.VERSIONS)
 _WINDOW_BY_ARRIVAL = queries.prepare(queries.WINDOW_BY_ARRIVAL)
 _WINDOW_BY_EVENT = queries.prepare(queries.WINDOW_BY_EVENT)
 _EVENT_TIMES = queries.prepare(queries.EVENT_TIMES)
@@ -153,6 +156,32 @@ class SQLHistoryStore:
         """Returns all rows of some keys."""
         parameters = {"view": view, "keys": list(keys), "after": 0, "upto": upto}
         found, rest = await self._read(view, (0, upto), _KEYS, parameters, queries.numbered)
+
+        def select() -> history.NumberedRows:
+            parts = [run_reads.of_keys(each, keys, upto) for each in found]
+            return history.concat_numbered([*parts, rest])
+
+        return await asyncio.to_thread(select) if found else rest
+
+    async def read_versions(
+        self,
+        view: int,
+        keys: Sequence[bytes],
+        pairs: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+        upto: int,
+    ) -> history.NumberedRows:
+        """Returns all rows of some keys at some event times, and perhaps others of these keys."""
+        numbers, times = (each.tolist() for each in pairs)
+        parameters = {
+            "view": view,
+            "keys": [keys[number] for number in numbers],
+            "times": times,
+            # As those of WITH ORDINALITY they count from 1.
+            "numbers": [number + 1 for number in numbers],
+            "after": 0,
+            "upto": upto,
+        }
+        found, rest = await self._read(view, (0, upto), _VERSIONS, parameters, queries.numbered)
 
         def select() -> history.NumberedRows:
             parts = [run_reads.of_keys(each, keys, upto) for each in found]

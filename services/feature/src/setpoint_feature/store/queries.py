@@ -66,6 +66,18 @@ WITH page AS (
 ) {_NUMBERED}
 """
 
+VERSIONS: Final = f"""
+WITH page AS (
+  SELECT wanted.number, found.*
+    FROM unnest(:keys, :times, :numbers) AS wanted(entity_key, event_time, number)
+   CROSS JOIN LATERAL (
+    SELECT * FROM history h
+     WHERE h.view = :view AND h.entity_key = wanted.entity_key AND h.event_time = wanted.event_time
+       AND h.sequence > :after AND h.sequence <= :upto OFFSET 0
+  ) AS found
+) {_NUMBERED}
+"""
+
 # Of the rows known before the first time only the greatest can win; the others become known later.
 WINDOW_BY_ARRIVAL: Final = f"""
 WITH page AS (
@@ -115,6 +127,8 @@ SELECT event_time FROM history
 _TYPES: Final[dict[str, Any]] = {
     "view": sqlalchemy.Integer(),
     "keys": postgresql.ARRAY(sqlalchemy.LargeBinary()),
+    "times": postgresql.ARRAY(sqlalchemy.BigInteger()),
+    "numbers": postgresql.ARRAY(sqlalchemy.BigInteger()),
 }
 
 
