@@ -128,6 +128,9 @@ async def everything(store: ports.HistoryStore, view: int, seed: random.Random) 
     window = ports.Window(start, end, upto, after=seed.choice([0, after]), **flags)
     greatest = []
     key = b""
+    pairs = {(seed.randrange(len(keys)), NOW + seed.randrange(-10, 4)) for _ in range(6)}
+    wanted = np.array(sorted(pairs), np.int64).T
+    versions = numbered(await store.read_versions(view, keys, (wanted[0], wanted[1]), upto))
     while page := named(await store.read_greatest(view, key, limit)):
         greatest += page
         key = page[-1][0]
@@ -136,6 +139,7 @@ async def everything(store: ports.HistoryStore, view: int, seed: random.Random) 
         "all": named(await store.read_sequences(view, 0, last)),
         "greatest": greatest,
         "keys": numbered(await store.read_keys(view, keys, upto)),
+        "versions": [row for row in versions if row[:2] in pairs],
         "scan": [row async for page in store.scan(view, scan, limit) for row in named(page)],
         "window": best(numbered(await store.read_window(view, keys, window)), window),
     }

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from setpoint_feature import ports
 from setpoint_feature.domain import blueprint, events, history, plan, tiles, updating
 from setpoint_feature.service import event_reading, snapshot
+from setpoint_runtime import errors
 
 PAGE_ROWS: Final = 5_000
 """Rows of a source applied at once."""
@@ -66,7 +67,12 @@ class Aggregates:
                 # States are being rebuilt, or far behind: the task that catches up is on its way.
                 complete = False
                 continue
-            await self.follow(view, known, last)
+            try:
+                await self.follow(view, known, last)
+            except errors.DataLossError as error:
+                # The batch is durable, and its writer can do nothing about a damaged segment.
+                _LOGGER.error("windows of %s cannot follow: %s", view.view.name, error)
+                complete = False
         return complete
 
     async def follow(self, view: plan.CompiledView, mark: int, last: int) -> None:
