@@ -84,12 +84,19 @@ def content(messages: list[bytes]) -> Columns:
     return Columns.concat([proto.from_proto(each.table) for each in parts])
 
 
+def segments(folder: Path) -> list[Path]:
+    """Returns the files into which rows of the history have moved."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if "snapshots" not in path.parts and path.suffix != ".part"]
+
+
 async def test_snapshot_gives_the_same_bytes_whatever_happens_later(
     start: Start, tmp_path: Path
 ) -> None:
-    """Later writes, backfills, another version of the view and a restart change no byte of it."""
+    """Later writes, backfills, compaction, another version of the view and a restart change no byte of it."""
     folder = str(tmp_path / "segments")
-    async with start(segment_url=folder, answer_bytes=240) as running:
+    compacting = {"recent_rows": 0, "move_rows": 1, "compact_seconds": 0.05}
+    async with start(segment_url=folder, answer_bytes=240, **compacting) as running:
         await prepare(running)
         made = (await create(running, spine(), pieces=4, description="first")).snapshot
         before = await read(running, made)
@@ -102,6 +109,9 @@ async def test_snapshot_gives_the_same_bytes_whatever_happens_later(
         assert len(before) > 4
         await write(running, -6 * MINUTE, -6 * MINUTE, 2, planes=9)
         await write(running, -4 * MINUTE, -4 * MINUTE, 3)
+        async with asyncio.timeout(20):
+            while not segments(tmp_path):
+                await asyncio.sleep(0.02)
         await running.client.view("planes", "plane", [("count", DataType.INT64, 8)])
         assert await read(running, made) == before
         again = (await create(running, spine(), pieces=1)).snapshot
