@@ -71,6 +71,13 @@ def test_measures_without_feast(found: figures.Found) -> None:
     assert not any("Feast" in row.name for row in rows)
 
 
+def test_measures_without_the_large_history(found: figures.Found) -> None:
+    """When the last part fails, what was measured before is told all the same."""
+    found.large = []
+    goals = [row.goal for row in figures.measures(found, SIZE) if row.goal is not None]
+    assert goals == [8.0, 0.4, 1.0, 15.0, 0.35, 30_000.0]
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [

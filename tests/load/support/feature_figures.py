@@ -91,7 +91,8 @@ def _goals(found: Found, size: Size) -> list[Measure]:
         middle = {side: figures.Spread.of(found.joins[side]).middle for side in FEAST_OFFLINE}
         rows.append(_join_ratio(found, max(middle, key=middle.__getitem__), 15.0))
     rows.append(_join_ratio(found, POLARS, 0.35))
-    return [*rows, *_large(found, size), _written(found)]
+    large = _large(found, size) if found.small and found.large else []
+    return [*rows, *large, _written(found)]
 
 
 def _online_ratio(found: Found, sides: Sequence[str], entities: int, goal: float) -> Measure:
