@@ -165,8 +165,8 @@ class _Mapper:
         for each in self.told["services"]:
             self._service(each)
         self._others()
-        definitions = features.Definitions(
-            list(self.entities.values()), list(self.views.values()), self.sets
+        definitions = features.Definitions.of(
+            [*self.entities.values(), *self.views.values(), *self.sets]
         )
         return Mapped(definitions, self.functions, self.findings)
 
