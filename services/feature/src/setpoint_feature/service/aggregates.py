@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_feature import ports
-from setpoint_feature.domain import blueprint, events, history, plan, tiles, updating
+from setpoint_feature.domain import (
+    batch,
+    blueprint,
+    events,
+    history,
+    plan,
+    tiles,
+    updating,
+    visibility,
+)
 from setpoint_feature.service import event_reading, snapshot
 from setpoint_runtime import errors
 
@@ -50,15 +59,21 @@ class Aggregates:
         self._online = online_store
         self._known = known
 
-    async def wrote(self, source: int, first: int, last: int) -> bool:
+    async def wrote(self, source: int, first: int, rows: batch.Batch) -> bool:
         """Follows a batch of a source that is durable; returns whether all states are up to date.
+
+        Args:
+            source: Number of the source.
+            first: Sequence of its first row.
+            rows: The rows.
 
         Raises:
             UnavailableError: The history or the online store cannot be reached.
         """
         views = self._known.catalog.aggregates_of(source)
-        if not views or last < first:
+        if not views or not len(rows):
             return True
+        last = first + len(rows) - 1
         marks = await self._online.watermarks([view.view.version for view in views])
         complete = True
         for view, mark in zip(views, marks, strict=True):
@@ -68,7 +83,11 @@ class Aggregates:
                 complete = False
                 continue
             try:
-                await self.follow(view, known, last)
+                if known == first - 1 and len(rows) <= PAGE_ROWS:
+                    values = await self._states(view, known, last, rows.keys, rows.event_times)
+                    await self._online.apply(view.view.version, values, known, last)
+                else:
+                    await self.follow(view, known, last)
             except errors.DataLossError as error:
                 # The batch is durable, and its writer can do nothing about a damaged segment.
                 _LOGGER.error("windows of %s cannot follow: %s", view.view.name, error)
@@ -93,12 +112,23 @@ class Aggregates:
         await self._online.finish(version, begun, last)
 
     async def _page(self, view: plan.CompiledView, mark: int, upto: int) -> dict[bytes, bytes]:
-        """Returns the new states of the groups that some rows concern."""
+        """Returns the new states of the groups that some rows of the history concern."""
         found = await self._history.read_sequences(view.stream, mark, upto)
         if not found.keys:
             return {}
+        return await self._states(view, mark, upto, found.keys, found.rows.event_times)
+
+    async def _states(
+        self,
+        view: plan.CompiledView,
+        mark: int,
+        upto: int,
+        entities: Sequence[bytes],
+        event_times: visibility.Times,
+    ) -> dict[bytes, bytes]:
+        """Returns the new states of the groups that some events concern."""
         made = event_reading.blueprint_of(view)
-        versions = await self._versions(view, found, upto)
+        versions = await self._versions(view, entities, event_times, upto)
         groups = await asyncio.to_thread(
             events.group_keys, made, versions, np.arange(len(versions))
         )
@@ -128,13 +158,17 @@ class Aggregates:
         }
 
     async def _versions(
-        self, view: plan.CompiledView, found: history.NamedRows, upto: int
+        self,
+        view: plan.CompiledView,
+        entities: Sequence[bytes],
+        event_times: visibility.Times,
+        upto: int,
     ) -> events.Rows:
-        """Returns all versions of the events of some rows."""
-        keys = list(dict.fromkeys(found.keys))
+        """Returns all versions of some events."""
+        keys = list(dict.fromkeys(entities))
         numbers_of = {key: number for number, key in enumerate(keys)}
-        numbers = np.fromiter(map(numbers_of.__getitem__, found.keys), np.int64, len(found.keys))
-        pairs = np.unique(np.stack([numbers, found.rows.event_times]), axis=1)
+        numbers = np.fromiter(map(numbers_of.__getitem__, entities), np.int64, len(entities))
+        pairs = np.unique(np.stack([numbers, event_times]), axis=1)
         others = await self._history.read_versions(view.stream, keys, (pairs[0], pairs[1]), upto)
         return await asyncio.to_thread(_same_events, keys, pairs, others)
 

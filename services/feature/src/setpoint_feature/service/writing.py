@@ -233,7 +233,7 @@ class Writer:
             )
             self.counts.online_replaced += updated
             self.counts.online_older += len(values) - updated
-            applied = await self._aggregates.wrote(view.number, written.first, written.last)
+            applied = await self._aggregates.wrote(view.number, written.first, rows)
         except errors.UnavailableError as error:
             applied = False
             self.counts.online_failed += 1
@@ -247,10 +247,14 @@ class Writer:
         """Answers a batch that was written before; says whether its online copies are there."""
         try:
             version = self._version_of(written.view) or view.view.version
-            (mark,) = await self._online.watermarks([version])
+            windows = self._known.catalog.aggregates_of(written.view)
+            versions = [version, *(each.view.version for each in windows)]
+            marks: Sequence[int | None] = await self._online.watermarks(versions)
         except errors.UnavailableError:
-            mark = None
-        applied = written.rows == 0 or (mark is not None and mark >= written.last)
+            marks = [None]
+        applied = written.rows == 0 or all(
+            mark is not None and mark >= written.last for mark in marks
+        )
         refused = refusal.Refused.from_bytes(written.refused)
         return WriteResult(written.rows, 0, applied, True, refused)
 
