@@ -15,7 +15,7 @@ REQUIREMENTS = ("feast[redis,duckdb]==0.67.0",)
 SETTINGS = (
     "in-process, redis-py with hiredis, entity_key_serialization_version 3, registry "
     "cache_ttl_seconds 3600, no TTL, online by feature references and by a feature service with "
-    "precompute_online, offline with the file stores dask and duckdb, the better of each counts"
+    "precompute_online, of which the better counts, offline with dask (what file means) and duckdb"
 )
 ONLINE = ("references", "precomputed")
 OFFLINE = ("dask", "duckdb")
