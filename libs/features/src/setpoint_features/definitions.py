@@ -118,6 +118,8 @@ class FeatureView(_Described):
     ttl: timedelta | None = None
     """Age from which on a value is stale; None for never."""
     boundary: Boundary = "inclusive"
+    retention: timedelta | None = None
+    """How far back joins stay exact; None for ever. Rows that nobody can ask for any more may go."""
 
     def __getitem__(self, name: str) -> Feature:
         """Returns one of the fields as a feature.

@@ -102,6 +102,9 @@ def _view(view: definitions.View) -> definition_pb2.FeatureView:
         message.aggregation.fields.extend(_aggregate(view, each) for each in view.fields)
     else:
         message.ttl_microseconds = _microseconds(view, "ttl", view.ttl, view.where)
+        message.retention_microseconds = _microseconds(
+            view, "retention", view.retention, view.where
+        )
         message.fields.extend(_field(view, each) for each in view.fields)
     return message
 

@@ -212,7 +212,7 @@ def _view(entry: _Entry) -> definitions.View:
     if "source" in entry.mapping():
         return _aggregate_view(entry)
     parts = entry.mapping(
-        *("name", "entity", "fields", "ttl", "boundary", *_PEOPLE),
+        *("name", "entity", "fields", "ttl", "boundary", "retention", *_PEOPLE),
         needed=("name", "entity", "fields"),
     )
     return definitions.FeatureView(
@@ -221,6 +221,7 @@ def _view(entry: _Entry) -> definitions.View:
         [_field(each) for each in parts["fields"].items()],
         ttl=_optional(parts, "ttl", _Entry.duration, None),
         boundary=_boundary(parts),
+        retention=_optional(parts, "retention", _Entry.duration, None),
         **_described(entry, parts),
     )
 

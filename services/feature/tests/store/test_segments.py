@@ -2,8 +2,10 @@ import asyncio
 import itertools
 import pathlib
 import random
+import signal
+import sys
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -60,7 +62,7 @@ class Place:
 
     async def compactor(self, limits: segments.Limits) -> compaction.Compactor:
         fields = (definitions.Field("value", self.dtype),)
-        view = definitions.FeatureView("v", "e", fields)
+        view = definitions.FeatureView("v", "e", fields, retention=self.retention)
         catalog = types.SimpleNamespace(compiled_views=lambda: [plan.CompiledView(view, SPLIT)])
         known: Any = types.SimpleNamespace(
             catalog=catalog, last_sequences=await self.store.last_sequences()
@@ -340,3 +342,113 @@ async def test_many_open_one_segment_once(place: Place, monkeypatch: pytest.Monk
     await asyncio.gather(*(place.store.open(SPLIT, 30) for _ in range(5)))
 
     assert len(loads) == 1
+
+
+async def test_retention_changes_no_answer_within_it(place: Place) -> None:
+    """Rows go, and yet every time within the retention, and every online copy, is answered as before."""
+    seed = random.Random(10)
+    place.retention = 4
+    limits = segments.Limits(0, 1, 60, 1 << 20)
+    removed, horizon, last = 0, 0, 0
+    for turn in range(8):
+        await place.write(rows_of(seed, 30))
+        place.clock.set(NOW + turn)
+        removed += (await place.compact(limits)).removed_rows
+        horizon = NOW + turn - place.retention
+        last = (await place.store.last_sequences())[SPLIT]
+        for exclusive, arrival in ((False, True), (False, False)):
+            window = ports.Window(horizon, NOW + 9, last, exclusive, arrival)
+            split = numbered(await place.store.read_window(SPLIT, KEYS, window))
+            plain = numbered(await place.store.read_window(PLAIN, KEYS, window))
+            assert best(split, window) == best(plain, window)
+        split_greatest = named(await place.store.read_greatest(SPLIT, b"", 99))
+        assert split_greatest == named(await place.store.read_greatest(PLAIN, b"", 99))
+
+    retained = await place.store.retained(SPLIT)
+    assert retained is not None
+    assert (retained.rows, retained.time) == (removed, horizon)
+    assert retained.sequence == last == 240
+    kept = named(await place.store.read_sequences(SPLIT, 0, last))
+    assert len(kept) == last - removed < last
+    assert await place.store.retained(PLAIN) is None
+
+
+async def test_retention_may_empty_a_segment(place: Place) -> None:
+    """A segment of which every row was surpassed goes on as an empty one, and is merged away."""
+    for event in (-9, -5):
+        times = np.full(len(KEYS), NOW + event, np.int64)
+        await place.write(batch.Batch(list(KEYS), times, times, [b"\5"] * len(KEYS)))
+        await place.compact(segments.Limits(0, 1, 10, 1 << 20))
+    place.retention = 2
+
+    counts = await place.compact(segments.Limits(0, 1, 10, 1 << 20))
+
+    assert counts.removed_rows == len(KEYS)
+    found = named(await place.store.read_sequences(SPLIT, 0, 99))
+    assert [row[3] for row in found] == list(range(len(KEYS) + 1, 2 * len(KEYS) + 1))
+    assert named(await place.store.read_greatest(SPLIT, b"", 99)) == sorted(found)
+
+
+STEPS = (
+    "before-rename",
+    "after-rename",
+    "before-commit",
+    "after-commit",
+    "after-merge",
+    "after-removal",
+)
+
+
+@pytest.fixture
+async def dying(
+    feature_url: str, tmp_path: pathlib.Path
+) -> AsyncIterator[Callable[[str], Awaitable[int]]]:
+    """Compacts in a process that is killed at a step, and returns how it ended."""
+    script = pathlib.Path(__file__).with_name("dying_compactor.py")
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(script),
+        feature_url,
+        str(tmp_path / "segments"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+    async def ask(step: str) -> int:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(f"{step}\n".encode())
+        return int(await child.stdout.readline())
+
+    yield ask
+    assert child.stdin is not None
+    child.stdin.close()
+    await child.wait()
+
+
+@pytest.mark.timeout(300)  # The start of a process takes long on a busy machine.
+async def test_kill_at_each_step_loses_and_doubles_nothing(
+    place: Place, dying: Callable[[str], Awaitable[int]]
+) -> None:
+    """Whenever the compactor is killed, reads answer as before, and its leftovers are removed later."""
+    seed = random.Random(9)
+    leftovers = []
+    for step in STEPS:
+        await place.write(rows_of(seed, 25))
+        assert await dying(step) == -signal.SIGKILL, step
+        place.reopen()
+        questions = seed.random()
+        split = await everything(place.store, SPLIT, random.Random(questions))
+        assert split == await everything(place.store, PLAIN, random.Random(questions)), step
+        leftovers.append(len(list(place.files.rglob("*.*"))))
+    assert await dying("nowhere") == 0
+    assert await dying("nowhere") == 0
+
+    assert leftovers[0] == 1  # The part of a file that never got its name.
+    async with place.segments.turn() as turn:
+        assert turn is not None
+        live = (await turn.live())[SPLIT]
+    assert {str(each.relative_to(place.files)) for each in place.files.rglob("*.*")} == {
+        each.path for each in live
+    }
+    assert sum(each.rows for each in live) == 25 * len(STEPS)

@@ -59,6 +59,9 @@ def check_view(view: definitions.FeatureView) -> None:
     _check_people("view", view)
     if not 0 <= view.ttl <= _MAX_INT64:
         raise errors.invalid("view.ttl_microseconds", view.ttl, "must be at least 0")
+    if not 0 <= view.retention <= _MAX_INT64:
+        rule = "must be at least 0"
+        raise errors.invalid("view.retention_microseconds", view.retention, rule)
     if not 1 <= len(view.fields) <= MAX_FIELDS:
         rule = f"must hold 1 to {MAX_FIELDS} fields"
         raise errors.invalid("view.fields", f"{len(view.fields)} fields", rule)

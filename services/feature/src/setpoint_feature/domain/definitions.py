@@ -82,6 +82,8 @@ class FeatureView:
     ttl: int = 0
     """Microseconds; 0 means that values never become stale."""
     boundary: Boundary = Boundary.INCLUSIVE
+    retention: int = 0
+    """Microseconds for which joins stay exact; 0 means for ever. Not part of the version."""
     keys: tuple[FieldSpec, ...] = ()
     """The entity's keys, bound at registration."""
     description: str = ""

@@ -7,6 +7,7 @@ began before can still want them.
 """
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -97,11 +98,16 @@ class Compactor:
 
     async def _look(self, turn: ports.SegmentTurn, failures: list[errors.SetpointError]) -> None:
         live = await turn.live()
-        for view in self._known.catalog.compiled_views():
+        views = self._known.catalog.compiled_views()
+        # Every event of a window counts, not the greatest row alone.
+        sources = {view.stream for view in views if view.blueprint is not None}
+        for view in views:
             work = _Work(self._store, turn, view, live.get(view.number, []), self.counts)
             try:
                 await work.move(self._known.last_sequences.get(view.number, 0), self._limits)
                 await work.merge(self._limits, self._clock)
+                if view.number not in sources:
+                    await work.thin(self._clock.now_us())
             except _EXPECTED as error:
                 # One damaged segment must not keep the other views from moving.
                 failures.append(error)
@@ -184,6 +190,26 @@ class _Work:
             thinned = min(each.thinned for each in group)
             await self._replace(group, content, thinned, clock.now_us(), None)
             self._counts.merges += 1
+
+    async def thin(self, now: int) -> None:
+        """Removes rows that retention lets go."""
+        retention = self._view.view.retention
+        horizon = now - retention
+        while segment := segments.to_thin(self._live, retention, now):
+            place = self._live.index(segment)
+            runs = [await self._store.open(each) for each in self._live]
+            content = runs[place]
+            rows = await asyncio.to_thread(segments.needed, runs, place, self._view.rule, horizon)
+            gone = len(content) - len(rows)
+            if gone < max(1, segments.THINNED_SHARE * len(content)):
+                await self._turn.thinned(segment, horizon)
+                self._live[place] = dataclasses.replace(segment, thinned=horizon)
+                continue
+            kept = await asyncio.to_thread(content.take, rows)
+            retained = ports.Retained(horizon, self._live[-1].last, gone)
+            await self._replace((segment,), kept, horizon, now, retained)
+            self._counts.thinnings += 1
+            self._counts.removed_rows += gone
 
     async def _replace(
         self,

@@ -28,7 +28,7 @@ from setpoint.common.v1 import value_pb2 as setpoint_dot_common_dot_v1_dot_value
 from setpoint.feature.v1 import aggregation_pb2 as setpoint_dot_feature_dot_v1_dot_aggregation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$setpoint/feature/v1/definition.proto\x12\x13setpoint.feature.v1\x1a\x1fsetpoint/common/v1/column.proto\x1a\"setpoint/common/v1/reference.proto\x1a\x1esetpoint/common/v1/value.proto\x1a%setpoint/feature/v1/aggregation.proto\"\xde\x01\n\x06\x45ntity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04keys\x18\x02 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x13\n\x0b\x63reate_time\x18\x04 \x01(\x03\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x33\n\x04tags\x18\x06 \x03(\x0b\x32%.setpoint.feature.v1.Entity.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa6\x03\n\x0b\x46\x65\x61tureView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x65ntity\x18\x03 \x01(\t\x12\x31\n\x06\x66ields\x18\x04 \x03(\x0b\x32!.setpoint.feature.v1.FeatureField\x12\x18\n\x10ttl_microseconds\x18\x05 \x01(\x03\x12/\n\x08\x62oundary\x18\x06 \x01(\x0e\x32\x1d.setpoint.feature.v1.Boundary\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\r\n\x05owner\x18\x08 \x01(\t\x12\x13\n\x0b\x63reate_time\x18\t \x01(\x03\x12\x38\n\x04tags\x18\n \x03(\x0b\x32*.setpoint.feature.v1.FeatureView.TagsEntry\x12:\n\x0b\x61ggregation\x18\x0b \x01(\x0b\x32 .setpoint.feature.v1.AggregationH\x00\x88\x01\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_aggregation\"\xb2\x02\n\x0c\x46\x65\x61tureField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1c.setpoint.common.v1.DataType\x12\x35\n\rdefault_value\x18\x03 \x01(\x0b\x32\x19.setpoint.common.v1.ValueH\x00\x88\x01\x01\x12\x11\n\tsensitive\x18\x04 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x39\n\x04tags\x18\x06 \x03(\x0b\x32+.setpoint.feature.v1.FeatureField.TagsEntry\x12\x0e\n\x06\x66inite\x18\x07 \x01(\x08\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_default_value\"\xf8\x02\n\nFeatureSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x37\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32%.setpoint.feature.v1.FeatureReference\x12\x35\n\x0erequest_fields\x18\x04 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x13\n\x0b\x63reate_time\x18\x06 \x01(\x03\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x37\n\x04tags\x18\x08 \x03(\x0b\x32).setpoint.feature.v1.FeatureSet.TagsEntry\x12<\n\x0ftransformations\x18\t \x03(\x0b\x32#.setpoint.feature.v1.Transformation\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x01\n\x0eTransformation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66unction\x18\x02 \x01(\t\x12?\n\x06inputs\x18\x03 \x03(\x0b\x32/.setpoint.feature.v1.Transformation.InputsEntry\x12+\n\x05\x64type\x18\x04 \x01(\x0e\x32\x1c.setpoint.common.v1.DataType\x12\x13\n\x0bsource_hash\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x02\n\x10\x46\x65\x61tureReference\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12J\n\x0bkey_columns\x18\x04 \x03(\x0b\x32\x35.setpoint.feature.v1.FeatureReference.KeyColumnsEntry\x12\x14\n\x0cview_version\x18\x05 \x01(\t\x12+\n\x05\x64type\x18\x06 \x01(\x0e\x32\x1c.setpoint.common.v1.DataType\x1a\x31\n\x0fKeyColumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*T\n\x08\x42oundary\x12\x18\n\x14\x42OUNDARY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42OUNDARY_INCLUSIVE\x10\x01\x12\x16\n\x12\x42OUNDARY_EXCLUSIVE\x10\x02*\xb5\x01\n\rFeatureStatus\x12\x1e\n\x1a\x46\x45\x41TURE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x45\x41TURE_STATUS_FRESH\x10\x01\x12\x18\n\x14\x46\x45\x41TURE_STATUS_STALE\x10\x02\x12\x1a\n\x16\x46\x45\x41TURE_STATUS_MISSING\x10\x03\x12\x1a\n\x16\x46\x45\x41TURE_STATUS_DEFAULT\x10\x04\x12\x18\n\x14\x46\x45\x41TURE_STATUS_GIVEN\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$setpoint/feature/v1/definition.proto\x12\x13setpoint.feature.v1\x1a\x1fsetpoint/common/v1/column.proto\x1a\"setpoint/common/v1/reference.proto\x1a\x1esetpoint/common/v1/value.proto\x1a%setpoint/feature/v1/aggregation.proto\"\xde\x01\n\x06\x45ntity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04keys\x18\x02 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x13\n\x0b\x63reate_time\x18\x04 \x01(\x03\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x33\n\x04tags\x18\x06 \x03(\x0b\x32%.setpoint.feature.v1.Entity.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc6\x03\n\x0b\x46\x65\x61tureView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x65ntity\x18\x03 \x01(\t\x12\x31\n\x06\x66ields\x18\x04 \x03(\x0b\x32!.setpoint.feature.v1.FeatureField\x12\x18\n\x10ttl_microseconds\x18\x05 \x01(\x03\x12/\n\x08\x62oundary\x18\x06 \x01(\x0e\x32\x1d.setpoint.feature.v1.Boundary\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\r\n\x05owner\x18\x08 \x01(\t\x12\x13\n\x0b\x63reate_time\x18\t \x01(\x03\x12\x38\n\x04tags\x18\n \x03(\x0b\x32*.setpoint.feature.v1.FeatureView.TagsEntry\x12:\n\x0b\x61ggregation\x18\x0b \x01(\x0b\x32 .setpoint.feature.v1.AggregationH\x00\x88\x01\x01\x12\x1e\n\x16retention_microseconds\x18\x0c \x01(\x03\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_aggregation\"\xb2\x02\n\x0c\x46\x65\x61tureField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1c.setpoint.common.v1.DataType\x12\x35\n\rdefault_value\x18\x03 \x01(\x0b\x32\x19.setpoint.common.v1.ValueH\x00\x88\x01\x01\x12\x11\n\tsensitive\x18\x04 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x39\n\x04tags\x18\x06 \x03(\x0b\x32+.setpoint.feature.v1.FeatureField.TagsEntry\x12\x0e\n\x06\x66inite\x18\x07 \x01(\x08\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_default_value\"\xf8\x02\n\nFeatureSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x37\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32%.setpoint.feature.v1.FeatureReference\x12\x35\n\x0erequest_fields\x18\x04 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x13\n\x0b\x63reate_time\x18\x06 \x01(\x03\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x37\n\x04tags\x18\x08 \x03(\x0b\x32).setpoint.feature.v1.FeatureSet.TagsEntry\x12<\n\x0ftransformations\x18\t \x03(\x0b\x32#.setpoint.feature.v1.Transformation\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x01\n\x0eTransformation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66unction\x18\x02 \x01(\t\x12?\n\x06inputs\x18\x03 \x03(\x0b\x32/.setpoint.feature.v1.Transformation.InputsEntry\x12+\n\x05\x64type\x18\x04 \x01(\x0e\x32\x1c.setpoint.common.v1.DataType\x12\x13\n\x0bsource_hash\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x02\n\x10\x46\x65\x61tureReference\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12J\n\x0bkey_columns\x18\x04 \x03(\x0b\x32\x35.setpoint.feature.v1.FeatureReference.KeyColumnsEntry\x12\x14\n\x0cview_version\x18\x05 \x01(\t\x12+\n\x05\x64type\x18\x06 \x01(\x0e\x32\x1c.setpoint.common.v1.DataType\x1a\x31\n\x0fKeyColumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*T\n\x08\x42oundary\x12\x18\n\x14\x42OUNDARY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42OUNDARY_INCLUSIVE\x10\x01\x12\x16\n\x12\x42OUNDARY_EXCLUSIVE\x10\x02*\xb5\x01\n\rFeatureStatus\x12\x1e\n\x1a\x46\x45\x41TURE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x45\x41TURE_STATUS_FRESH\x10\x01\x12\x18\n\x14\x46\x45\x41TURE_STATUS_STALE\x10\x02\x12\x1a\n\x16\x46\x45\x41TURE_STATUS_MISSING\x10\x03\x12\x1a\n\x16\x46\x45\x41TURE_STATUS_DEFAULT\x10\x04\x12\x18\n\x14\x46\x45\x41TURE_STATUS_GIVEN\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,32 +47,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRANSFORMATION_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_FEATUREREFERENCE_KEYCOLUMNSENTRY']._loaded_options = None
   _globals['_FEATUREREFERENCE_KEYCOLUMNSENTRY']._serialized_options = b'8\001'
-  _globals['_BOUNDARY']._serialized_start=2043
-  _globals['_BOUNDARY']._serialized_end=2127
-  _globals['_FEATURESTATUS']._serialized_start=2130
-  _globals['_FEATURESTATUS']._serialized_end=2311
+  _globals['_BOUNDARY']._serialized_start=2075
+  _globals['_BOUNDARY']._serialized_end=2159
+  _globals['_FEATURESTATUS']._serialized_start=2162
+  _globals['_FEATURESTATUS']._serialized_end=2343
   _globals['_ENTITY']._serialized_start=202
   _globals['_ENTITY']._serialized_end=424
   _globals['_ENTITY_TAGSENTRY']._serialized_start=381
   _globals['_ENTITY_TAGSENTRY']._serialized_end=424
   _globals['_FEATUREVIEW']._serialized_start=427
-  _globals['_FEATUREVIEW']._serialized_end=849
+  _globals['_FEATUREVIEW']._serialized_end=881
   _globals['_FEATUREVIEW_TAGSENTRY']._serialized_start=381
   _globals['_FEATUREVIEW_TAGSENTRY']._serialized_end=424
-  _globals['_FEATUREFIELD']._serialized_start=852
-  _globals['_FEATUREFIELD']._serialized_end=1158
+  _globals['_FEATUREFIELD']._serialized_start=884
+  _globals['_FEATUREFIELD']._serialized_end=1190
   _globals['_FEATUREFIELD_TAGSENTRY']._serialized_start=381
   _globals['_FEATUREFIELD_TAGSENTRY']._serialized_end=424
-  _globals['_FEATURESET']._serialized_start=1161
-  _globals['_FEATURESET']._serialized_end=1537
+  _globals['_FEATURESET']._serialized_start=1193
+  _globals['_FEATURESET']._serialized_end=1569
   _globals['_FEATURESET_TAGSENTRY']._serialized_start=381
   _globals['_FEATURESET_TAGSENTRY']._serialized_end=424
-  _globals['_TRANSFORMATION']._serialized_start=1540
-  _globals['_TRANSFORMATION']._serialized_end=1782
-  _globals['_TRANSFORMATION_INPUTSENTRY']._serialized_start=1737
-  _globals['_TRANSFORMATION_INPUTSENTRY']._serialized_end=1782
-  _globals['_FEATUREREFERENCE']._serialized_start=1785
-  _globals['_FEATUREREFERENCE']._serialized_end=2041
-  _globals['_FEATUREREFERENCE_KEYCOLUMNSENTRY']._serialized_start=1992
-  _globals['_FEATUREREFERENCE_KEYCOLUMNSENTRY']._serialized_end=2041
+  _globals['_TRANSFORMATION']._serialized_start=1572
+  _globals['_TRANSFORMATION']._serialized_end=1814
+  _globals['_TRANSFORMATION_INPUTSENTRY']._serialized_start=1769
+  _globals['_TRANSFORMATION_INPUTSENTRY']._serialized_end=1814
+  _globals['_FEATUREREFERENCE']._serialized_start=1817
+  _globals['_FEATUREREFERENCE']._serialized_end=2073
+  _globals['_FEATUREREFERENCE_KEYCOLUMNSENTRY']._serialized_start=2024
+  _globals['_FEATUREREFERENCE_KEYCOLUMNSENTRY']._serialized_end=2073
 # @@protoc_insertion_point(module_scope)

@@ -183,6 +183,7 @@ class FeatureView(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
     AGGREGATION_FIELD_NUMBER: builtins.int
+    RETENTION_MICROSECONDS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique name, ^[a-z0-9_-]{1,64}$."""
     version: builtins.str
@@ -199,6 +200,12 @@ class FeatureView(google.protobuf.message.Message):
     """Who answers for it."""
     create_time: builtins.int
     """When this version was registered; set by the service."""
+    retention_microseconds: builtins.int
+    """How far back joins stay exact; 0 means for ever. A row that no join at now - retention or later can see may be
+    removed from the history, once it has moved out of the database; the row that is current for an entity never is, so
+    online answers do not change. Rows that an aggregate view reads stay. Not part of the version: it changes what is
+    remembered, not what a value means.
+    """
     @property
     def fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FeatureField]:
         """The values."""
@@ -227,9 +234,10 @@ class FeatureView(google.protobuf.message.Message):
         create_time: builtins.int = ...,
         tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         aggregation: setpoint.feature.v1.aggregation_pb2.Aggregation | None = ...,
+        retention_microseconds: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_aggregation", b"_aggregation", "aggregation", b"aggregation"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_aggregation", b"_aggregation", "aggregation", b"aggregation", "boundary", b"boundary", "create_time", b"create_time", "description", b"description", "entity", b"entity", "fields", b"fields", "name", b"name", "owner", b"owner", "tags", b"tags", "ttl_microseconds", b"ttl_microseconds", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_aggregation", b"_aggregation", "aggregation", b"aggregation", "boundary", b"boundary", "create_time", b"create_time", "description", b"description", "entity", b"entity", "fields", b"fields", "name", b"name", "owner", b"owner", "retention_microseconds", b"retention_microseconds", "tags", b"tags", "ttl_microseconds", b"ttl_microseconds", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_aggregation", b"_aggregation"]) -> typing.Literal["aggregation"] | None: ...
 
 Global___FeatureView: typing_extensions.TypeAlias = FeatureView
