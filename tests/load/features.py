@@ -220,6 +220,7 @@ def _question(accounts: npt.NDArray[np.int64]) -> bytes:
     return feature_service_pb2.GetOnlineFeaturesRequest(
         feature_set=reference_pb2.FeatureSetReference(name=ACCOUNT),
         entities=column_messages.to_proto(entities),
+        shared_event_times=True,
     ).SerializeToString()
 
 

@@ -60,6 +60,23 @@ def trips(*pairs: tuple[str | None, str | None]) -> Columns:
     )
 
 
+async def test_read_shares_event_times(weather: Client) -> None:
+    """Asked for once, event times are sent once for the columns that have them, and are the same."""
+    request = pb.GetOnlineFeaturesRequest(
+        feature_set=reference_pb2.FeatureSetReference(name="flights"),
+        entities=proto.to_proto(trips(("JFK", "LAX"), ("OLD", "JFK"), ("???", None))),
+    )
+    plain = await weather.stub.GetOnlineFeatures(request, timeout=5)
+    request.shared_event_times = True
+    shared = await weather.stub.GetOnlineFeatures(request, timeout=5)
+
+    assert len(plain.event_times) == 4
+    assert not plain.event_time_positions
+    assert len(shared.event_times) == 2
+    positions = shared.event_time_positions
+    assert [shared.event_times[each] for each in positions] == list(plain.event_times)
+
+
 async def test_read_values_statuses_and_times(weather: Client) -> None:
     """Every row gets the value, status and event time of each feature, in the set's order."""
     found = await weather.online(

@@ -145,6 +145,7 @@ def online_features(
                 feature_set=_feature_set(feature_set, version),
                 entities=columns_proto.to_proto(piece),
                 as_of_times=own,
+                shared_event_times=True,
             )
         )
         start += piece.rows

@@ -365,9 +365,11 @@ def feature_values(
     columns = Columns.concat(parts)
     statuses = {}
     event_times = {}
+    all_statuses = [message.statuses for message in messages]
+    all_times = [_event_times(message) for message in messages]
     for index, name in enumerate(columns.names):
-        statuses[name] = np.frombuffer(_joined(messages, "statuses", index), np.uint8)
-        event_times[name] = np.frombuffer(_joined(messages, "event_times", index), "<i8")
+        statuses[name] = np.frombuffer(_joined(all_statuses, index), np.uint8)
+        event_times[name] = np.frombuffer(_joined(all_times, index), "<i8")
         if not len(statuses[name]) == len(event_times[name]) == columns.rows:
             text = f"statuses of {name} do not have the {columns.rows} rows of its values"
             raise errors.DataLossError(errors.Reason.MALFORMED_COLUMNS, text)
@@ -446,9 +448,17 @@ def to_datetime(microseconds: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=microseconds)
 
 
-def _joined(messages: Sequence[Any], field: str, index: int) -> bytes:
+def _event_times(message: Any) -> Sequence[bytes]:
+    """Returns the event times of each feature, which an answer may hold once for several."""
+    times: Sequence[bytes] = message.event_times
+    if isinstance(message, feature_service_pb2.GetHistoricalFeaturesResponse):
+        return times
+    positions = message.event_time_positions
+    return [times[at] for at in positions if 0 <= at < len(times)] if positions else times
+
+
+def _joined(lists: Sequence[Sequence[bytes]], index: int) -> bytes:
     """Returns the bytes of one feature over all pieces; pieces that are short give none."""
-    lists = [getattr(message, field) for message in messages]
     return b"".join(each[index] for each in lists if index < len(each))
 
 

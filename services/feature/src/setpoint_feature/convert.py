@@ -238,16 +238,30 @@ def reference_to_proto(feature_set: definitions.FeatureSet) -> reference_pb2.Fea
     return reference_pb2.FeatureSetReference(name=feature_set.name, version=feature_set.version)
 
 
-def online_to_proto(answer: serving.Answer) -> feature_service_pb2.GetOnlineFeaturesResponse:
-    """Returns the answer of an online read."""
+def online_to_proto(
+    answer: serving.Answer, *, shared_event_times: bool
+) -> feature_service_pb2.GetOnlineFeaturesResponse:
+    """Returns the answer of an online read; shared event times are sent once for all columns that have them."""
     served = answer.served
+    event_times: Sequence[bytes] = served.event_times
+    positions: Sequence[int] = ()
+    if shared_event_times:
+        event_times, positions = _shared(event_times)
     return feature_service_pb2.GetOnlineFeaturesResponse(
         feature_set=reference_to_proto(answer.feature_set),
         features=proto.to_proto(served.features),
         statuses=served.statuses,
-        event_times=served.event_times,
+        event_times=event_times,
         history_views=answer.history_views,
+        event_time_positions=positions,
     )
+
+
+def _shared(parts: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
+    """Returns the different ones among some bytes, and for each of them its position there."""
+    places: dict[bytes, int] = {}
+    positions = tuple(places.setdefault(each, len(places)) for each in parts)
+    return tuple(places), positions
 
 
 def order_from_proto(request: feature_service_pb2.WriteFeaturesRequest) -> writing.Order:

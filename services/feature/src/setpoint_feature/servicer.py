@@ -166,7 +166,7 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
             calls.remaining_seconds(),
         )
         _describe(answer.feature_set, entities.rows)
-        return convert.online_to_proto(answer)
+        return convert.online_to_proto(answer, shared_event_times=request.shared_event_times)
 
     async def GetHistoricalFeatures(
         self, request_iterator: AsyncIterator[pb.GetHistoricalFeaturesRequest], context: _Context

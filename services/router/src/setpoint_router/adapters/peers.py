@@ -46,6 +46,7 @@ class FeatureClient:
             feature_set=_reference(feature_set),
             entities=columns_proto.to_proto(entities),
             as_of_times=as_of_times,
+            shared_event_times=True,
         )
         answer = await _called(
             self._stub.GetOnlineFeatures(
@@ -56,7 +57,7 @@ class FeatureClient:
         found = ports.FeatureAnswer(
             features,
             list(answer.statuses),
-            list(answer.event_times),
+            _event_times(answer),
             list(answer.history_views),
         )
         _check_features(found, entities.rows)
@@ -96,6 +97,14 @@ class FeatureClient:
             for each in feature_set.features
             if each.field in marked[each.view, each.view_version]
         ]
+
+
+def _event_times(answer: feature_service_pb2.GetOnlineFeaturesResponse) -> list[bytes]:
+    """Return the event times of each column; a service that does not share them sends them so."""
+    times = list(answer.event_times)
+    positions = answer.event_time_positions
+    # What points nowhere is left out, and the answer is refused for having too few.
+    return [times[at] for at in positions if 0 <= at < len(times)] if positions else times
 
 
 def _check_features(answer: ports.FeatureAnswer, rows: int) -> None:

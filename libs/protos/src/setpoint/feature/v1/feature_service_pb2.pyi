@@ -627,6 +627,11 @@ class GetOnlineFeaturesRequest(google.protobuf.message.Message):
     FEATURE_SET_FIELD_NUMBER: builtins.int
     ENTITIES_FIELD_NUMBER: builtins.int
     AS_OF_TIMES_FIELD_NUMBER: builtins.int
+    SHARED_EVENT_TIMES_FIELD_NUMBER: builtins.int
+    shared_event_times: builtins.bool
+    """Send event times that several columns share once, and for each column which they are: of a wide set a large part of
+    the answer.
+    """
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """Name and version; an empty version means the latest."""
@@ -649,9 +654,10 @@ class GetOnlineFeaturesRequest(google.protobuf.message.Message):
         feature_set: setpoint.common.v1.reference_pb2.FeatureSetReference | None = ...,
         entities: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
         as_of_times: collections.abc.Iterable[builtins.int] | None = ...,
+        shared_event_times: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of_times", b"as_of_times", "entities", b"entities", "feature_set", b"feature_set"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_times", b"as_of_times", "entities", b"entities", "feature_set", b"feature_set", "shared_event_times", b"shared_event_times"]) -> None: ...
 
 Global___GetOnlineFeaturesRequest: typing_extensions.TypeAlias = GetOnlineFeaturesRequest
 
@@ -666,6 +672,7 @@ class GetOnlineFeaturesResponse(google.protobuf.message.Message):
     STATUSES_FIELD_NUMBER: builtins.int
     EVENT_TIMES_FIELD_NUMBER: builtins.int
     HISTORY_VIEWS_FIELD_NUMBER: builtins.int
+    EVENT_TIME_POSITIONS_FIELD_NUMBER: builtins.int
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """The exact version that was read."""
@@ -690,6 +697,10 @@ class GetOnlineFeaturesResponse(google.protobuf.message.Message):
     def history_views(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the views whose values the history gave because there was no online copy to read. Empty when all is well."""
 
+    @property
+    def event_time_positions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """With shared_event_times: for each column in order the position in event_times of its own. Empty otherwise."""
+
     def __init__(
         self,
         *,
@@ -698,9 +709,10 @@ class GetOnlineFeaturesResponse(google.protobuf.message.Message):
         statuses: collections.abc.Iterable[builtins.bytes] | None = ...,
         event_times: collections.abc.Iterable[builtins.bytes] | None = ...,
         history_views: collections.abc.Iterable[builtins.str] | None = ...,
+        event_time_positions: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_times", b"event_times", "feature_set", b"feature_set", "features", b"features", "history_views", b"history_views", "statuses", b"statuses"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_time_positions", b"event_time_positions", "event_times", b"event_times", "feature_set", b"feature_set", "features", b"features", "history_views", b"history_views", "statuses", b"statuses"]) -> None: ...
 
 Global___GetOnlineFeaturesResponse: typing_extensions.TypeAlias = GetOnlineFeaturesResponse
 
