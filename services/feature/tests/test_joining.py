@@ -130,8 +130,12 @@ async def test_join_equals_brute_force(
         answers = await running.client.historical(
             "trips", *map(spine_columns, pieces), by_event=by_event
         )
+        shared = await running.client.historical(
+            "trips", *map(spine_columns, pieces), by_event=by_event, shared=True
+        )
 
     assert len(answers) == len(pieces)
+    assert shared == answers
     for piece, answer in zip(pieces, answers, strict=True):
         values, texts, statuses, times = brute_force(
             rows, piece, ttl=ttl, exclusive=exclusive, arrival=not by_event

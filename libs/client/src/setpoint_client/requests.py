@@ -180,6 +180,7 @@ def historical_features(
     made[0].feature_set.CopyFrom(_feature_set(found.name, found.version))
     made[0].time_column = time_column
     made[0].as_of_event_time = as_of_event_time
+    made[0].shared_event_times = True
     return made
 
 

@@ -448,11 +448,12 @@ def to_datetime(microseconds: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=microseconds)
 
 
-def _event_times(message: Any) -> Sequence[bytes]:
+def _event_times(
+    message: feature_service_pb2.GetOnlineFeaturesResponse
+    | feature_service_pb2.GetHistoricalFeaturesResponse,
+) -> Sequence[bytes]:
     """Returns the event times of each feature, which an answer may hold once for several."""
     times: Sequence[bytes] = message.event_times
-    if isinstance(message, feature_service_pb2.GetHistoricalFeaturesResponse):
-        return times
     positions = message.event_time_positions
     return [times[at] for at in positions if 0 <= at < len(times)] if positions else times
 

@@ -321,19 +321,29 @@ def outcome_to_proto(outcome: write_stream.Outcome) -> feature_service_pb2.Strea
 
 
 def historical_to_proto(
-    feature_set: definitions.FeatureSet, served: assemble.Served, piece: int, max_bytes: int
+    feature_set: definitions.FeatureSet,
+    served: assemble.Served,
+    piece: int,
+    max_bytes: int,
+    *,
+    shared_event_times: bool,
 ) -> Iterator[feature_service_pb2.GetHistoricalFeaturesResponse]:
     """Yields the answer of one piece of a spine, in as many messages as its size asks for."""
     rows = served.features.rows
-    bounds = _bounds(served.features, len(served.statuses) * 9, max_bytes)
+    event_times: Sequence[bytes] = served.event_times
+    positions: Sequence[int] = ()
+    if shared_event_times:
+        event_times, positions = _shared(event_times)
+    bounds = _bounds(served.features, len(served.statuses) + len(event_times) * 8, max_bytes)
     for start, stop in bounds:
         yield feature_service_pb2.GetHistoricalFeaturesResponse(
             feature_set=reference_to_proto(feature_set),
             features=proto.to_proto(served.features.slice(start, stop)),
             statuses=[each[start:stop] for each in served.statuses],
-            event_times=[each[start * 8 : stop * 8] for each in served.event_times],
+            event_times=[each[start * 8 : stop * 8] for each in event_times],
             piece=piece,
             piece_complete=stop == rows,
+            event_time_positions=positions,
         )
 
 

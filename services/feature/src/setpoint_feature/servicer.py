@@ -174,15 +174,21 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
         """Joins a streamed spine with the history."""
         join: joining.Join | None = None
         piece = 0
+        shared = False
         async for request in request_iterator:
             if join is None:
                 join = await self._historical.begin(_ask(request))
+                shared = request.shared_event_times
             elif request.HasField("feature_set"):
                 _check_same(request, join.feature_set, piece)
             spine = convert.columns_from_proto(request.spine, "spine")
             served = await join.piece(spine)
             answers = convert.historical_to_proto(
-                join.feature_set, served, piece, self._answer_bytes
+                join.feature_set,
+                served,
+                piece,
+                self._answer_bytes,
+                shared_event_times=shared,
             )
             for answer in answers:
                 yield answer

@@ -92,10 +92,13 @@ class Answer:
 def decode(response: pb.GetOnlineFeaturesResponse | pb.GetHistoricalFeaturesResponse) -> Answer:
     """Returns the content of an answer."""
     features = proto.from_proto(response.features)
+    times = [list(memoryview(each).cast("q")) for each in response.event_times]
+    if response.event_time_positions:
+        times = [times[position] for position in response.event_time_positions]
     return Answer(
         {name: features[name].to_list() for name in features},
         [list(each) for each in response.statuses],
-        [list(memoryview(each).cast("q")) for each in response.event_times],
+        times,
         list(getattr(response, "history_views", ())),
     )
 
@@ -176,7 +179,12 @@ class Client:
         return decode(response)
 
     async def historical(
-        self, name: str, *spine: Columns, time_column: str = "", by_event: bool = False
+        self,
+        name: str,
+        *spine: Columns,
+        time_column: str = "",
+        by_event: bool = False,
+        shared: bool = False,
     ) -> list[Answer]:
         """Joins a spine, given in pieces, with the history."""
 
@@ -187,6 +195,7 @@ class Client:
                     request.feature_set.name = name
                     request.time_column = time_column
                     request.as_of_event_time = by_event
+                    request.shared_event_times = shared
                 yield request
 
         return [decode(each) async for each in self.stub.GetHistoricalFeatures(requests())]

@@ -98,6 +98,7 @@ class FeatureClient:
             )
             if index == 0:
                 request.time_column = spine.names[-1]
+                request.shared_event_times = True
                 request.feature_set.CopyFrom(
                     reference_pb2.FeatureSetReference(
                         name=self._feature_set.name, version=self._feature_set.version

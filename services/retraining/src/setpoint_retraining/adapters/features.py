@@ -151,6 +151,7 @@ async def _pieces(
         request = feature_service_pb2.GetHistoricalFeaturesRequest(spine=proto.to_proto(piece))
         if start == 0:
             request.feature_set.CopyFrom(_reference(feature_set))
+            request.shared_event_times = True
         yield request
 
 

@@ -726,10 +726,13 @@ class GetHistoricalFeaturesRequest(google.protobuf.message.Message):
     TIME_COLUMN_FIELD_NUMBER: builtins.int
     AS_OF_EVENT_TIME_FIELD_NUMBER: builtins.int
     SPINE_FIELD_NUMBER: builtins.int
+    SHARED_EVENT_TIMES_FIELD_NUMBER: builtins.int
     time_column: builtins.str
     """In the first message: the spine's TIMESTAMP column that holds each row's time; empty means "event_time"."""
     as_of_event_time: builtins.bool
     """In the first message: drop "created_time <= T" and join as of event time alone. Asked for by name only."""
+    shared_event_times: builtins.bool
+    """In the first message: as in GetOnlineFeaturesRequest."""
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """In the first message: name and version; an empty version means the latest."""
@@ -745,9 +748,10 @@ class GetHistoricalFeaturesRequest(google.protobuf.message.Message):
         time_column: builtins.str = ...,
         as_of_event_time: builtins.bool = ...,
         spine: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        shared_event_times: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set", "spine", b"spine"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of_event_time", b"as_of_event_time", "feature_set", b"feature_set", "spine", b"spine", "time_column", b"time_column"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_event_time", b"as_of_event_time", "feature_set", b"feature_set", "shared_event_times", b"shared_event_times", "spine", b"spine", "time_column", b"time_column"]) -> None: ...
 
 Global___GetHistoricalFeaturesRequest: typing_extensions.TypeAlias = GetHistoricalFeaturesRequest
 
@@ -763,6 +767,7 @@ class GetHistoricalFeaturesResponse(google.protobuf.message.Message):
     EVENT_TIMES_FIELD_NUMBER: builtins.int
     PIECE_FIELD_NUMBER: builtins.int
     PIECE_COMPLETE_FIELD_NUMBER: builtins.int
+    EVENT_TIME_POSITIONS_FIELD_NUMBER: builtins.int
     piece: builtins.int
     """Which piece of the spine this answers, counted from 0."""
     piece_complete: builtins.bool
@@ -783,6 +788,10 @@ class GetHistoricalFeaturesResponse(google.protobuf.message.Message):
     def event_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """As in GetOnlineFeaturesResponse."""
 
+    @property
+    def event_time_positions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """As in GetOnlineFeaturesResponse."""
+
     def __init__(
         self,
         *,
@@ -792,9 +801,10 @@ class GetHistoricalFeaturesResponse(google.protobuf.message.Message):
         event_times: collections.abc.Iterable[builtins.bytes] | None = ...,
         piece: builtins.int = ...,
         piece_complete: builtins.bool = ...,
+        event_time_positions: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set", "features", b"features"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_times", b"event_times", "feature_set", b"feature_set", "features", b"features", "piece", b"piece", "piece_complete", b"piece_complete", "statuses", b"statuses"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_time_positions", b"event_time_positions", "event_times", b"event_times", "feature_set", b"feature_set", "features", b"features", "piece", b"piece", "piece_complete", b"piece_complete", "statuses", b"statuses"]) -> None: ...
 
 Global___GetHistoricalFeaturesResponse: typing_extensions.TypeAlias = GetHistoricalFeaturesResponse
 
