@@ -109,6 +109,49 @@ async def test_partial_loss_is_followed_up(
         await eventually(running.client, [*range(35), None])
 
 
+async def test_loss_is_made_up_for_while_rows_keep_coming(
+    start: Start, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers that never rest do not keep what is missing from coming back, and end up with nothing behind."""
+    monkeypatch.setattr(catch_up, "APPLY_ROWS", 7)
+    repairs: list[object] = []
+    repair = catch_up.CatchUp._repair
+
+    async def counted(self: catch_up.CatchUp, *arguments: Any) -> None:
+        repairs.append(arguments)
+        await repair(self, *arguments)
+
+    monkeypatch.setattr(catch_up.CatchUp, "_repair", counted)
+    async with start() as running, asyncio.TaskGroup() as group:
+        await prepare(running.client)
+        await write(running.client, 0, 10)
+        async with redis.asyncio.Redis.from_url(valkey_url) as client:
+            before: dict[Any, Any] = {name: await client.get(name) for name in await client.keys()}
+            await write(running.client, 5, 30, event=-5)
+            await client.flushall()
+            await client.mset(before)
+            is_over = asyncio.Event()
+
+            async def keep_writing(plane: int) -> None:
+                while not is_over.is_set():
+                    await write(running.client, plane, 1)
+
+            for number in range(3):
+                group.create_task(keep_writing(1_000 + number))
+            try:
+                await eventually(running.client, [*range(35), None])
+                (mark,) = await client.keys("*watermark")
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    before_rows, count = 0, -1
+                    # Once all is there, each batch joins on to the one before it.
+                    while len(repairs) != count:
+                        before_rows, count = int(await client.get(mark)), len(repairs)
+                        while int(await client.get(mark)) < before_rows + 200:
+                            await asyncio.sleep(0.01)
+            finally:
+                is_over.set()
+
+
 async def test_store_down_then_back(start: Start, own_valkey: valkey.ValkeyServer) -> None:
     """Without the store writes are durable and say so, reads come from the history; later all is there."""
     async with start(valkey_url=own_valkey.url()) as running:

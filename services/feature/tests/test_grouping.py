@@ -100,7 +100,6 @@ async def test_batches_that_wait_are_stored_together() -> None:
     assert isinstance(found[2], errors.AlreadyExistsError)
     assert [getattr(each, "rows_written", None) for each in found] == [1, 1, None, 1]
     assert online.spans == [(0, 1), (1, 2), (2, 3)]
-    assert not writer.is_writing(VIEW.number)
 
 
 async def test_one_who_leaves_takes_nobody_along() -> None:

@@ -84,10 +84,11 @@ class CatchUp:
             if last <= (mark or 0):
                 self._seen.pop(view.number, None)
                 continue
-            # Most lags are writes on their way, here or in another replica; they move by themselves.
+            # Most lags are writes on their way, here or in another replica; they move by themselves. Where
+            # something is missing nothing moves, however much is written: no batch joins on to it.
             is_stuck = view.number in self._seen and self._seen[view.number] == mark
             self._seen[view.number] = mark
-            if patient and (not is_stuck or self._writer.is_writing(view.stream)):
+            if patient and not is_stuck:
                 continue
             await self._repair(view, mark, last)
 
@@ -98,10 +99,12 @@ class CatchUp:
             await self._aggregates.rebuild(view, last)
         elif view.blueprint is not None:
             await self._aggregates.follow(view, mark or 0, last)
-        elif mark is None:
-            await self._rebuild(view, last)
         else:
-            await self._follow(view, mark, last)
+            if mark is None:
+                await self._rebuild(view, last)
+            else:
+                await self._follow(view, mark, last)
+            await self._join_on(view, last)
         _LOGGER.info("online copy of %s has caught up", name)
 
     async def _follow(self, view: plan.CompiledView, mark: int, last: int) -> None:
@@ -111,6 +114,16 @@ class CatchUp:
             values = await asyncio.to_thread(_greatest_values, found)
             await self._online.apply(view.view.version, values, mark, upto)
             mark = upto
+
+    async def _join_on(self, view: plan.CompiledView, mark: int) -> None:
+        """Takes in what was written meanwhile, so that the next batch of this process joins on to it.
+
+        Else a view that is written to all the time would stay behind for ever.
+        """
+        last = self._known.last_sequences[view.number]
+        await self._follow(view, mark, last)
+        async with self._writer.held(view.number):
+            await self._follow(view, last, self._known.last_sequences[view.number])
 
     async def _rebuild(self, view: plan.CompiledView, last: int) -> None:
         version = view.view.version

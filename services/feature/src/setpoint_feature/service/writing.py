@@ -144,10 +144,11 @@ class Writer:
         self._lanes: dict[int, _Lane] = {}
         self.counts = Counts()
 
-    def is_writing(self, view: int) -> bool:
-        """Tells whether this process is about to bring the online copy of a view up to date."""
-        lane = self._lanes.get(view)
-        return lane is not None and (lane.history.locked() or lane.online.locked())
+    @contextlib.asynccontextmanager
+    async def held(self, view: int) -> AsyncIterator[None]:
+        """Keeps this process from changing the online copies of a view's rows meanwhile."""
+        async with self._lanes.setdefault(view, _Lane()).online:
+            yield
 
     async def write(self, order: Order) -> WriteResult:
         """Writes rows of the latest version of a view, once per batch id.
