@@ -11,6 +11,7 @@ from setpoint_devstack import ports, valkey
 from setpoint_feature import testing
 from setpoint_feature.service import catch_up
 from setpoint_feature.testing import NOW, Client, Start
+from setpoint_runtime import errors
 from setpoint_testkit import clusters
 
 PATIENCE_SECONDS = 15.0
@@ -150,6 +151,35 @@ async def test_loss_is_made_up_for_while_rows_keep_coming(
                             await asyncio.sleep(0.01)
             finally:
                 is_over.set()
+
+
+async def test_damaged_history_of_one_view_holds_up_no_other(
+    start: Start, valkey_url: str, tmp_path: pathlib.Path
+) -> None:
+    """Copies that cannot be rebuilt, since their segment is gone, end neither the process nor other rebuilds."""
+    compacting = {"recent_rows": 0, "move_rows": 1, "compact_seconds": 0.05}
+    async with start(**compacting) as running:
+        await running.client.entity("plane", plane=DataType.INT64)
+        await running.client.view("damaged", "plane", [("age", DataType.INT64)])
+        await running.client.view("ages", "plane", [("age", DataType.INT64)])
+        await running.client.feature_set("planes", [testing.reference("ages", "age")])
+        await running.client.feature_set("gone", [testing.reference("damaged", "age")])
+        rows = {"plane": (DataType.INT64, [0]), "event_time": (DataType.TIMESTAMP, [NOW - 1])}
+        await running.client.write("damaged", Columns.from_dict(rows))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (found := list((tmp_path / "segments").rglob("*.parquet"))):
+                await asyncio.sleep(0.02)
+        await write(running.client, 0, 3)
+    for each in found:
+        each.unlink()
+    async with redis.asyncio.Redis.from_url(valkey_url) as client:
+        await client.flushall()
+    async with start() as running:
+        await eventually(running.client, [0, 1, 2, None])
+        planes = Columns.from_dict({"plane": (DataType.INT64, [0])})
+        error = await testing.error_of(running.client.online("gone", planes))
+
+        assert error.reason is errors.Reason.SEGMENT_DAMAGED
 
 
 async def test_store_down_then_back(start: Start, own_valkey: valkey.ValkeyServer) -> None:

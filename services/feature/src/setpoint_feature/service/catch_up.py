@@ -42,6 +42,8 @@ class CatchUp:
         self._poll_seconds = poll_seconds
         self._seen: dict[int, int | None] = {}
         self._is_failing = False
+        self._failing: set[int] = set()
+        """Views that could not be repaired at the last try."""
         self.lag: dict[str, int] = {}
         """Rows that the online copy of each view lacks, as of the last look."""
 
@@ -71,6 +73,7 @@ class CatchUp:
 
         Raises:
             UnavailableError: The database or the online store cannot be reached.
+            DataLossError: SEGMENT_DAMAGED.
         """
         await self._known.refresh()
         await self._repair_all(patient=False)
@@ -90,11 +93,22 @@ class CatchUp:
             self._seen[view.number] = mark
             if patient and not is_stuck:
                 continue
-            await self._repair(view, mark, last)
+            try:
+                await self._repair(view, mark, last)
+            except (errors.UnavailableError, errors.DataLossError) as error:
+                if not patient:
+                    raise
+                # A damaged segment of one view is no reason to leave the others behind, or to end the process.
+                if view.number not in self._failing:
+                    _LOGGER.error("online copy of %s cannot catch up: %s", view.view.name, error)
+                self._failing.add(view.number)
+            else:
+                self._failing.discard(view.number)
 
     async def _repair(self, view: plan.CompiledView, mark: int | None, last: int) -> None:
         name = view.view.name
-        _LOGGER.info("online copy of %s lags: it has seen %s of %s rows", name, mark, last)
+        if view.number not in self._failing:
+            _LOGGER.info("online copy of %s lags: it has seen %s of %s rows", name, mark, last)
         if view.blueprint is not None and mark is None:
             await self._aggregates.rebuild(view, last)
         elif view.blueprint is not None:
