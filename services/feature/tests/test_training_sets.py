@@ -12,6 +12,7 @@ from setpoint.feature.v1 import snapshot_pb2
 from setpoint.feature.v1 import snapshot_service_pb2 as pb
 from setpoint_columns import Columns, DataType, proto
 from setpoint_feature import testing
+from setpoint_feature.store import training_set_store
 from setpoint_feature.testing import NOW, Running, Start
 from setpoint_rpc import channel as channels
 from setpoint_runtime import errors, ids
@@ -209,6 +210,36 @@ async def test_replay_answers_the_first_snapshot(start: Start, tmp_path: Path) -
         both = await asyncio.gather(*(create(running, spine(), request_id=UNKNOWN) for _ in "ab"))
         assert both[0].snapshot == both[1].snapshot
         assert {each.replayed for each in both} == {False, True}
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_snapshot_without_an_answer_is_whole(
+    start: Start, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """When it is stored and nobody is told, for want of a connection or of time, its files stay."""
+    request_id = testing.request_id()
+    stored = asyncio.Event()
+    add = training_set_store.SQLTrainingSetStore.add
+
+    async def add_and_lose(*arguments: Any) -> None:
+        await add(*arguments)
+        stored.set()
+        if late:
+            await asyncio.Event().wait()
+        raise errors.UnavailableError(errors.Reason.DATABASE_UNAVAILABLE, "the commit is lost")
+
+    async with start() as running:
+        await prepare(running)
+        with monkeypatch.context() as patch:
+            patch.setattr(training_set_store.SQLTrainingSetStore, "add", add_and_lose)
+            call = asyncio.create_task(create(running, spine(), request_id=request_id))
+            await stored.wait()
+            if late:
+                call.cancel()
+            await asyncio.wait([call])
+        again = await create(running, spine(), request_id=request_id)
+        assert again.replayed
+        assert content(await read(running, again.snapshot)).rows == ROWS
 
 
 async def test_deleted_snapshot_is_gone(start: Start, tmp_path: Path) -> None:

@@ -70,19 +70,25 @@ class TrainingSets:
         making = _Making(
             ids.uuid7(self._clock.now_us()), wanted, await self._historical.begin(wanted.ask)
         )
-        stored: training_set.TrainingSet | None = None
+        is_wanted: bool | None = False
         try:
             async for spine in spines:
                 for rows in await making.join(spine, self._part_bytes):
                     number = len(making.parts)
                     making.parts.append(await self._files.write(making.snapshot_id, number, rows))
             made, wish = making.made(self._clock.now_us())
+            # Without an answer it may be stored or not; then its files are left to be cleaned if nothing has them.
+            is_wanted = None
             stored = await self._store.add(wish, made)
-        finally:
             # A replay answers the training set of the first call, and its own rows are not needed.
-            if stored is None or stored.snapshot_id != making.snapshot_id:
+            is_wanted = stored.snapshot_id == making.snapshot_id
+        except errors.AlreadyExistsError:
+            is_wanted = False
+            raise
+        finally:
+            if is_wanted is False:
                 await asyncio.shield(self._discard(making.snapshot_id))
-        return stored, stored.snapshot_id != making.snapshot_id
+        return stored, not is_wanted
 
     async def get(self, snapshot_id: str) -> training_set.TrainingSet:
         """Returns what is known about a training set.
