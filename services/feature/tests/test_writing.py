@@ -1,5 +1,6 @@
 import asyncio
 import random
+import string
 from typing import Any
 
 import asyncpg
@@ -278,3 +279,33 @@ async def test_write_int32_and_int64_keys_are_the_same(client: Client) -> None:
     )
 
     assert found.values["age"] == [7, 1 << 40, None]
+
+
+async def test_long_keys_are_stored_or_refused_by_name(client: Client) -> None:
+    """Keys of several texts that are too long for an index are refused, row by row where that is asked for."""
+    await client.entity("place", **dict.fromkeys("abc", DataType.STRING))
+    await client.view("weather", "place", [("fog", DataType.BOOL)])
+    characters = random.Random(0)
+
+    def text(length: int) -> str:
+        # Of any others the index would keep a shorter form.
+        return "".join(characters.choices(string.printable, k=length))
+
+    keys = {
+        "a": [text(1024), text(1024), "x"],
+        "b": [text(1023), text(1024), "y"],
+        "c": [text(1), text(1), "z"],
+    }
+    rows = Columns.from_dict(
+        {
+            **{name: (DataType.STRING, values) for name, values in keys.items()},
+            "event_time": (DataType.TIMESTAMP, [NOW] * 3),
+            "fog": (DataType.BOOL, [True] * 3),
+        }
+    )
+    error = await testing.error_of(client.write("weather", rows))
+    kept = await client.write("weather", rows, keep_good=True)
+
+    assert (error.reason, error.violations[0].field) == (errors.Reason.TOO_LARGE, "rows.c[1]")
+    assert (kept.rows_written, kept.online_updated) == (2, 2)
+    assert [each.row for each in kept.row_errors] == [1]

@@ -160,9 +160,19 @@ def _times(columns: Columns, name: str) -> Column | None:
 
 
 def _judge_keys(judge: refusal.Judge, view: plan.CompiledView, columns: Columns) -> None:
+    together = np.zeros(columns.rows, np.int64)
     for column in view.codec.find(columns, {}, _FIELD):
         _judge_nulls(judge, column)
         _judge_lengths(judge, column, keys.MAX_KEY_BYTES)
+        if column.offsets is not None:
+            together += np.diff(column.offsets)
+            judge.refuse(
+                column.name,
+                together > keys.MAX_TEXT_BYTES,
+                lambda row: f"{int(together[row])} bytes",
+                f"must have with the key columns before it at most {keys.MAX_TEXT_BYTES} bytes",
+                errors.Reason.TOO_LARGE,
+            )
 
 
 def _judge_nulls(judge: refusal.Judge, column: Column) -> None:

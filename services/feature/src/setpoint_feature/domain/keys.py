@@ -21,6 +21,8 @@ from setpoint_runtime import errors
 FORMAT: Final = 1
 MAX_KEY_BYTES: Final = 1024
 """Longest text of one key column; a longer one is a mistake, and would not fit an index entry."""
+MAX_TEXT_BYTES: Final = 2048
+"""Longest texts of all key columns together that are stored; for the same reason."""
 MAX_KEY_COLUMNS: Final = 8
 
 _INTEGER_KIND: Final = 1
