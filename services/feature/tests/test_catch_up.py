@@ -146,8 +146,8 @@ async def test_loss_is_made_up_for_while_rows_keep_coming(
                     before_rows, count = 0, -1
                     # Once all is there, each batch joins on to the one before it.
                     while len(repairs) != count:
-                        before_rows, count = int(await client.get(mark)), len(repairs)
-                        while int(await client.get(mark)) < before_rows + 200:
+                        before_rows, count = int(await client.get(mark) or 0), len(repairs)
+                        while int(await client.get(mark) or 0) < before_rows + 200:
                             await asyncio.sleep(0.01)
             finally:
                 is_over.set()

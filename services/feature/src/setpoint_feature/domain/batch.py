@@ -160,19 +160,21 @@ def _times(columns: Columns, name: str) -> Column | None:
 
 
 def _judge_keys(judge: refusal.Judge, view: plan.CompiledView, columns: Columns) -> None:
-    together = np.zeros(columns.rows, np.int64)
-    for column in view.codec.find(columns, {}, _FIELD):
+    found = view.codec.find(columns, {}, _FIELD)
+    for column in found:
         _judge_nulls(judge, column)
         _judge_lengths(judge, column, keys.MAX_KEY_BYTES)
-        if column.offsets is not None:
-            together += np.diff(column.offsets)
-            judge.refuse(
-                column.name,
-                together > keys.MAX_TEXT_BYTES,
-                lambda row: f"{int(together[row])} bytes",
-                f"must have with the key columns before it at most {keys.MAX_TEXT_BYTES} bytes",
-                errors.Reason.TOO_LARGE,
-            )
+    texts = [(each.name, np.diff(each.offsets)) for each in found if each.offsets is not None]
+    if len(texts) < 2:
+        return
+    lengths = np.sum([each for _, each in texts], axis=0)
+    judge.refuse(
+        texts[-1][0],
+        lengths > keys.MAX_TEXT_BYTES,
+        lambda row: f"{int(lengths[row])} bytes",
+        f"must have together with the other key columns at most {keys.MAX_TEXT_BYTES} bytes",
+        errors.Reason.TOO_LARGE,
+    )
 
 
 def _judge_nulls(judge: refusal.Judge, column: Column) -> None:
