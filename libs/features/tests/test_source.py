@@ -1,4 +1,5 @@
 import importlib.util
+import linecache
 import sys
 import types
 from pathlib import Path
@@ -139,3 +140,166 @@ def test_text_needs_a_file() -> None:
 
     with pytest.raises(errors.InvalidArgumentError):
         source.text(scope["made"])
+
+
+DECORATED = """
+import functools
+
+import numpy as np
+
+
+def scale(factor):
+    def outer(function):
+        @functools.wraps(function)
+        def inner(*columns):
+            return function(*columns) * factor
+
+        return inner
+
+    return outer
+
+
+@scale(2)
+def scaled(x):
+    return x
+
+
+@functools.cache
+def cached():
+    return 2
+
+
+@np.errstate(all="ignore")
+def quiet(x):
+    return x * 2
+
+
+class Fixed:
+    factor = 2
+
+    @classmethod
+    def by_class(cls, x):
+        return x * cls.factor
+
+
+fixed = Fixed.by_class
+
+
+def make(factor):
+    def made(x):
+        return x * factor
+
+    return made
+
+
+twice = make(2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "old", "new"),
+    [
+        ("scaled(x)", "@scale(2)", "@scale(3)"),
+        ("scaled(x)", "* factor\n\n        return inner", "+ factor\n\n        return inner"),
+        ("x * cached()", "    return 2\n", "    return 3\n"),
+        ("quiet(x)", "x * 2", "x * 3"),
+        ("quiet(x)", '(all="ignore")', '(over="ignore")'),
+        ("fixed(x)", "factor = 2", "factor = 3"),
+        ("twice(x)", "make(2)", "make(3)"),
+    ],
+    ids=["argument", "decorator", "cache", "other's", "other's argument", "class", "closure"],
+)
+@pytest.mark.parametrize("is_direct", [False, True], ids=["named", "around it"])
+def test_hash_tells_what_decorators_and_closures_hold(
+    tmp_path: Path, call: str, old: str, new: str, is_direct: bool
+) -> None:
+    """What stands around a function decides on its results as its body does."""
+    head = (
+        call.partition("(")[0]
+        if is_direct and call.startswith(("scaled", "quiet", "twice"))
+        else ""
+    )
+    speed = f"\n\nspeed = {head}\n" if head else f"\n\ndef speed(x):\n    return {call}\n"
+    changed = DECORATED.replace(old, new)
+
+    assert changed != DECORATED
+    assert hash_of(tmp_path, changed + speed) != hash_of(tmp_path, DECORATED + speed)
+    assert hash_of(tmp_path, DECORATED + speed) == hash_of(tmp_path, DECORATED + speed)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        ("np.vectorize(one)", "vectorize"),
+        ("np.frompyfunc(one, 1, 1)", "ufunc"),
+        ("Held().go", "method"),
+        ("{1: 2}.get", "builtin_function_or_method"),
+    ],
+)
+def test_hash_refuses_callables_that_hide_what_they_call(
+    tmp_path: Path, made: str, kind: str
+) -> None:
+    """A callable whose code or state no source tells is refused by name."""
+    text = f"""
+import numpy as np
+
+def one(x):
+    return x + 1
+
+class Held:
+    def go(self, x):
+        return x
+
+hidden = {made}
+
+def speed(x):
+    return hidden(x)
+"""
+    with pytest.raises(errors.InvalidArgumentError, match=f"speed: hidden: '{kind}'"):
+        hash_of(tmp_path, text)
+
+
+def test_hash_refuses_code_that_does_not_stand_by_itself(tmp_path: Path) -> None:
+    """Of a lambda in the middle of a line the source cannot be told."""
+    text = "many = {\n    1: lambda x: x,\n}\none = many[1]\n\ndef speed(x):\n    return one(x)\n"
+
+    with pytest.raises(errors.InvalidArgumentError, match="stands by itself"):
+        hash_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        "from {0} import near\n\ndef speed(x):\n    return near.scaled(x)\n",
+        "import {0}.near\n\ndef speed(x):\n    return {0}.near.scaled(x)\n",
+        "import {0}.far\n\ndef speed(x):\n    return x * {0}.far.FACTOR\n",
+    ],
+    ids=["module", "with dots", "constant with dots"],
+)
+def test_hash_follows_what_modules_of_its_package_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: str
+) -> None:
+    """A module that is named counts with all that it imports of the package, however deep."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def hash_with(factor: int) -> str:
+        name = "made_up_package"
+        for each in [each for each in sys.modules if each.partition(".")[0] == name]:
+            del sys.modules[each]
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "__init__.py").write_text("")
+        (folder / "used.py").write_text(used.format(name))
+        (folder / "near.py").write_text(
+            "from .far import FACTOR\n\ndef scaled(x):\n    return x * FACTOR\n"
+        )
+        (folder / "far.py").write_text(f"FACTOR = {factor}\n")
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        return source.fingerprint(importlib.import_module(f"{name}.used").speed)
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    two, three = hash_with(2), hash_with(33)
+
+    assert two != three
+    assert hash_with(2) == two
