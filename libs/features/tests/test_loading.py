@@ -287,3 +287,39 @@ def test_to_message_names_what_python_let_through(
     (violation,) = caught.value.violations
     assert violation.field.startswith(f"{__file__}:")
     assert violation.field.endswith(f": {field}")
+
+
+def test_load_refuses_files_that_python_takes_for_one(tmp_path: Path) -> None:
+    """Of two files with one module name neither stands for the other; the second is named."""
+    write(tmp_path, "first/made_up_twin.py", PYTHON)
+    second = write(tmp_path, "second/made_up_twin.py", PYTHON.replace('"carrier"', '"airline"'))
+
+    with pytest.raises(errors.InvalidArgumentError, match="name of its own") as caught:
+        loading.load(str(tmp_path))
+
+    assert str(second) in str(caught.value)
+
+
+def test_load_refuses_a_file_with_the_name_of_a_part_of_python(tmp_path: Path) -> None:
+    """What Python has imported already would be read in place of the file."""
+    with pytest.raises(errors.InvalidArgumentError, match="name of its own"):
+        loading.load(str(write(tmp_path, "typing.py", PYTHON)))
+
+
+def test_load_reads_packages_inside_a_folder_by_their_names(tmp_path: Path) -> None:
+    """Each package is one, with imports of its own; functions have the names that the service knows."""
+    for name in ("made_up_north", "made_up_south"):
+        write(tmp_path, f"{name}/__init__.py", "")
+        text = PYTHON.replace("value * 2", "helpers.twice(value)").replace(
+            "carrier", name.removeprefix("made_up_")
+        )
+        write(tmp_path, f"{name}/views.py", f"from . import helpers\n{text}")
+        write(tmp_path, f"{name}/helpers.py", "def twice(value):\n    return value * 2\n")
+
+    found = loading.load(str(tmp_path))
+
+    assert [each.name for each in found.entities] == ["north", "south"]
+    assert [each.derived[0].function_name for each in found.feature_sets] == [
+        "made_up_north.views:double",
+        "made_up_south.views:double",
+    ]

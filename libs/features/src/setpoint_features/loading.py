@@ -59,7 +59,7 @@ def _folder(folder: Path) -> Iterator[definitions.Definition]:
             yield from _defined(library.walk(folder.resolve().name))
         return
     for path in files:
-        if path.suffix == ".py":
+        if path.suffix == ".py" and path.name != "__main__.py":
             yield from _module_file(path)
 
 
@@ -68,8 +68,23 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _module_file(path: Path) -> Iterator[definitions.Definition]:
-    with _on_path(path.resolve().parent):
-        yield from _defined(library.walk(path.stem))
+    """Yields what a file defines, imported by the name that it has in its package."""
+    path = path.resolve()
+    folder, names = path.parent, [] if path.stem == "__init__" else [path.stem]
+    while (folder / "__init__.py").exists():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    name = ".".join(names)
+    with _on_path(folder):
+        modules = list(library.walk(name))
+    found = getattr(modules[0], "__file__", None)
+    if found is None or Path(found).resolve() != path:
+        # Python has one module of a name; another file's definitions would stand for this one's.
+        rule = (
+            f"must have a name of its own; the module of this name is {found or 'a part of Python'}"
+        )
+        raise errors.invalid(str(path), name, rule)
+    yield from _defined(modules)
 
 
 @contextlib.contextmanager
