@@ -17,6 +17,9 @@ from setpoint_runtime import errors
 
 MODULE = "made_up_transformations"
 SOURCE = """
+import threading
+import time
+
 import numpy as np
 
 from setpoint_features import DataType, transformation
@@ -47,6 +50,13 @@ def picky(distance):
 @transformation(DataType.FLOAT64)
 def centred(distance):
     return distance - distance.mean()
+
+
+@transformation(DataType.FLOAT64)
+def slept(distance):
+    time.sleep(0.002)
+    is_loop = threading.current_thread() is threading.main_thread()
+    return np.full(len(distance), float(is_loop))
 """
 DISTANCE = testing.spec("distance", DataType.FLOAT64)
 
@@ -230,6 +240,29 @@ async def test_transformation_that_mixes_rows_is_refused(client: Client) -> None
     for error in (online, offline):
         assert error.reason is errors.Reason.TRANSFORMATION_FAILED
         assert "company of other rows" in error.message
+
+
+async def test_transformation_that_mixes_rows_answers_nobody_afterwards(client: Client) -> None:
+    """Rows that look alike hide it for a while; once it is found, asking for fewer rows helps nobody."""
+    await register(client, "centred")
+
+    alike = await client.online("flights", asked([0, 1], [3.0, 3.0]))
+    again = await testing.error_of(client.online("flights", asked([0, 1], [1.0, 2.0])))
+    alone = await testing.error_of(client.online("flights", asked([0], [1.0])))
+
+    assert alike.values["centred"] == [0.0, 0.0]
+    for error in (again, alone):
+        assert error.reason is errors.Reason.TRANSFORMATION_FAILED
+        assert "company of other rows" in error.message
+        assert error.metadata["transformation"] == "centred"
+
+
+async def test_transformation_that_waits_stays_off_the_event_loop(client: Client) -> None:
+    """One that hardly works but sleeps, or reads a file, never runs where all others wait for it."""
+    await register(client, "slept")
+    for _ in range(3):
+        found = await client.online("flights", asked([0], [1.0]))
+        assert found.values["slept"] == [0.0]
 
 
 async def test_changed_code_is_a_mismatch_at_serving(

@@ -38,6 +38,10 @@ _FLOATS: Final = frozenset(_TOLERANCES)
 Flags = npt.NDArray[np.bool_]
 
 
+class MixedRowsError(errors.InternalError):
+    """A function answers a row by the rows beside it: none of its answers can be trusted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The column that a transformation made."""
@@ -85,7 +89,8 @@ def check_rows_alone(
     """Computes some rows again, in other company, and refuses a function whose results then differ.
 
     Raises:
-        InternalError: TRANSFORMATION_FAILED.
+        MixedRowsError: TRANSFORMATION_FAILED.
+        InternalError: TRANSFORMATION_FAILED: in other company it does not answer at all.
     """
     rows = result.column.rows
     if rows < 2:
@@ -100,11 +105,8 @@ def check_rows_alone(
         len(sample),
     )
     if not _alike(again.column, result.column.take(sample)):
-        raise _failed(
-            transformation,
-            result.column.name,
-            "answers a row differently in the company of other rows; each value must come of its own row alone",
-        )
+        told = "answers a row differently in the company of other rows; each value must come of its own row alone"
+        raise _failed(transformation, result.column.name, told, MixedRowsError)
 
 
 def _alike(one: Column, other: Column) -> bool:
@@ -254,8 +256,13 @@ def _nulls(name: str, dtype: DataType, rows: int) -> Column:
     return Column.from_list(name, [None] * rows, dtype)
 
 
-def _failed(transformation: Transformation, name: str, told: str) -> errors.InternalError:
-    return errors.InternalError(
+def _failed(
+    transformation: Transformation,
+    name: str,
+    told: str,
+    kind: type[errors.InternalError] = errors.InternalError,
+) -> errors.InternalError:
+    return kind(
         errors.Reason.TRANSFORMATION_FAILED,
         f"transformation {name!r} ({transformation.name}) {told}",
         metadata={"transformation": name, "function": transformation.name},
