@@ -1,10 +1,12 @@
 """Plans of definitions over the wire, with a registry of the tests' own."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import grpc.aio
 import pytest
 
@@ -449,6 +451,41 @@ async def test_apply_keeps_two_at_the_same_time_apart(world: World) -> None:
 
     assert isinstance(first, pb.ApplyDefinitionsResponse)
     assert isinstance(second, errors.AbortedError)
+
+
+async def test_a_revision_to_come_is_no_way_around_live_models(
+    world: World, feature_url: str
+) -> None:
+    """Who names the next revision, and meets it, is not spared the question who would be harmed."""
+    await world.apply(files())
+    world.registry.add("late", await latest_set(world, "flights"))
+    wanted = files([("late", DataType.FLOAT32)])
+    revision = (await world.plan(wanted)).revision
+    connection = await asyncpg.connect(feature_url)
+    try:
+        held = "pg_advisory{}lock(hashtextextended('setpoint.feature.registration', 0))"
+        await connection.execute(f"SELECT {held.format('_')}")
+        one_more = asyncio.ensure_future(world.client.entity("other", other=DataType.STRING))
+        await _wait_for(connection, 1)
+        guess = asyncio.ensure_future(_outcome(world.apply(wanted, revision + 1)))
+        await _wait_for(connection, 2)
+        await connection.execute(f"SELECT {held.format('_un')}")
+        await one_more
+        error = await guess
+    finally:
+        await connection.close()
+
+    assert isinstance(error, errors.AbortedError)
+    assert error.reason is errors.Reason.ETAG_MISMATCH
+    assert (await world.plan(files())).revision == revision + 1
+
+
+async def _wait_for(connection: "asyncpg.Connection[Any]", waiting: int) -> None:
+    """Waits until so many wait for an advisory lock."""
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with asyncio.timeout(10):
+        while await connection.fetchval(query) < waiting:
+            await asyncio.sleep(0.005)
 
 
 async def _outcome(call: Any) -> Any:

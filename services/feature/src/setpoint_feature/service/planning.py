@@ -57,11 +57,13 @@ class Planner:
         _check_people(actor, reason, force=force)
         now = self._clock.now_us()
         consequences: list[changes.Planned] = []
+        judged_at = None
         if not await self._store.is_answered(wish):
             await self._known.refresh()
             known = self._known.catalog
             # Another revision is refused by the store, whatever the plan for this one is.
             if known.revision == revision:
+                judged_at = revision
                 consequences = await self._judged(known, changes.plan(known, wanted, now))
             error = None if force else changes.refusal(consequences)
             if error is not None:
@@ -69,7 +71,14 @@ class Planner:
         told = {(each.change.kind, each.change.name): each for each in consequences}
 
         def plan_again(stored: catalog.Catalog) -> list[changes.Planned]:
-            # The same revision, hence the same plan; what it does to others was asked before.
+            # The same revision, hence the same plan; what it does to others was asked before, unless the caller
+            # named a revision that there was not yet.
+            if judged_at != revision:
+                raise errors.AbortedError(
+                    errors.Reason.ETAG_MISMATCH,
+                    f"the definitions have come to revision {revision} only now; plan again",
+                    metadata={"planned": str(revision), "current": str(revision)},
+                )
             found = changes.plan(stored.with_functions(self._known.catalog.functions), wanted, now)
             return [told.get((each.change.kind, each.change.name), each) for each in found]
 
