@@ -367,6 +367,16 @@ class Copies:
     values: list[bytes | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What tells whether an online store has kept everything since copies began to be filled."""
+
+    token: str
+    """Stands in the place of the watermark meanwhile; empty where that stays."""
+    writes: str
+    """Names the server's history of writes; empty where it is not told."""
+
+
 class OnlineStore(Protocol):
     """Keeps the greatest row of each entity, and how much of each view's history it has seen.
 
@@ -392,14 +402,14 @@ class OnlineStore(Protocol):
         """
         ...
 
-    async def begin(self, version: str) -> tuple[str, ...]:
+    async def begin(self, version: str) -> tuple[Begun, ...]:
         """Notes that the copies of a view are filled from the beginning; returns what `finish` wants.
 
         Several may fill the same copies at the same time.
         """
         ...
 
-    async def finish(self, version: str, begun: Sequence[str], upto: int) -> None:
+    async def finish(self, version: str, begun: Sequence[Begun], upto: int) -> None:
         """Makes `upto` the watermark of copies that were filled since `begin`.
 
         Raises:

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import os
+import pathlib
 import random
 import signal
 import time
@@ -145,6 +146,44 @@ async def test_first_batch_that_was_wiped_half_way(
     await store.apply(VERSION, {key: value(1) for key in (b"a", b"b", b"c")}, 0, 3)
 
     assert await store.watermarks([VERSION]) == [None]
+
+
+async def test_fill_across_a_restart(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was started again may have kept the token, or the watermark, and lost what came after it."""
+    monkeypatch.setattr(valkey_store, "CHUNK", 2)
+    server = valkey_server.ValkeyServer(tmp_path, free_ports.free_port(), durable=True)
+    await server.start()
+    store = make(server.url())
+    begun = await store.begin(VERSION)
+    await store.apply(VERSION, {b"a": value(1)}, -1, -1)
+    await server.stop()
+    await server.start()
+    with pytest.raises(errors.UnavailableError, match="lost"):
+        await store.finish(VERSION, begun, 3)
+    again = await store.begin(VERSION)
+    await store.finish(VERSION, again, 3)
+    run = store._run
+
+    async def restart(*arguments: Any) -> int:
+        if arguments[3]:
+            await server.stop()
+            await server.start()
+        return await run(*arguments)
+
+    values = {key: value(2) for key in (b"a", b"b", b"c")}
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_run", restart)
+        await store.apply(VERSION, values, 3, 6)
+    lost = await store.watermarks([VERSION])
+    await store.apply(VERSION, values, 3, 6)
+    kept = await store.watermarks([VERSION])
+    await store.close()
+    await server.stop()
+
+    assert [each.token for each in begun] == [each.token for each in again]
+    assert (lost, kept) == ([3], [6])
 
 
 async def test_apply_after_scripts_were_forgotten(store: Store, valkey_url: str) -> None:

@@ -27,6 +27,9 @@ CHUNK: Final = 500
 READ_KEYS: Final = 1_000
 """Keys of one command to a single server; other clients wait while it is answered, under a millisecond."""
 _TOKEN_BITS: Final = 48
+_INFO: Final = valkey_link.pack(("INFO", "replication"))
+_WRITES: Final = "master_replid:"
+_NOTHING: Final = ports.Begun("", "")
 _CHUNKS_AT_ONCE: Final = 4
 """Script calls on their way; more would only wait in the server."""
 
@@ -34,7 +37,8 @@ _CHUNKS_AT_ONCE: Final = 4
 # depends on the server's locale. So each is compared as a signed high and an unsigned low half.
 # What is known up to the watermark joins on to everything that begins at or below it. While copies are filled
 # from the beginning the watermark is a token, a negative number: if it is still there at the end, the store has
-# forgotten nothing meanwhile.
+# forgotten nothing meanwhile. A server that came back from an older state, or took over from another one,
+# may have kept the token and lost what came after it; then the name of its history of writes is another one.
 _SCRIPT: Final = b"""
 local unpack = struct.unpack
 local function is_older(stored, new)
@@ -49,7 +53,7 @@ end
 local call = redis.call
 local replaced = 0
 for index = 2, #KEYS do
-  local key, new = KEYS[index], ARGV[index + 2]
+  local key, new = KEYS[index], ARGV[index + 3]
   local stored = call('GETRANGE', key, 0, 23)
   if stored == '' or is_older(stored, new) then
     call('SET', key, new)
@@ -61,6 +65,9 @@ if ARGV[2] ~= '' then
   local known = tonumber(mark or '0')
   local joins = ARGV[1] ~= '' and tonumber(ARGV[1]) <= known
   if ARGV[3] ~= '' and mark == ARGV[3] then joins = true end
+  if joins and ARGV[4] ~= '' then
+    joins = string.find(call('INFO', 'replication'), ARGV[4], 1, true) ~= nil
+  end
   if joins and known < tonumber(ARGV[2]) then call('SET', KEYS[1], ARGV[2]) end
 end
 return replaced
@@ -142,17 +149,17 @@ class ValkeyStore:
             )
         )
 
-    async def begin(self, version: str) -> tuple[str, ...]:
+    async def begin(self, version: str) -> tuple[ports.Begun, ...]:
         """Notes that the copies of a view are filled from the beginning; returns what `finish` wants."""
         return tuple(await asyncio.gather(*(self._begin(part) for part in self._parts(version))))
 
-    async def finish(self, version: str, begun: Sequence[str], upto: int) -> None:
+    async def finish(self, version: str, begun: Sequence[ports.Begun], upto: int) -> None:
         """Makes `upto` the watermark of copies that were filled since `begin`."""
         parts = self._parts(version)
         await asyncio.gather(
             *(
-                self._run(part, [], "", str(upto), token)
-                for part, token in zip(parts, begun, strict=True)
+                self._run(part, [], "", str(upto), each)
+                for part, each in zip(parts, begun, strict=True)
             )
         )
         (mark,) = await self.watermarks([version])
@@ -244,8 +251,10 @@ class ValkeyStore:
     ) -> int:
         items = iter(values)
         chunks = list(iter(lambda: list(itertools.islice(items, CHUNK)), []))
-        # Without a watermark to join on to, only this tells whether the first chunk is still there.
-        token = await self._begin(part) if after == 0 and len(chunks) > 1 else ""
+        begun = _NOTHING
+        if len(chunks) > 1:
+            # Without a watermark to join on to, only a token tells whether the first chunk is still there.
+            begun = await (self._begin(part) if after == 0 else self._writes(part))
         replaced = 0
         for first in range(0, len(chunks) - 1, _CHUNKS_AT_ONCE):
             some = chunks[first : min(first + _CHUNKS_AT_ONCE, len(chunks) - 1)]
@@ -253,11 +262,26 @@ class ValkeyStore:
                 await asyncio.gather(*(self._run(part, chunk, "", "") for chunk in some))
             )
         last = chunks[-1] if chunks else []
-        start = "" if token else str(after)
-        return replaced + await self._run(part, last, start, str(upto), token)
+        start = "" if begun.token else str(after)
+        return replaced + await self._run(part, last, start, str(upto), begun)
 
-    async def _begin(self, part: _Part) -> str:
+    async def _writes(self, part: _Part) -> ports.Begun:
+        """Returns the name of the history of writes that the server of a part has now.
+
+        It is another one after each restart and each failover. A server that does not tell is trusted.
+        """
+        try:
+            reply = await self._client.call(part.slot, _INFO)
+        except OSError as error:
+            raise _unavailable("INFO", type(error).__name__) from error
+        if isinstance(reply, valkey_link.ReplyError):
+            return _NOTHING
+        lines = bytes(reply).decode("utf-8", "replace").split()
+        return ports.Begun("", next((each for each in lines if each.startswith(_WRITES)), ""))
+
+    async def _begin(self, part: _Part) -> ports.Begun:
         """Puts a token where there is no watermark; returns what is there."""
+        writes = (await self._writes(part)).writes
         token = f"-{random.getrandbits(_TOKEN_BITS) + 1}"
         commands: list[tuple[int, valkey_link.Command]] = [
             (part.slot, ("SET", part.mark, token, "NX")),
@@ -268,7 +292,7 @@ class ValkeyStore:
         except OSError as error:
             raise _unavailable("SET", type(error).__name__) from error
         _, found = (_checked("SET", reply) for reply in replies)
-        return token if found is None else bytes(found).decode("ascii")
+        return ports.Begun(token if found is None else bytes(found).decode("ascii"), writes)
 
     async def _run(
         self,
@@ -276,7 +300,7 @@ class ValkeyStore:
         chunk: Sequence[tuple[bytes, bytes]],
         after: str,
         upto: str,
-        token: str = "",
+        begun: ports.Begun = _NOTHING,
     ) -> int:
         prefix = part.prefix
         arguments: valkey_link.Command = (
@@ -285,7 +309,8 @@ class ValkeyStore:
             *[prefix + key for key, _ in chunk],
             after,
             upto,
-            token,
+            begun.token,
+            begun.writes,
             *[value for _, value in chunk],
         )
         try:
