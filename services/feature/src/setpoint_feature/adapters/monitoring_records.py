@@ -12,7 +12,7 @@ from setpoint_columns import Columns, DataType, proto
 from setpoint_feature import ports
 from setpoint_feature.domain import definitions, skew, visibility
 from setpoint_rpc import channel as channels
-from setpoint_runtime import errors
+from setpoint_runtime import errors, names
 
 TIMEOUT_SECONDS = 10.0
 _LOGGER = logging.getLogger(__name__)
@@ -60,8 +60,10 @@ def served_rows(record: prediction_pb2.PredictionRecords, record_time: int) -> s
     """Returns what the predictions of a record were served.
 
     Raises:
-        InvalidArgumentError: The record is malformed.
+        InvalidArgumentError: The record is malformed, or names what this service cannot have answered.
     """
+    names.check_name("feature_set.name", record.feature_set.name)
+    names.check_name("feature_set.version", record.feature_set.version)
     predictions = proto.from_proto(record.predictions, "predictions")
     inputs = proto.from_proto(record.inputs, "inputs")
     entities = (
