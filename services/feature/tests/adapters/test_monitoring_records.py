@@ -54,7 +54,8 @@ async def test_records_that_no_database_can_keep_are_passed_over(
     ]
     good = record("s", "0a"), record("s", "0b")
     made = object.__new__(monitoring_records.MonitoringRecords)
-    monkeypatch.setattr(made, "_stub", Stub([good[0], *strange, good[1]]), raising=False)
+    stub: Any = Stub([good[0], *strange, good[1]])
+    monkeypatch.setattr(made, "_stub", stub, raising=False)
 
     page = await made.next(0, 10_000, 0)
 

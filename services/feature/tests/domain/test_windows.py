@@ -285,13 +285,13 @@ class Online:
             self.mark = upto
         return len(values)
 
-    async def begin(self, version: str) -> tuple[str, ...]:
+    async def begin(self, version: str) -> tuple[ports.Begun, ...]:
         """Nothing is lost here meanwhile."""
-        return (version,)
+        return (ports.Begun(version, ""),)
 
-    async def finish(self, version: str, begun: Sequence[str], upto: int) -> None:
+    async def finish(self, version: str, begun: Sequence[ports.Begun], upto: int) -> None:
         """Moves the watermark."""
-        assert begun == (version,)
+        assert begun == (ports.Begun(version, ""),)
         self.mark = max(self.mark or 0, upto)
 
     async def watermarks(self, versions: Sequence[str]) -> list[int | None]:
