@@ -435,6 +435,27 @@ def test_commit_in_a_store_killed(
     assert store.files() == 3
 
 
+def test_commit_in_a_store_that_cannot_tidy_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed stands: neither a failure behind it nor a discard takes its parts away."""
+    store = Store(tmp_path)
+    commit, _ = store.attempt(1)
+    results.result_of(tasks.run(commit))
+    commit, new = store.attempt(2)
+
+    def away(url: str) -> None:
+        raise OSError(f"{url} is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "remove", away)
+        results.result_of(tasks.run(commit))
+    done({**store.task, "attempt": 2}, "discard")
+
+    assert store.shown() == [part["name"] for part in new]
+    assert store.files() == 3
+
+
 def test_store_after_an_attempt_that_was_never_committed(tmp_path: Path) -> None:
     """Parts that a dead attempt left hinder no further one of the job, and stop every other job."""
     store = Store(tmp_path)

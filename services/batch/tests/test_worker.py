@@ -170,6 +170,27 @@ async def test_resumed_after_commit(house: House) -> None:
     assert house.executor.done == {"committed": 1}
 
 
+@pytest.mark.parametrize("times", [1, 100], ids=["once", "always"])
+async def test_failing_behind_the_commit(house: House, times: int) -> None:
+    """A commit whose answer gets lost has happened: the job has succeeded, with all of its output."""
+    job = await house.start()
+    left = times
+
+    def lost(task: ports.Json) -> None:
+        nonlocal left
+        if task["kind"] == "commit" and left:
+            left -= 1
+            results.result_of(tasks.run({**task, "around": house.executor.around}))
+            raise ports.WorkerLostError("a worker process ended with -9")
+
+    house.executor.before = lost
+    async with house.working():
+        ended = await house.until(job, State.SUCCEEDED, State.FAILED)
+    assert (ended.state, ended.error) == (State.SUCCEEDED, "")
+    assert len(pl.read_parquet(house.output / "*.parquet")) == ROWS
+    assert house.left() == {"out"}
+
+
 async def test_cancelled(house: House) -> None:
     """A cancelled job stops in the middle of a partition and leaves nothing."""
     job = await house.start()

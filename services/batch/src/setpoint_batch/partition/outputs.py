@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import posixpath
 import secrets
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from pyarrow import parquet
 from setpoint_batch.domain.job import Format
 from setpoint_batch.partition import failures, forms, places
 from setpoint_runtime import errors
+
+_LOGGER = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORM = 1
@@ -148,20 +151,27 @@ class Output:
 
     def is_committed(self) -> bool:
         """Say whether the output of this very attempt is there, and finish tidying up behind it."""
-        told = self._manifest().get("batch_prediction", {})
-        task = self._task
-        if (told.get("id"), told.get("attempt")) != (task["job_id"], task["attempt"]):
+        if not self._is_shown():
             return False
         self._tidy()
         return True
 
+    def _is_shown(self) -> bool:
+        told = self._manifest().get("batch_prediction", {})
+        task = self._task
+        return (told.get("id"), told.get("attempt")) == (task["job_id"], task["attempt"])
+
     def commit(self) -> None:
         """Let the output appear, with its manifest; what an earlier attempt left is replaced.
+
+        Asked again, because a process died over its answer, it does nothing.
 
         Raises:
             FailedPreconditionError: OUTPUT_EXISTS, if something else has come to lie there.
         """
         places.check_links(self.url, self._task["around"])
+        if self.is_committed():
+            return
         self._refuse_others()
         content = json.dumps(self._story(), indent=2, sort_keys=False).encode()
         with places.written(
@@ -175,7 +185,16 @@ class Output:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Take away what the output of this attempt has replaced, and parts that nobody took."""
+        """Take away what the output of this attempt has replaced, and parts that nobody took.
+
+        The output stands by then: what cannot be taken away now stays, and goes with the next one.
+        """
+        try:
+            self._take_away()
+        except (errors.SetpointError, OSError) as error:
+            _LOGGER.warning("%s: what was replaced is left: %s", self.url, error)
+
+    def _take_away(self) -> None:
         if self._is_renamed:
             places.remove(self._replaced)
             return
@@ -189,7 +208,13 @@ class Output:
                 places.remove(f"{self._scratch}/{name}")
 
     def discard(self) -> None:
-        """Take away what this attempt has written; an output that it was about to replace stays."""
+        """Take away what this attempt has written; an output that it was about to replace stays.
+
+        Once its manifest is there the attempt's output stands, even where nobody could be told.
+        """
+        if self._is_shown():
+            self._tidy()
+            return
         if self._is_renamed and places.exists(self._replaced):
             if places.exists(self.url):
                 places.remove(self._replaced)

@@ -255,8 +255,11 @@ class Attempt:
         await self._save(replace(self._job.end(State.SUCCEEDED, now), manifest_url=manifest_url))
 
     async def _fail(self, error: str, reason: str) -> None:
-        """End the job; nothing is left of its output, unless even that fails."""
+        """End the job; nothing is left of its output, unless even that fails, or it is there already."""
         try:
+            if await self._is_committed(_NOTHING):
+                # What failed came behind the commit.
+                return
             await self._discard()
         except (errors.SetpointError, ports.WorkerLostError) as left:
             _LOGGER.warning("batch prediction %s leaves files: %s", self._job.job_id, left)
