@@ -1,6 +1,8 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import asyncpg
+import numpy as np
 import pytest
 
 from setpoint_db import engine as engines
@@ -57,3 +59,30 @@ async def test_totals_add_up_from_a_day_on(store: skew_store.SQLSkewStore) -> No
     assert (later.predictions, len(later.examples)) == (10, 1)
     assert [each.feature_set for each in await store.totals("", "", 1, 1)] == ["s", "t"]
     assert await store.totals("s", "other", 0, 1) == []
+
+
+async def test_written_times_among_many_batches(
+    store: skew_store.SQLSkewStore, feature_url: str
+) -> None:
+    """Each row has the time of its own batch, and finding it does not mean to look at all the others."""
+    connection = await asyncpg.connect(feature_url)
+    # Ten rows each, every fourth missing, and between them batches that hold none; another view has all.
+    await connection.execute(
+        """
+        SET search_path = feature;
+        INSERT INTO batches (batch_id, view, content, refused, first_sequence, last_sequence, create_time)
+        SELECT gen_random_uuid(), kind, '', '', at * 10 + 1,
+               at * 10 + CASE kind WHEN 3 THEN 0 ELSE 10 END, to_timestamp(kind * 10000 + at)
+          FROM generate_series(0, 3999) AS at, generate_series(1, 3) AS kind
+         WHERE kind = 2 OR at % 4 < 3;
+        UPDATE batches SET view = 1 WHERE view = 3;
+        ANALYZE batches;
+        """
+    )
+    sequences = np.arange(40_001, 0, -1)
+    found = await store.written_times(1, sequences)
+    await connection.close()
+
+    at = (sequences - 1) // 10
+    is_there = (at % 4 < 3) & (at < 4_000)
+    assert found.tolist() == np.where(is_there, (10_000 + at) * 1_000_000, 0).tolist()

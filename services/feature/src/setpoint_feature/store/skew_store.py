@@ -51,11 +51,14 @@ _PRUNE = sqlalchemy.text(
 # The batch's transaction began then; it was committed, and copied online, a moment later.
 _WRITTEN = sqlalchemy.text(
     """
-    SELECT asked.sequence, (extract(epoch FROM min(batches.create_time)) * 1000000)::bigint AS time
+    SELECT asked.sequence, (extract(epoch FROM batch.create_time) * 1000000)::bigint AS time
       FROM unnest(CAST(:sequences AS bigint[])) AS asked(sequence)
-      JOIN batches ON batches.view = :view
-       AND asked.sequence BETWEEN batches.first_sequence AND batches.last_sequence
-     GROUP BY asked.sequence
+     CROSS JOIN LATERAL (
+           SELECT last_sequence, create_time FROM batches
+            WHERE view = :view AND first_sequence <= asked.sequence
+              AND first_sequence <= last_sequence
+            ORDER BY first_sequence DESC LIMIT 1) AS batch
+     WHERE batch.last_sequence >= asked.sequence
     """
 )
 

@@ -67,6 +67,13 @@ batches = sqlalchemy.Table(
         nullable=False,
         server_default=sqlalchemy.func.now(),
     ),
+    # Tells when a row was stored; batches without rows stored none.
+    sqlalchemy.Index(
+        "batches_sequences",
+        "view",
+        "first_sequence",
+        postgresql_where=sqlalchemy.text("first_sequence <= last_sequence"),
+    ),
 )
 
 history = sqlalchemy.Table(
