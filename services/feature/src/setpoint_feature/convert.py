@@ -9,7 +9,7 @@ from setpoint.common.v1 import column_pb2, reference_pb2
 from setpoint.feature.v1 import definition_pb2, feature_service_pb2
 from setpoint_columns import Column, Columns, DataType, proto, value
 from setpoint_feature import aggregate_convert
-from setpoint_feature.domain import assemble, definitions, history, leakage, plan
+from setpoint_feature.domain import assemble, cutting, definitions, history, leakage, plan
 from setpoint_feature.service import leakage as leakage_service
 from setpoint_feature.service import serving, write_stream, writing
 from setpoint_rpc import status
@@ -334,8 +334,8 @@ def historical_to_proto(
     positions: Sequence[int] = ()
     if shared_event_times:
         event_times, positions = _shared(event_times)
-    bounds = _bounds(served.features, len(served.statuses) + len(event_times) * 8, max_bytes)
-    for start, stop in bounds:
+    cuts = cutting.cuts(served.features, len(served.statuses) + len(event_times) * 8, max_bytes)
+    for start, stop in cuts or [(0, 0)]:
         yield feature_service_pb2.GetHistoricalFeaturesResponse(
             feature_set=reference_to_proto(feature_set),
             features=proto.to_proto(served.features.slice(start, stop)),
@@ -362,25 +362,10 @@ def rows_to_proto(
             *fields,
         ],
     )
-    for start, stop in _bounds(columns, 0, max_bytes):
+    for start, stop in cutting.cuts(columns, 0, max_bytes) or [(0, 0)]:
         yield feature_service_pb2.ReadFeatureViewResponse(
             rows=proto.to_proto(columns.slice(start, stop))
         )
-
-
-def _bounds(columns: Columns, extra: int, max_bytes: int) -> list[tuple[int, int]]:
-    """Cuts rows into parts of about `max_bytes`, by their average size; at least one part."""
-    total = columns.rows * extra
-    for column in columns.columns:
-        if column.offsets is not None:
-            total += len(column.text_bounds()[0]) + 4 * columns.rows
-        else:
-            total += column.values.nbytes
-    parts = max(1, min(columns.rows, -(-total // max_bytes)))
-    size = max(1, -(-columns.rows // parts))
-    return [
-        (start, min(start + size, columns.rows)) for start in range(0, max(1, columns.rows), size)
-    ]
 
 
 def range_from_proto(request: feature_service_pb2.ReadFeatureViewRequest) -> tuple[int, int, int]:

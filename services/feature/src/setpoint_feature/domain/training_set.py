@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from setpoint_columns import Column, Columns, DataType
-from setpoint_feature.domain import assemble, skew
+from setpoint_feature.domain import assemble, cutting, skew
 from setpoint_runtime import errors
 
 
@@ -76,15 +76,9 @@ class Rows:
         return Columns(self.spine.rows, [*self.spine.columns, *self.served.features.columns])
 
     def parts(self, max_bytes: int) -> "list[Rows]":
-        """Cuts rows into parts of about `max_bytes`, by their average size."""
-        total = self.spine.rows * 9 * len(self.served.statuses)
-        for column in self.table.columns:
-            if column.offsets is None:
-                total += column.values.nbytes
-            else:
-                total += len(column.text_bounds()[0]) + 4 * column.rows
-        step = max(1, self.spine.rows * max_bytes // max(1, total))
-        return [self.slice(at, at + step) for at in range(0, self.spine.rows, step)]
+        """Cuts rows into parts of about `max_bytes`."""
+        cuts = cutting.cuts(self.table, 9 * len(self.served.statuses), max_bytes)
+        return [self.slice(start, stop) for start, stop in cuts]
 
     def slice(self, start: int, stop: int) -> "Rows":
         """Returns some of the rows."""
