@@ -215,3 +215,31 @@ def test_breaker_bears_one_moment_of_silence() -> None:
     assert not made.failed(began=5.5)
     assert made.failed(began=6.0)
     assert not made.may_try()
+
+
+async def test_edges_of_time_are_answered(start: Start, valkey_url: str) -> None:
+    """At the first and the last microsecond that there is the history answers as a join does, whatever the boundary."""
+    first, last = -(1 << 63), (1 << 63) - 1
+    async with start(poll_seconds=60) as running:
+        await running.client.entity("plane", plane=DataType.INT64)
+        for boundary in ("INCLUSIVE", "EXCLUSIVE"):
+            name = boundary.lower()
+            options = {"boundary": f"BOUNDARY_{boundary}"}
+            await running.client.view(name, "plane", [("at", DataType.INT64)], **options)
+            times = (DataType.TIMESTAMP, [first, first + 1, NOW])
+            rows = {"plane": (DataType.INT64, [1] * 3), "at": (DataType.INT64, times[1])}
+            rows |= {"event_time": times, "created_time": times}
+            await running.client.write(name, Columns.from_dict(rows))
+        references = [testing.reference(name, "at", name) for name in ("inclusive", "exclusive")]
+        await running.client.feature_set("edges", references)
+        async with redis.asyncio.Redis.from_url(valkey_url) as client:
+            await client.flushall()
+        for time in (first, first + 1, last):
+            plane = Columns.from_dict({"plane": (DataType.INT64, [1])})
+            online = await running.client.online("edges", plane, time)
+            asked = (DataType.TIMESTAMP, [time])
+            spine = Columns.from_dict({"plane": (DataType.INT64, [1]), "event_time": asked})
+            (offline,) = await running.client.historical("edges", spine)
+            assert online.values == offline.values
+            expected = {first: [None], first + 1: [first], last: [NOW]}
+            assert online.values["exclusive"] == expected[time]

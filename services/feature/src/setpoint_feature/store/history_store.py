@@ -24,6 +24,7 @@ LOCK_SECONDS: Final = 20
 _COPY_ROWS: Final = 20_000
 """Rows of one COPY; several in one transaction keep each well below the statement's time limit."""
 
+_FIRST: Final = -(1 << 63)
 _LAST: Final = (1 << 63) - 1
 
 _T = TypeVar("_T")
@@ -129,7 +130,7 @@ class SQLHistoryStore:
             "keys": list(keys),
             "after": window.after,
             "upto": window.upto,
-            "first_event": window.first - 1 if window.exclusive else window.first,
+            "first_event": max(_FIRST, window.first - 1) if window.exclusive else window.first,
             "last": window.last,
         }
         statement = _WINDOW_BY_EVENT
