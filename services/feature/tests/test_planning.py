@@ -396,6 +396,25 @@ async def test_sets_that_stay_behind_are_told(world: World) -> None:
     assert [[found.name for found in each.feature_sets] for each in warnings] == [["flights"]]
 
 
+async def test_rows_that_will_go_are_told(world: World) -> None:
+    """Only what applying cannot take back, a shorter retention, is warned of; it makes no version."""
+    day = 86_400_000_000
+    warned = []
+    for retention in (2 * day, 3 * day, day, 0):
+        wanted = files(retention_microseconds=retention)
+        planned = await world.plan(wanted)
+        warned.append([each.message for each in planned.changes[1].consequences])
+        await world.apply(wanted)
+
+    told = "rows that nobody has been able to see for {} are removed from the history for good"
+    assert warned == [[], [], [told.format("1 d")], []]
+    planned = await world.plan(files(retention_microseconds=day))
+    assert actions(planned)["delays"] == METADATA
+    (consequence,) = planned.changes[1].consequences
+    assert consequence.severity == pb.CONSEQUENCE_SEVERITY_WARNING
+    assert [each.makes_version for each in planned.changes[1].differences] == [False]
+
+
 async def test_force_needs_a_reason_and_is_recorded(world: World) -> None:
     """Who overrides a refusal says why, and both can be read later; what nobody overrode is not marked."""
     await world.apply(files(), reason="the beginning")

@@ -27,6 +27,8 @@ def told(
         ({}, []),
         ({"version": "v2", "create_time": 9, "keys": ()}, []),
         ({"ttl": 604_800_000_000}, [("ttl", "for ever", "7 d")]),
+        ({"ttl": 90_060_000_001}, [("ttl", "for ever", "1 d 1 h 1 min 1 µs")]),
+        ({"retention": 86_400_000_000}, [("retention", "for ever", "1 d")]),
         (
             {"boundary": definitions.Boundary.EXCLUSIVE},
             [("boundary", "inclusive", "exclusive")],
@@ -123,3 +125,10 @@ def test_between_sets_shows_code() -> None:
     (added,) = difference.between(SET, replace(SET, transformations=(old,)))
     assert (added.field, added.before) == ("transformations[speed]", "")
     assert added.after == "function m:speed, inputs x: x, dtype FLOAT64, source hash h1"
+
+
+def test_between_knows_that_retention_makes_no_version() -> None:
+    """What makes a version is told apart from what stands beside it."""
+    found = difference.between(VIEW, replace(VIEW, ttl=1, retention=1))
+
+    assert {each.field: each.makes_version for each in found} == {"ttl": True, "retention": False}

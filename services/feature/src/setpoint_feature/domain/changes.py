@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from setpoint_feature.domain import catalog, definitions, difference, registration
+from setpoint_feature.domain import catalog, definitions, difference, registration, wording
 from setpoint_runtime import errors
 
 SetVersion = tuple[str, str]
@@ -287,6 +287,7 @@ def judged(
         change = each.change
         if change.kind is Kind.VIEW:
             found = _of_view(known, change, reached.get(change.name, ()), applied, uses)
+            found += _of_retention(known, each.definition)
         elif change.kind is Kind.FEATURE_SET:
             found = _of_feature_set(change, uses)
         else:
@@ -340,6 +341,20 @@ def _of_view(
         )
         found.append(Consequence(Severity.NOTE, told))
     return found
+
+
+def _of_retention(known: catalog.Catalog, wanted: definitions.Definition) -> list[Consequence]:
+    """Tells of rows that go for good, the only thing that applying definitions cannot take back."""
+    before = known.views.latest.get(wanted.name)
+    if before is None or not isinstance(wanted, definitions.FeatureView) or not wanted.retention:
+        return []
+    if before.retention and wanted.retention >= before.retention:
+        return []
+    length = wording.duration(wanted.retention)
+    told = (
+        f"rows that nobody has been able to see for {length} are removed from the history for good"
+    )
+    return [Consequence(Severity.WARNING, told)]
 
 
 def _refused(change: Change, harmed: Sequence[Use]) -> Consequence:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from setpoint_feature.domain import definitions, wording
 
 _OF_THE_SERVICE: Final = frozenset({"name", "version", "create_time"})
-_FOR_PEOPLE: Final = frozenset({"description", "owner", "tags", "sensitive"})
+_FOR_PEOPLE: Final = frozenset({"description", "owner", "tags", "sensitive", "retention"})
 """What makes no version, wherever it stands."""
 _FOR_PEOPLE_OF_CODE: Final = frozenset({"function", "source"})
 """The same of transformations: where the code lies, and how it is written."""
@@ -129,8 +129,8 @@ def _text(path: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {held}" for key, held in value.items())
-    if path.rpartition(".")[2] in ("ttl", "window", "hop"):
-        return wording.duration(value) if value else "for ever"
+    if path.rpartition(".")[2] in ("ttl", "window", "hop", "retention"):
+        return wording.exact_duration(value) if value else "for ever"
     if isinstance(value, tuple):
         return ", ".join(
             _item(each) if dataclasses.is_dataclass(each) else str(each) for each in value

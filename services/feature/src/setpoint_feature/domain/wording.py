@@ -16,3 +16,13 @@ def duration(microseconds: int) -> str:
         if microseconds >= size:
             return f"{microseconds / size:.3g} {unit}"
     return f"{microseconds} µs"
+
+
+def exact_duration(microseconds: int) -> str:
+    """Writes a length of time in whole units, so that two of them never look the same."""
+    parts = []
+    for unit, size in (*_MICROSECONDS, ("µs", 1)):
+        count, microseconds = divmod(microseconds, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts) or "0 µs"
