@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import getpass
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, TypeVar
@@ -144,9 +145,7 @@ def history(
     Example: setpoint features history
     """
     with session(stack) as client:
-        listed = client.stubs.definition.ListAppliedDefinitions(
-            pb.ListAppliedDefinitionsRequest(page_size=count), timeout=TIMEOUT_SECONDS
-        ).applied
+        listed = list(itertools.islice(_applied(client, count), count))
     if not listed:
         console.print("nothing was applied yet")
     for each in listed:
@@ -158,6 +157,17 @@ def history(
         console.print(line, soft_wrap=True)
         for change in each.changes:
             console.print(Text("  ").append_text(_headline(change)), soft_wrap=True)
+
+
+def _applied(client: Client, count: int) -> Iterator[pb.AppliedDefinitions]:
+    """Yields what was applied, newest first; the service ends a page where it would get too large."""
+    request = pb.ListAppliedDefinitionsRequest(page_size=count)
+    while True:
+        page = client.stubs.definition.ListAppliedDefinitions(request, timeout=TIMEOUT_SECONDS)
+        yield from page.applied
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 def _plan(
