@@ -47,7 +47,7 @@ def run_folder(root: pathlib.Path) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def _alone(base: pathlib.Path) -> Iterator[None]:
     """Keeps runs that start at the same moment apart: a folder that has no lock yet looks abandoned."""
-    descriptor = os.open(base / f"{PREFIX}{os.getuid()}.{LOCK}", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(base / f"{LOCK}-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

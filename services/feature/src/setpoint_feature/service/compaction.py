@@ -137,7 +137,14 @@ class Compactor:
         self.counts.failures += len(failures)
         text = "; ".join(str(error) for error in failures)
         if text and text != self._failing:
-            _LOGGER.error("history is not compacted, rows stay where they are: %s", text)
+            # A database that is away is told by everything else; what is wrong with files by this alone.
+            away = errors.Reason.DATABASE_UNAVAILABLE
+            level = (
+                logging.WARNING
+                if all(error.reason is away for error in failures)
+                else logging.ERROR
+            )
+            _LOGGER.log(level, "history is not compacted, rows stay where they are: %s", text)
         elif self._failing and not text:
             _LOGGER.info("history is compacted again")
         self._failing = text
