@@ -101,8 +101,8 @@ class LeakMeter:
             raise errors.invalid("feature_set", "", rule, errors.Reason.MISSING_FIELD)
         measurement = Measurement(ask, self._store, targets, await self._store.last_sequences())
         if ask.find_columns:
-            views = [self._known.catalog.view(name) for name in self._known.catalog.views.latest]
-            await measurement.find(first, views)
+            catalog = self._known.catalog
+            measurement.views = [catalog.view(name) for name in catalog.views.latest]
         return measurement
 
     async def _claimed(self, claim: checking.Claim, at: int) -> Target:
@@ -149,6 +149,8 @@ class Measurement:
         self._store = store
         self._last = last
         self.targets = targets
+        self.views: Sequence[plan.CompiledView] = ()
+        """Those whose fields are looked for in the first piece that has rows."""
         self.rows = 0
 
     async def add(self, table: Columns) -> None:
@@ -162,6 +164,9 @@ class Measurement:
             raise errors.invalid(f"{_FIELD}.rows", table.rows, rule, errors.Reason.TOO_LARGE)
         times = joining.spine_times(table, self._ask.time_column, _FIELD)
         self.rows += table.rows
+        if self.views and table.rows:
+            views, self.views = self.views, ()
+            await self._find(table, views)
         for targets in _by_lookup(self.targets):
             first = targets[0]
             past, keys = await self._past(first.view, first.key_columns, table)
@@ -198,7 +203,7 @@ class Measurement:
         valid = is_fresh if column.validity is None else is_fresh & column.validity
         return Column(column.name, column.dtype, column.values, column.offsets, valid, column.rows)
 
-    async def find(self, table: Columns, views: Sequence[plan.CompiledView]) -> None:
+    async def _find(self, table: Columns, views: Sequence[plan.CompiledView]) -> None:
         """Adds the columns of the table that hold stored fields, to the targets."""
         known = {target.column for target in self.targets} | {self._ask.time_column}
         keys = {key.name for view in views for key in view.view.keys}
