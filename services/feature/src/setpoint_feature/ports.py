@@ -341,6 +341,10 @@ class SegmentStore(Protocol):
         """
         ...
 
+    def release(self, replaced: Sequence[segments.Segment] = ()) -> None:
+        """Lets go of what is ready for reading of replaced segments, and of memory that reading took."""
+        ...
+
     async def files(self) -> dict[str, int]:
         """Returns when each file was last changed, unfinished ones included."""
         ...

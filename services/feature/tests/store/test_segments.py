@@ -344,6 +344,52 @@ async def test_many_open_one_segment_once(place: Place, monkeypatch: pytest.Monk
     assert len(loads) == 1
 
 
+async def test_replaced_segments_take_no_room(place: Place) -> None:
+    """What merging made ready for reading is let go of, however long the process lives."""
+    for number in range(4):
+        await place.write(rows_of(random.Random(number), 10))
+        await place.compact(segments.Limits(0, 1, 10, 1 << 20))
+    counts = await place.compact(segments.Limits(0, 1, 100, 1 << 20))
+    assert counts.merges
+    assert place.cache.bytes == 0
+
+    live = (await place.store.open(SPLIT, 40)).runs
+
+    assert sum(map(len, live)) == 40
+    assert place.cache.bytes == sum(len(each.mapping) for each in place.cache._opened.values()) > 0
+
+
+async def test_segment_loaded_twice_is_counted_once(place: Place) -> None:
+    """Somebody who gives up while a segment is being made ready does not shrink the room for others."""
+    await place.write(rows_of(random.Random(8), 30))
+    await place.compact(segments.Limits(0, 1, 100, 1 << 20))
+    async with place.segments.turn() as turn:
+        assert turn is not None
+        (segment,) = (await turn.live())[SPLIT]
+
+    # What a thread does goes on when the one that waited for it is cancelled.
+    place.cache._load(segment)
+    place.cache._load(segment)
+
+    (opened,) = place.cache._opened.values()
+    assert place.cache.bytes == len(opened.mapping)
+
+
+async def test_turn_ends_with_its_connection(place: Place) -> None:
+    """Whoever lost the lock changes nothing more; a new connection is not taken for the old one."""
+    await place.write(rows_of(random.Random(8), 30))
+    await place.compact(segments.Limits(0, 1, 100, 1 << 20))
+    with pytest.raises(errors.UnavailableError):
+        async with place.segments.turn() as turn:
+            assert turn is not None
+            # As after the server, or the network, ended it.
+            await turn._connection.invalidate()
+            async with place.segments.turn() as theirs:
+                assert theirs is not None
+                with pytest.raises(errors.UnavailableError):
+                    await turn.live()
+
+
 async def test_retention_changes_no_answer_within_it(place: Place) -> None:
     """Rows go, and yet every time within the retention, and every online copy, is answered as before."""
     seed = random.Random(10)

@@ -177,17 +177,22 @@ class _Work:
             upto = segments.move_upto(after, last, limits)
             if upto is None:
                 return
-            found = await self._store.recent(self._view.number, after, upto, limits.segment_bytes)
-            content = await asyncio.to_thread(
-                run.Run.build, found.keys, found.rows, self._view.layout.row_bytes
-            )
+            content = await self._recent(after, upto, limits.segment_bytes)
             # The rows may end before the range does, when they are large.
-            upto = int(found.rows.sequences[-1])
+            upto = int(content.sequences.max())
             added = await self._store.write(self._view.number, (after + 1, upto), content, _NEVER)
+            # A turn may be long, and the next rows need the room.
+            del content
             await self._turn.move(added)
             self._live.append(added)
             self._counts.moves += 1
             self._counts.moved_rows += added.rows
+
+    async def _recent(self, after: int, upto: int, most_bytes: int) -> run.Run:
+        """Returns the first rows of a range, sorted; unsorted ones do not outlive this."""
+        found = await self._store.recent(self._view.number, after, upto, most_bytes)
+        width = self._view.layout.row_bytes
+        return await asyncio.to_thread(run.Run.build, found.keys, found.rows, width)
 
     async def merge(self, limits: segments.Limits, clock: clocks.Clock) -> None:
         """Merges small neighbours."""
@@ -195,7 +200,9 @@ class _Work:
             runs = [await self._store.open(each) for each in group]
             content = await asyncio.to_thread(run.Run.merge, runs, [None] * len(runs))
             thinned = min(each.thinned for each in group)
+            del runs
             await self._replace(group, content, thinned, clock.now_us(), None)
+            del content
             self._counts.merges += 1
 
     async def thin(self, now: int) -> None:
@@ -209,6 +216,7 @@ class _Work:
             rows = await asyncio.to_thread(segments.needed, runs, place, self._view.rule, horizon)
             gone = len(content) - len(rows)
             if gone < max(1, segments.THINNED_SHARE * len(content)):
+                self._store.release()
                 await self._turn.thinned(segment, horizon)
                 self._live[place] = dataclasses.replace(segment, thinned=horizon)
                 continue
@@ -231,6 +239,7 @@ class _Work:
         await self._turn.replace(old, new, now, retained)
         start = self._live.index(old[0])
         self._live[start : start + len(old)] = [new]
+        self._store.release(old)
 
     def place(self, last: int) -> Place:
         """Returns how much of the view lies where."""

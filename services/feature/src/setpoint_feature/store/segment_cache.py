@@ -9,6 +9,7 @@ import collections
 import mmap
 import tempfile
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -78,6 +79,13 @@ class SegmentCache:
             for each in self._opened.values():
                 each.mapping.madvise(mmap.MADV_DONTNEED)
 
+    def drop(self, dropped: Iterable[segments.Segment]) -> None:
+        """Lets go of segments that others replaced; whoever still reads them keeps them alive."""
+        with self._guard:
+            for each in dropped:
+                opened = self._opened.pop(each.segment_id, None)
+                self.bytes -= 0 if opened is None else len(opened.mapping)
+
     def _find(self, segment_id: str) -> run.Run | None:
         with self._guard:
             found = self._opened.get(segment_id)
@@ -88,7 +96,11 @@ class SegmentCache:
 
     def _load(self, segment: segments.Segment) -> run.Run:
         opened = _spill(read(self._folder, segment))
+        segment_file.release_memory()
         with self._guard:
+            # Whoever waited for it before may have given up while it was still being loaded.
+            earlier = self._opened.pop(segment.segment_id, None)
+            self.bytes -= 0 if earlier is None else len(earlier.mapping)
             self._opened[segment.segment_id] = opened
             self.bytes += len(opened.mapping)
             while self.bytes > self._limit and len(self._opened) > 1:

@@ -94,6 +94,11 @@ def decode(data: bytes) -> run.Run:
     )
 
 
+def release_memory() -> None:
+    """Gives back to the system what pyarrow keeps of the memory of files that are done with."""
+    pa.default_memory_pool().release_unused()
+
+
 def _check_format(file: pq.ParquetFile) -> None:
     metadata = file.schema_arrow.metadata or {}
     if tuple(file.schema_arrow.names) != _NAMES or metadata.get(_FORMAT_KEY) != FORMAT:

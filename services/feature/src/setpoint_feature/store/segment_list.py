@@ -52,6 +52,7 @@ async def turn(engine: sqlalchemy_asyncio.AsyncEngine) -> AsyncIterator["Segment
             return
         try:
             yield SegmentTurn(connection)
+            _check(connection)
             unlock = sqlalchemy.text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
             await connection.execute(unlock, parameters)
             await connection.commit()
@@ -71,14 +72,14 @@ class SegmentTurn:
     async def live(self) -> dict[int, list[segments.Segment]]:
         """Returns the live segments of each view, in the order of their sequences."""
         found: dict[int, list[segments.Segment]] = {}
-        async with self._connection.begin():
+        async with self._transaction():
             for each in await live(self._connection):
                 found.setdefault(each.view, []).append(each)
         return found
 
     async def move(self, added: segments.Segment) -> None:
         """Lists a segment and deletes its rows from the database, in one transaction."""
-        async with self._connection.begin():
+        async with self._transaction():
             await self._add(added)
             history = tables.history.c
             deleted = await self._connection.execute(
@@ -107,7 +108,7 @@ class SegmentTurn:
             retained: What the history is complete for from now on, and the rows that went; None when
                 no row went.
         """
-        async with self._connection.begin():
+        async with self._transaction():
             retired = await self._connection.execute(
                 sqlalchemy.update(tables.segments)
                 .where(
@@ -124,7 +125,7 @@ class SegmentTurn:
 
     async def thinned(self, segment: segments.Segment, horizon: int) -> None:
         """Notes that retention was applied to a segment and too little had to go."""
-        async with self._connection.begin():
+        async with self._transaction():
             await self._connection.execute(
                 sqlalchemy.update(tables.segments)
                 .where(_COLUMNS.segment_id == segment.segment_id)
@@ -133,7 +134,7 @@ class SegmentTurn:
 
     async def retired(self, before: int) -> list[segments.Segment]:
         """Returns segments that were replaced before a time."""
-        async with self._connection.begin():
+        async with self._transaction():
             found = await self._connection.execute(
                 sqlalchemy.select(tables.segments).where(_COLUMNS.retired_time <= before)
             )
@@ -141,7 +142,7 @@ class SegmentTurn:
 
     async def forget(self, retired: segments.Segment) -> None:
         """Takes a replaced segment, whose file is gone, off the list."""
-        async with self._connection.begin():
+        async with self._transaction():
             await self._connection.execute(
                 sqlalchemy.delete(tables.segments).where(
                     _COLUMNS.segment_id == retired.segment_id,
@@ -151,8 +152,14 @@ class SegmentTurn:
 
     async def paths(self) -> set[str]:
         """Returns the paths of all segments on the list, replaced ones included."""
-        async with self._connection.begin():
+        async with self._transaction():
             return set((await self._connection.execute(sqlalchemy.select(_COLUMNS.path))).scalars())
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
+        _check(self._connection)
+        async with self._connection.begin():
+            yield
 
     async def _add(self, added: segments.Segment) -> None:
         await self._connection.execute(
@@ -187,6 +194,15 @@ class SegmentTurn:
                     "rows": table.c.rows + noted.excluded.rows,
                 },
             )
+        )
+
+
+def _check(connection: sqlalchemy_asyncio.AsyncConnection) -> None:
+    """Refuses to go on after a lost connection, in whose place SQLAlchemy would put one without the lock."""
+    if connection.invalidated:
+        raise errors.UnavailableError(
+            errors.Reason.DATABASE_UNAVAILABLE,
+            "the connection that held the right to compact was lost",
         )
 
 

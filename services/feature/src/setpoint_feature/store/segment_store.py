@@ -1,6 +1,7 @@
 """Everything the compactor needs: rows out of the database, files into the folder, and the list."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -78,6 +79,7 @@ class SegmentStore:
             created_times=_bounds(content.created_times),
             thinned=thinned,
         )
+        segment_file.release_memory()
         self._folder.write(made.path, data)
         # Rows leave the database only for a file that is known to be readable.
         try:
@@ -92,6 +94,11 @@ class SegmentStore:
             return await self._cache.open(segment)
         except segment_cache.MissingError:
             raise segment_cache.damaged(segment, "its file is gone") from None
+
+    def release(self, replaced: Sequence[segments.Segment] = ()) -> None:
+        """Lets go of replaced segments, and of memory that others took."""
+        self._cache.drop(replaced)
+        self._cache.release()
 
     async def files(self) -> dict[str, int]:
         """Returns when each file was last changed, unfinished ones included."""
