@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import getpass
 import itertools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, TypeVar
@@ -125,7 +126,7 @@ def apply(
             request_id=ids.uuid7(),
             definitions=message,
             revision=planned.revision,
-            actor=getpass.getuser() if actor is None else actor,
+            actor=_user() if actor is None else actor,
             reason=reason,
             force=force,
         )
@@ -157,6 +158,14 @@ def history(
         console.print(line, soft_wrap=True)
         for change in each.changes:
             console.print(Text("  ").append_text(_headline(change)), soft_wrap=True)
+
+
+def _user() -> str:
+    """Returns who is logged in; in a container its number may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _applied(client: Client, count: int) -> Iterator[pb.AppliedDefinitions]:
