@@ -4,6 +4,7 @@ A file appears under its name all at once: on a local disk it is written beside 
 renamed; object stores show a file only when it is complete.
 """
 
+import contextlib
 import os
 import pathlib
 import uuid
@@ -99,13 +100,14 @@ class SegmentFolder:
         try:
             # What another process did is not in a listing that was kept.
             self._files.invalidate_cache()
-            return {
-                name[len(self._root) + 1 :]: int(
-                    self._files.modified(name).timestamp() * _MICROSECONDS
-                )
-                for name in self._files.find(self._root)
-                if name != self._root
-            }
+            found = {}
+            for name in self._files.find(self._root):
+                # One that is gone by now, or has got its final name, is not the end of the others.
+                with contextlib.suppress(FileNotFoundError):
+                    moment = self._files.modified(name).timestamp()
+                    found[name[len(self._root) + 1 :]] = int(moment * _MICROSECONDS)
+            found.pop("", None)
+            return found
         except FileNotFoundError:
             return {}
         except OSError as error:
