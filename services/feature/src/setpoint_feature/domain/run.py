@@ -190,6 +190,23 @@ class Run:
         rows += np.arange(len(rows))
         return np.repeat(places, counts), rows
 
+    def rows_at(self, positions: Numbers, times: visibility.Times) -> tuple[Numbers, Rows]:
+        """Returns all rows of pairs of a key and an event time, and for each which of the pairs it has.
+
+        Args:
+            positions: Positions of keys; a negative one has no rows.
+            times: The event time of each, later than the earliest that there is.
+        """
+        if not len(self):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        starts = self.bounds[positions]
+        counts = np.where(positions >= 0, self.bounds[positions + 1] - starts, 0)
+        before = _count_seen(self.event_times, starts, counts, times - 1)
+        sizes = _count_seen(self.event_times, starts, counts, times) - before
+        rows = np.repeat(starts + before - (np.cumsum(sizes) - sizes), sizes)
+        rows += np.arange(len(rows))
+        return np.repeat(np.arange(len(positions)), sizes), rows
+
     def search(self, rule: visibility.Rule, positions: Numbers, times: visibility.Times) -> Rows:
         """Returns the greatest row that each key knows at each time, or -1.
 

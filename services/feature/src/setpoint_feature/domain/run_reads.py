@@ -24,6 +24,17 @@ def of_keys(run: Run, keys: Sequence[bytes], upto: int) -> history.NumberedRows:
     return history.NumberedRows(numbers, run.stored(rows))
 
 
+def versions(
+    run: Run, keys: Sequence[bytes], pairs: tuple[Numbers, Numbers], upto: int
+) -> history.NumberedRows:
+    """Returns the rows of pairs of a key's position and an event time."""
+    wanted = key_table.KeyTable.of(keys)
+    positions = run.find(wanted, wanted.hashes())[pairs[0]]
+    places, rows = run.rows_at(positions, pairs[1])
+    inside = _between(run.sequences[rows], 0, upto)
+    return history.NumberedRows(pairs[0][places[inside]], run.stored(rows[inside]))
+
+
 def in_window(
     run: Run,
     keys: Sequence[bytes],

@@ -185,7 +185,7 @@ class SQLHistoryStore:
         found, rest = await self._read(view, (0, upto), _VERSIONS, parameters, queries.numbered)
 
         def select() -> history.NumberedRows:
-            parts = [run_reads.of_keys(each, keys, upto) for each in found]
+            parts = [run_reads.versions(each, keys, pairs, upto) for each in found]
             return history.concat_numbered([*parts, rest])
 
         return await asyncio.to_thread(select) if found else rest
