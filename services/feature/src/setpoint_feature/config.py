@@ -55,8 +55,9 @@ class FeatureSettings(service_settings.ServiceSettings):
     segment_rows: int = Field(default=1_000_000, ge=1)
     """Most rows of one segment."""
 
-    segment_bytes: int = Field(default=128 << 20, ge=1)
-    """About how large a segment may be. Making or merging one takes some four times as much memory."""
+    segment_bytes: int = Field(default=128 << 20, ge=1, le=1 << 30)
+    """About how large a segment may be, at most 1 GiB: rows are found in it by 32 bits. Making or merging
+    one takes some four times as much memory."""
 
     recent_rows: int = Field(default=10_000, ge=0)
     """Rows of each view that stay in PostgreSQL."""
