@@ -94,6 +94,9 @@ def _says_nothing_came_back(error: BaseException) -> bool:
         if isinstance(part, asyncpg.InterfaceError):
             # The same class also reports misuse of the driver, which must stay visible.
             return "connection is closed" in str(part) or "connection was closed" in str(part)
+        if isinstance(part, asyncpg.InternalClientError):
+            # So it says that the server ended the session while a statement was being sent.
+            return "cannot switch to state" in str(part)
         if isinstance(part, kinds):
             return True
     return False
