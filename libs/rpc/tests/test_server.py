@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]  # no anno
 
 from setpoint_rpc import channel, server, testing
 from setpoint_runtime import errors, tasks
+from setpoint_runtime import settings as runtime_settings
 
 
 async def _echo(request: bytes, _: Any) -> bytes:
@@ -259,3 +260,28 @@ async def test_stop_without_start_is_quiet() -> None:
     bound = server.Server("example")
     await bound.bind()
     await bound.stop(0)
+
+
+async def test_stream_outlives_age_of_its_connection() -> None:
+    """What streams when its connection has reached its age goes on, as long as the settings say."""
+
+    async def slowly(request: bytes, _: Any) -> AsyncIterator[bytes]:
+        yield request
+        await asyncio.sleep(0.5)
+        yield request
+
+    options = server.ServerOptions(
+        metrics_port=None,
+        maximum_connection_age_seconds=0.1,
+        maximum_connection_age_grace_seconds=30.0,
+    )
+    async with testing.serve_and_connect(testing.streaming("Slowly", slowly), options) as opened:
+        call = opened.unary_stream(f"/{testing.SERVICE}/Slowly")
+        assert [answer async for answer in call(b"row")] == [b"row", b"row"]
+
+
+def test_options_take_time_of_streams_from_settings() -> None:
+    """A service whose calls take long says so in its settings."""
+    settings = runtime_settings.ServiceSettings(port=0, stream_seconds=3_600.0)
+    options = server.ServerOptions.from_settings(settings)
+    assert options.maximum_connection_age_grace_seconds == 3_600.0

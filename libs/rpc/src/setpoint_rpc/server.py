@@ -65,6 +65,7 @@ class ServerOptions:
             dev=settings.dev,
             allow_insecure_remote=settings.allow_insecure_remote,
             identity=tls.TLSFiles.from_settings(settings),
+            maximum_connection_age_grace_seconds=settings.stream_seconds,
         )
 
 

@@ -80,6 +80,10 @@ class ServiceSettings(BaseSettings):
     grace_seconds: float = Field(default=20.0, ge=0)
     """Time that calls in flight get to end once new ones are refused."""
 
+    stream_seconds: float = Field(default=20.0, ge=0)
+    """How long a call may go on over a connection that has reached its age: callers renew theirs every two
+    minutes, and a call that takes longer than this may be cut off."""
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _to_upper_case(cls, value: object) -> object:

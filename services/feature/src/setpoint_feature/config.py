@@ -13,6 +13,9 @@ class FeatureSettings(service_settings.ServiceSettings):
     port: int = Field(default=7402, ge=0, le=65_535)
     """gRPC port; 0 lets the system choose one."""
 
+    stream_seconds: float = Field(default=3_600.0, ge=0)
+    """Joins, snapshots and streams of writes of many rows take minutes, and end by themselves."""
+
     database_url: str = "postgresql://127.0.0.1:5432/setpoint"
     """PostgreSQL that holds definitions and history, in the schema `feature`."""
 
