@@ -1,7 +1,7 @@
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
-import grpc.aio
 import pytest
 
 from setpoint.validation.v1 import validation_service_pb2_grpc
@@ -13,19 +13,31 @@ from setpoint_validation import config, testing, wiring
 START_US = 1_700_000_000_000_000
 
 
+StartValidation = Callable[..., AbstractAsyncContextManager[testing.Validation]]
+
+
 @pytest.fixture
-async def validation(
-    serve: Serve, migrated_url: Callable[[str], str]
-) -> AsyncIterator[testing.Validation]:
+def start_validation(serve: Serve, migrated_url: Callable[[str], str]) -> StartValidation:
+    """Starts services with small limits, and with times that do not come in a good run."""
     url = migrated_url("validation")
-    settings = config.ValidationSettings(
-        database_url=url, max_rows=1000, max_table_bytes=100_000, max_batches=1, piece_seconds=0.5
-    )
-    clock = clocks.ManualClock(START_US)
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(serve(wiring.build, settings, clock=clock))
-        opened: grpc.aio.Channel = await stack.enter_async_context(
-            channel.connect(server.address, client="test")
-        )
-        stub = validation_service_pb2_grpc.ValidationServiceStub(opened)
-        yield testing.Validation(stub, clock, url)
+
+    @asynccontextmanager
+    async def start(**changes: float) -> AsyncIterator[testing.Validation]:
+        fields: dict[str, Any] = {"max_rows": 1000, "max_table_bytes": 100_000, "max_batches": 1}
+        fields |= {"piece_seconds": 60, "poll_seconds": 60}
+        settings = config.ValidationSettings(database_url=url, **(fields | changes))
+        clock = clocks.ManualClock(START_US)
+        async with (
+            serve(wiring.build, settings, clock=clock) as server,
+            channel.connect(server.address, client="test") as opened,
+        ):
+            stub = validation_service_pb2_grpc.ValidationServiceStub(opened)
+            yield testing.Validation(stub, clock, url)
+
+    return start
+
+
+@pytest.fixture
+async def validation(start_validation: StartValidation) -> AsyncIterator[testing.Validation]:
+    async with start_validation() as running:
+        yield running

@@ -15,6 +15,7 @@ from setpoint_columns import proto as columns_proto
 from setpoint_rpc import channel
 from setpoint_runtime import errors, ids
 from setpoint_validation import testing
+from setpoint_validation.service import batches
 from setpoint_validation.testing import Validation
 
 CODE = grpc.StatusCode
@@ -302,7 +303,22 @@ async def test_validate_batch_too_large(validation: Validation, suite: suite_pb2
     assert (await judged(validation, wide)).passed
 
 
-async def test_validate_batch_one_at_a_time(validation: Validation, suite: suite_pb2.Suite) -> None:
+@pytest.fixture
+def receiving(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Is set once a table has its place."""
+    event, receive = asyncio.Event(), batches.Batches._receive
+
+    async def told(*arguments: Any) -> Any:
+        event.set()
+        return await receive(*arguments)
+
+    monkeypatch.setattr(batches.Batches, "_receive", told)
+    return event
+
+
+async def test_validate_batch_one_at_a_time(
+    validation: Validation, suite: suite_pb2.Suite, receiving: asyncio.Event
+) -> None:
     """A table beyond the number that is judged at once is refused early, with a hint; the place is given back."""
     release = asyncio.Event()
 
@@ -312,7 +328,7 @@ async def test_validate_batch_one_at_a_time(validation: Validation, suite: suite
         await release.wait()
 
     first = asyncio.ensure_future(validation.stub.ValidateBatch(slow()))
-    await asyncio.sleep(0.1)
+    await receiving.wait()
     code, error = await failing(validation.stub.ValidateBatch(testing.batch_requests([GOOD])))
     assert (code, error.reason) == (CODE.RESOURCE_EXHAUSTED, errors.Reason.OVERLOADED)
     assert error.retry_after_seconds == 1.0
@@ -321,20 +337,26 @@ async def test_validate_batch_one_at_a_time(validation: Validation, suite: suite
     assert (await judged(validation, GOOD)).passed
 
 
-async def test_validate_batch_silent_caller(validation: Validation, suite: suite_pb2.Suite) -> None:
-    """A caller that sends nothing for long loses its place."""
+async def test_validate_batch_silent_caller(start_validation: Any) -> None:
+    """A caller that sends nothing for long loses its only place to the next one."""
 
     async def silent() -> AsyncIterator[pb.ValidateBatchRequest]:
         for message in testing.batch_requests([GOOD]):
             yield message
         await asyncio.sleep(30)
 
-    code, error = await failing(validation.stub.ValidateBatch(silent()))
-    assert (code, error.reason) == (CODE.DEADLINE_EXCEEDED, errors.Reason.DEADLINE_EXCEEDED)
-    assert (await judged(validation, GOOD)).passed
+    async with start_validation(piece_seconds=0.1) as validation:
+        await validation.stub.PutSuite(testing.put_request(*RULES))
+        for _ in range(2):
+            code, error = await failing(validation.stub.ValidateBatch(silent()))
+            assert code == CODE.DEADLINE_EXCEEDED
+            assert error.reason == errors.Reason.DEADLINE_EXCEEDED
+            assert "for 0.1 s" in error.message
 
 
-async def test_validate_batch_cancelled(validation: Validation, suite: suite_pb2.Suite) -> None:
+async def test_validate_batch_cancelled(
+    validation: Validation, suite: suite_pb2.Suite, receiving: asyncio.Event
+) -> None:
     """A call that its caller cancels gives its place back and leaves no run."""
 
     async def endless() -> AsyncIterator[pb.ValidateBatchRequest]:
@@ -343,11 +365,11 @@ async def test_validate_batch_cancelled(validation: Validation, suite: suite_pb2
         await asyncio.sleep(30)
 
     call = validation.stub.ValidateBatch(endless())
-    await asyncio.sleep(0.1)
+    await receiving.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while True:
             try:
                 await judged(validation, GOOD)

@@ -14,6 +14,7 @@ from setpoint_db import migrate
 from setpoint_devstack import ports, postgres
 from setpoint_rpc import channel
 from setpoint_runtime import errors
+from setpoint_testkit import serving
 from setpoint_testkit.serving import Serve
 from setpoint_validation import config, testing, wiring
 from setpoint_validation.testing import Validation
@@ -27,7 +28,7 @@ async def watching(stub: Any) -> AsyncIterator[Watch]:
     call = stub.WatchRules(pb.WatchRulesRequest())
 
     async def following() -> pb.WatchRulesResponse:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             snapshot: pb.WatchRulesResponse = await call.read()
             return snapshot
 
@@ -62,11 +63,9 @@ async def test_watch_rules_sends_changes(validation: Validation) -> None:
     put = validation.stub.PutSuite
     async with watching(validation.stub) as following:
         first = await following()
-        began = time.monotonic()
+        # The feed of this service would look by itself after a minute.
         await put(testing.put_request(testing.not_null("a"), name="one", feature_set="f"))
         second = await following()
-        # Before the feed would have looked by itself.
-        assert time.monotonic() - began < 0.9
         assert (names(second), second.revision > first.revision) == (["one"], True)
         await put(testing.put_request(testing.not_null("a"), name="batches"))
         same = testing.put_request(testing.not_null("a"), name="one", feature_set="f")
@@ -137,7 +136,7 @@ async def test_watch_rules_survives_database(serve: Serve, tmp_path: Path) -> No
                 reason = channel.from_rpc_error(caught.value).reason
                 assert reason == errors.Reason.DATABASE_UNAVAILABLE
                 await server.start()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(20):
                     while True:
                         try:
                             await stub.PutSuite(again)
@@ -149,8 +148,11 @@ async def test_watch_rules_survives_database(serve: Serve, tmp_path: Path) -> No
         await server.stop()
 
 
-async def test_stop_with_open_watch(serve: Serve, migrated_url: Callable[[str], str]) -> None:
+async def test_stop_with_open_watch(
+    serve: Serve, migrated_url: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An open watch ends with the service, at once, and says that it may be opened elsewhere."""
+    monkeypatch.setattr(serving, "GRACE_SECONDS", 50.0)
     settings = config.ValidationSettings(database_url=migrated_url("validation"))
     async with serve(wiring.build, settings) as served:
         opened = channel.connect(served.address, client="test")
@@ -158,6 +160,6 @@ async def test_stop_with_open_watch(serve: Serve, migrated_url: Callable[[str], 
         call = stub.WatchRules(pb.WatchRulesRequest())
         await call.read()
         began = time.monotonic()
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 20
     assert await call.code() == grpc.StatusCode.UNAVAILABLE
     await opened.close()

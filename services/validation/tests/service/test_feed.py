@@ -29,7 +29,7 @@ async def running(source: FakeRules, poll_seconds: float = POLL_SECONDS) -> Asyn
 
 
 async def following(watch: "AsyncIterator[Snapshot]") -> int:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         return (await anext(watch)).revision
 
 
@@ -94,7 +94,10 @@ async def test_run_survives_outage(source: FakeRules, caplog: pytest.LogCaptureF
         watch = feed.watch()
         await following(watch)
         source.error = AWAY
-        await asyncio.sleep(10 * POLL_SECONDS)
+        async with asyncio.timeout(20):
+            while "cannot be read" not in caplog.text:
+                await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(5 * POLL_SECONDS)
         assert await following(feed.watch()) == 1
         source.snapshot = Snapshot(2, ())
         source.error = None
