@@ -5,11 +5,13 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import strategies
 
+from setpoint_router.service import coalescer as coalescers
 from setpoint_router.service.coalescer import Bounds, Coalescer, Load
 from setpoint_runtime import errors
 
@@ -28,6 +30,13 @@ def item(number: int, rows: int = 1) -> Item:
     return Item(number, asyncio.get_running_loop().create_future(), rows)
 
 
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No turn of the loop counts as a long one, not even with a collection of garbage in it."""
+    monkeypatch.setattr(coalescers, "BUSY_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("calm")
 async def test_submit_alone_starts_at_once() -> None:
     """Shows that a lone item does not wait for company."""
     started = asyncio.Event()
@@ -59,7 +68,8 @@ async def test_submit_together_shares_call() -> None:
 
     coalescer: Coalescer[Item] = Coalescer(run, Bounds(calls=1, rows=4, queued_rows=100))
     coalescer.submit(item(0))
-    await asyncio.sleep(0.01)
+    while not batches:
+        await asyncio.sleep(0)
     for number in range(1, 10):
         coalescer.submit(item(number))
     await asyncio.sleep(0.01)
@@ -81,8 +91,15 @@ class FixedLoad(Load):
         return self.is_saturated
 
 
-async def _started_beside_a_call(load: Load) -> tuple[list[int], list[int]]:
+@pytest.fixture
+def started_beside_a_call(calm: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Returns the items started beside a running call: at once, and in the end."""
+    return partial(_started_beside_a_call, monkeypatch)
+
+
+async def _started_beside_a_call(
+    monkeypatch: pytest.MonkeyPatch, load: Load
+) -> tuple[list[int], list[int]]:
     gate = asyncio.Event()
     started: list[int] = []
 
@@ -94,10 +111,14 @@ async def _started_beside_a_call(load: Load) -> tuple[list[int], list[int]]:
     coalescer.submit(item(0))
     while not started:
         await asyncio.sleep(0)
-    coalescer.submit(item(1))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    at_once = list(started)
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patched:
+        # A machine that pauses here does not let the time come at which patience ends.
+        patched.setattr(loop, "time", partial(float, loop.time()))
+        coalescer.submit(item(1))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        at_once = list(started)
     while len(started) < 2:
         await asyncio.sleep(0.001)
     gate.set()
@@ -105,15 +126,15 @@ async def _started_beside_a_call(load: Load) -> tuple[list[int], list[int]]:
     return at_once, started
 
 
-async def test_submit_beside_call_starts_at_once() -> None:
+async def test_submit_beside_call_starts_at_once(started_beside_a_call: Any) -> None:
     """Shows that a loop with time to spare begins a second call while the first is away."""
-    at_once, _ = await _started_beside_a_call(FixedLoad(is_saturated=False))
+    at_once, _ = await started_beside_a_call(FixedLoad(is_saturated=False))
     assert at_once == [0, 1]
 
 
-async def test_submit_beside_call_of_saturated_loop_waits() -> None:
+async def test_submit_beside_call_of_saturated_loop_waits(started_beside_a_call: Any) -> None:
     """Shows that a saturated loop lets batches grow, yet no call keeps others back for long."""
-    at_once, started = await _started_beside_a_call(FixedLoad(is_saturated=True))
+    at_once, started = await started_beside_a_call(FixedLoad(is_saturated=True))
     assert at_once == [0]
     assert started == [0, 1]
 
@@ -132,6 +153,7 @@ def test_load_is_the_share_of_the_thread(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not load.look()
 
 
+@pytest.mark.usefixtures("calm")
 async def test_submit_starts_calls_for_each_replica() -> None:
     """Shows that as many calls run as the bounds allow for each replica, also when one more joins."""
     gate = asyncio.Event()
@@ -186,7 +208,8 @@ async def test_submit_full_queue_refused() -> None:
 
     coalescer: Coalescer[Item] = Coalescer(run, Bounds(calls=1, rows=1, queued_rows=2))
     coalescer.submit(item(0))
-    await asyncio.sleep(0.01)
+    while coalescer._queue:
+        await asyncio.sleep(0)
     coalescer.submit(item(1))
     coalescer.submit(item(2))
     with pytest.raises(errors.ResourceExhaustedError) as caught:
