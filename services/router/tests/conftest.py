@@ -57,7 +57,7 @@ class Router:
         """Asks for one prediction, by default with an entity."""
         if not {"entities", "inputs"} & fields.keys():
             fields |= {"entities": ENTITIES, "inputs": REQUESTED}
-        timeout = fields.pop("timeout", 5)
+        timeout = fields.pop("timeout", 20)
         metadata = fields.pop("metadata", None)
         return await self.stub.Predict(
             router_service_pb2.PredictRequest(route=route, **fields),

@@ -11,6 +11,7 @@ import pytest
 from setpoint.common.v1 import value_pb2
 from setpoint.router.v1 import route_pb2, router_service_pb2
 from setpoint_router import wiring
+from setpoint_router.store import route_file
 from setpoint_rpc import channel
 from setpoint_runtime import errors
 
@@ -257,12 +258,9 @@ async def test_replica_follows(start_router: Any, serve: Any, router: Any, tmp_p
         other = router_service_pb2_grpc.RouterServiceStub(to_other)
         await router.stub.UpdateRoute(request({1: 5_000, 2: 5_000}))
         ask = router_service_pb2.PredictRequest(route="flights", inputs=GIVEN, assignment_key="x")
-        answer: Any = None
-        for _ in range(200):
-            answer = await other.Predict(ask, timeout=5)
-            if answer.assignment.route_revision == 2:
-                break
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):
+            while (answer := await other.Predict(ask, timeout=20)).assignment.route_revision != 2:
+                await asyncio.sleep(0.02)
         mine = await router.predict(inputs=GIVEN, assignment_key="x")
         assert answer.assignment == mine.assignment
 
@@ -273,7 +271,11 @@ async def test_serves_without_database(start_router: Any) -> None:
         await router.create(weights={1: 5_000, 2: 5_000})
         key = "somebody"
         before = await router.predict(inputs=GIVEN, assignment_key=key)
-        await asyncio.sleep(0.3)
+        # The file is written behind the change, at first without the route.
+        kept = route_file.RouteFile(router.spool / "routes.snapshot")
+        async with asyncio.timeout(20):
+            while not kept.read():
+                await asyncio.sleep(0.01)
     nowhere = "postgresql://postgres@127.0.0.1:1/nothing"
     async with start_router(database_url=nowhere) as router:
         after = await router.predict(inputs=GIVEN, assignment_key=key)

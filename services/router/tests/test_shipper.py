@@ -87,7 +87,7 @@ async def test_ship_confirms_and_deletes(tmp_path: Path) -> None:
         for each in wanted:
             await spool.writer.append(each)
         used = spool.writer.bytes_used
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
         assert sink.taken == wanted
         assert len(spool.folder.segments()) == 1
         assert spool.writer.bytes_used < used
@@ -106,7 +106,7 @@ async def test_ship_repeats_until_taken(tmp_path: Path) -> None:
     async with shipping(tmp_path, sink.send) as spool:
         for number in range(5):
             await spool.writer.append(bytes([number]))
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
         assert sink.taken == [bytes([number]) for number in range(5)]
         assert spool.counts.seen == {"delayed": 4, "shipped": 5}
 
@@ -118,7 +118,7 @@ async def test_ship_buries_refused(tmp_path: Path, caplog: pytest.LogCaptureFixt
     async with shipping(tmp_path, sink.send) as spool:
         for number in range(9):
             await spool.writer.append(b"poison" if number == 4 else bytes([number]))
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
         assert sink.taken == [bytes([number]) for number in range(9) if number != 4]
         assert spool.counts.seen["buried"] == 1
     letters = list((tmp_path / "dead-letters").iterdir())
@@ -262,14 +262,14 @@ async def test_ship_notices_missing_records(
     sink = Sink()
     async with shipping(tmp_path, sink.send, cap_bytes=80_000) as spool:
         await spool.writer.append(b"first")
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
         for number in range(12):
             await spool.writer.append(bytes([number]) * 5_000)
         lost = spool.folder.segments()[1]
         path = spool.folder.segment(lost)
         inside = path.read_bytes().count(frame.MARK)
         path.unlink()
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
         assert spool.counts.seen["missing"] == inside > 0
         assert len(sink.taken) == 13 - inside
     assert "are missing from the spool" in caplog.text
@@ -285,7 +285,7 @@ async def test_ship_sets_damage_aside(tmp_path: Path, caplog: pytest.LogCaptureF
         data = bytearray(path.read_bytes())
         data[data.index(b"record 2")] ^= 1
         path.write_bytes(data)
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
         assert sink.taken == [f"record {number}".encode() for number in (0, 1, 3, 4)]
         assert spool.counts.seen["damaged"] > 0
     assert list((tmp_path / "quarantine").glob("*-damaged.bin"))
@@ -297,11 +297,11 @@ async def test_ship_goes_on_after_restart(tmp_path: Path) -> None:
     sink = Sink()
     async with shipping(tmp_path, sink.send) as spool:
         await spool.writer.append(b"shipped")
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
         await spool.writer.append(b"left behind")
     async with shipping(tmp_path, sink.send) as spool:
         await spool.writer.append(b"new")
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
     assert sink.taken == [b"shipped", b"left behind", b"new"]
 
 
@@ -310,11 +310,11 @@ async def test_ship_without_position_repeats(tmp_path: Path) -> None:
     sink = Sink()
     async with shipping(tmp_path, sink.send) as spool:
         await spool.writer.append(b"one")
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
     (tmp_path / "position.json").unlink()
     async with shipping(tmp_path, sink.send) as spool:
         await spool.writer.append(b"two")
-        assert await spool.shipper.flush(5)
+        assert await spool.shipper.flush(20)
     assert sink.taken == [b"one", b"one", b"two"]
 
 

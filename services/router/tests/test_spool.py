@@ -8,6 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
+import time
+import types
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,9 +104,14 @@ async def test_append_beyond_cap_refused(tmp_path: Path) -> None:
     assert payloads(tmp_path)[-1] == b"y"
 
 
-async def test_append_without_room_heals(tmp_path: Path) -> None:
+async def test_append_without_room_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shows with a real limit of the kernel that a full disk refuses, leaves nothing half, and heals."""
     failures: list[str] = []
+    now = 1.0
+    # Neither may a pause of the machine be the writer's, nor is the time of it waited for.
+    monkeypatch.setattr(
+        writer, "time", types.SimpleNamespace(monotonic=lambda: now, sleep=time.sleep)
+    )
     async with opened(tmp_path, on_failure=failures.append) as spool:
         await spool.append(b"before")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -117,7 +124,7 @@ async def test_append_without_room_heals(tmp_path: Path) -> None:
                 await spool.append(b"too early")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        await asyncio.sleep(writer.RETRY_SECONDS)
+        now += writer.RETRY_SECONDS
         await spool.append(b"after")
     assert failures
     assert payloads(tmp_path) == [b"before", b"after"]

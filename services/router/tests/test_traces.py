@@ -48,12 +48,20 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     async def of_trace(self, trace_id: str, enough: Callable[[list[Any]], bool]) -> list[Any]:
         """Returns the spans of a trace once there are enough."""
         found: list[Any] = []
-        for _ in range(500):
-            found = [each for each in self.spans if each.trace_id.hex() == trace_id]
-            if enough(found):
-                return found
-            await asyncio.sleep(0.02)
-        raise AssertionError([each.name for each in found])
+
+        def are_enough() -> bool:
+            found[:] = [each for each in self.spans if each.trace_id.hex() == trace_id]
+            return enough(found)
+
+        await until(are_enough)
+        return found
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Waits until something has become so."""
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.01)
 
 
 @pytest_asyncio.fixture
@@ -108,10 +116,7 @@ async def test_trace_holds_prediction(collector: Collector, router: Any) -> None
         (router.peers.inference.run, inference),
     ):
         assert behaviour.traceparents[-1] == f"00-{TRACE}-{span.span_id.hex()}-01"
-    for _ in range(200):
-        if answer.prediction_id in router.peers.ingest.ids:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: answer.prediction_id in router.peers.ingest.ids)
     row = router.peers.ingest.row(answer.prediction_id)
     assert (row["trace_id"], row["span_id"]) == (TRACE, root.span_id.hex())
 
@@ -148,12 +153,8 @@ async def test_trace_links_shared_call(collector: Collector, router: Any) -> Non
     """Shows that of predictions which share a call each has its own trace, linked to the call."""
     router.peers.inference.run.delay_seconds = 0.02
     await asyncio.gather(*(router.predict(inputs=GIVEN) for _ in range(20)))
-    spans: list[Any] = []
-    for _ in range(300):
-        spans = named(collector.spans, "setpoint.predict")
-        if len(spans) == 20:
-            break
-        await asyncio.sleep(0.02)
+    await until(lambda: len(named(collector.spans, "setpoint.predict")) == 20)
+    spans = named(collector.spans, "setpoint.predict")
     assert len({each.trace_id for each in spans}) == 20
     calls = {each.span_id: each for each in named(collector.spans, "setpoint.predict.inference")}
     assert len(calls) < 20
@@ -186,18 +187,13 @@ async def test_trace_honours_not_sampled(collector: Collector, router: Any) -> N
     header = f"00-{TRACE}-{PARENT}-00"
     answer = await router.predict(metadata=(("traceparent", header),))
     other = await router.predict()
-    ids: set[Any] = set()
-    for _ in range(300):
-        ids = {attributes(each).get("setpoint.prediction_id") for each in collector.spans}
-        if other.prediction_id in ids:
-            break
-        await asyncio.sleep(0.02)
-    assert answer.prediction_id not in ids
-    assert other.prediction_id in ids
-    for _ in range(200):
-        if answer.prediction_id in router.peers.ingest.ids:
-            break
-        await asyncio.sleep(0.01)
+
+    def ids() -> set[Any]:
+        return {attributes(each).get("setpoint.prediction_id") for each in collector.spans}
+
+    await until(lambda: other.prediction_id in ids())
+    assert answer.prediction_id not in ids()
+    await until(lambda: answer.prediction_id in router.peers.ingest.ids)
     assert router.peers.ingest.row(answer.prediction_id)["trace_id"] == TRACE
 
 
@@ -210,10 +206,7 @@ async def test_trace_hides_sensitive(collector: Collector, router: Any) -> None:
     facts = attributes(named(spans, "setpoint.predict")[0])
     assert "setpoint.feature.share" not in facts
     assert facts["setpoint.feature.delay"] == 150.0
-    for _ in range(200):
-        if answer.prediction_id in router.peers.ingest.ids:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: answer.prediction_id in router.peers.ingest.ids)
     row = router.peers.ingest.row(answer.prediction_id)
     assert list(row["record"].sensitive_inputs) == ["share"]
     assert row["inputs"]["share"] == 2.0
