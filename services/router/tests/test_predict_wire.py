@@ -14,6 +14,7 @@ from setpoint.router.v1 import route_pb2, router_service_pb2
 from setpoint.validation.v1 import suite_pb2
 from setpoint_columns import Columns
 from setpoint_router.domain import assignment
+from setpoint_router.store import route_file
 from setpoint_rpc import channel
 from setpoint_runtime import errors
 
@@ -540,7 +541,9 @@ async def test_predict_keeps_rules_over_restart(start_router: Any, peers: Any) -
     )
     async with start_router() as router:
         await router.create()
+        # Both files are written behind what they keep, that of routes at first without any.
         await until((router.spool / "rules.snapshot").exists)
+        await until(route_file.RouteFile(router.spool / "routes.snapshot").read)
     peers.validation.is_silent = True
     async with start_router() as router:
         late = {"entities": ENTITIES, "inputs": REQUESTED | {"hour": Value(int_value=25)}}
