@@ -76,6 +76,21 @@ def test_select_orders_and_refuses_unknown() -> None:
     assert caught.value.reason is errors.Reason.MISSING_FIELD
 
 
+def test_with_constants_repeats_one_row() -> None:
+    """Proves that columns of a single row stand in every row, nulls too, and that nothing is hidden by them."""
+    rows = Columns.from_dict({"a": (DataType.INT64, [1, 2, 3])})
+    shared = Columns.from_dict({"b": (DataType.STRING, ["x"]), "c": (DataType.INT32, [None])})
+    assert rows.with_constants(shared).to_rows() == [
+        {"a": number, "b": "x", "c": None} for number in (1, 2, 3)
+    ]
+    assert rows.slice(0, 0).with_constants(shared).names == ("a", "b", "c")
+    assert rows.with_constants(Columns(0)) is rows
+    with pytest.raises(errors.InvalidArgumentError, match="must be 1"):
+        rows.with_constants(rows)
+    with pytest.raises(errors.InvalidArgumentError, match="only column of that name"):
+        rows.with_constants(rows.slice(0, 1))
+
+
 def test_with_column_adds_and_replaces() -> None:
     """A column of the same name takes the place of the old one."""
     added = _BATCH.with_column(Column.from_list("tip", [1.0, 2.0, 3.0], DataType.FLOAT64))

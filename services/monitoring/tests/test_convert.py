@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from setpoint.common.v1 import column_pb2
+from setpoint.feature.v1 import definition_pb2
 from setpoint.monitoring.v1 import prediction_pb2
 from setpoint_columns import Column, Columns, DataType, proto
 from setpoint_monitoring import convert, ports, testing
@@ -45,6 +46,12 @@ def test_record_of_failed() -> None:
     assert [entry.score for entry in record.entries] == [None, None]
 
 
+def common(**texts: list[str]) -> column_pb2.ColumnBatch:
+    """Return what the predictions of a record are said to share."""
+    columns = {name: (DataType.STRING, values) for name, values in texts.items()}
+    return proto.to_proto(Columns.from_dict(columns))
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -73,6 +80,9 @@ def test_record_of_failed() -> None:
         (lambda r: r.input_statuses.__setitem__(0, b"\1"), "record.input_statuses[0]"),
         (lambda r: r.input_event_times.__setitem__(0, b"\1"), "record.input_event_times[0]"),
         (lambda r: setattr(r, "route", "a\0b"), "record.route"),
+        (lambda r: r.common.CopyFrom(common(caller=["a", "b"])), "record.common.rows"),
+        (lambda r: r.common.CopyFrom(common(error=["a"])), "record.common.error"),
+        (lambda r: r.common.CopyFrom(common(features_microseconds=["a"])), "record.common"),
         (lambda r: setattr(r.model_version, "model", "\0"), "record.model_version.model"),
     ],
 )
@@ -101,6 +111,27 @@ def test_outcomes_of_one_prediction_arrive_in_order() -> None:
     other = ids.uuid7()
     batch = testing.outcomes([(ID, 1.0, 5), (other, 1.0, 5), (ID, 0.0, 5)])
     assert [each.arrival_time for each in convert.outcomes_from_proto(batch, 99)] == [99, 99, 100]
+
+
+def test_story_of_what_a_batch_shares() -> None:
+    """What a record says once for all, or leaves out as given, is told of each prediction."""
+    message = testing.message([START, START + 1])
+    rows = proto.from_proto(message.predictions)
+    left_out = rows.without("arrival_time", "reply_time", "assignment_key", "queue_microseconds")
+    message.predictions.CopyFrom(proto.to_proto(left_out))
+    shared = rows.slice(0, 1).select(["arrival_time", "reply_time", "queue_microseconds"])
+    message.common.CopyFrom(proto.to_proto(shared))
+    message.ClearField("input_statuses")
+    message.ClearField("input_event_times")
+    record = convert.record_from_proto(message, "record")
+    stored = ports.StoredPrediction(record.payload, 1, 1, ())
+    story = convert.prediction_to_proto(stored)
+    assert (story.arrival_time, story.reply_time) == (START + 5, START + 45)
+    assert story.stage_microseconds == {"queue": 7, "total": 40}
+    assert story.assignment_key == story.prediction_id == rows["prediction_id"].item(1)
+    [provenance] = story.provenance
+    assert (provenance.input, provenance.status) == ("x", definition_pb2.FEATURE_STATUS_GIVEN)
+    assert not provenance.HasField("event_time")
 
 
 def test_record_tells_chosen_version() -> None:

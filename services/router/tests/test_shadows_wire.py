@@ -44,10 +44,9 @@ def copies(router: Any, version: int = 0) -> dict[str, dict[str, Any]]:
             continue
         if version not in (0, record.model_version.version):
             continue
-        sides = [
-            columns_proto.from_proto(each).to_rows()
-            for each in (record.predictions, record.inputs, record.outputs, record.entities)
-        ]
+        given = (record.inputs, record.outputs, record.entities)
+        sides = [columns_proto.from_proto(each).to_rows() for each in given]
+        sides.insert(0, testing.predictions_of(record).to_rows())
         for row, inputs, outputs, entities in zip(*sides, strict=True):
             told = {"inputs": inputs, "outputs": outputs, "entities": entities, "record": record}
             found[row["primary_prediction_id"]] = row | told

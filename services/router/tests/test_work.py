@@ -9,8 +9,9 @@ from hypothesis import strategies
 from setpoint.monitoring.v1 import prediction_pb2
 from setpoint_columns import Column, Columns, DataType
 from setpoint_columns import proto as columns_proto
+from setpoint_router import testing
 from setpoint_router.convert import records
-from setpoint_router.domain import degradation, plan, route, work
+from setpoint_router.domain import degradation, identity, plan, route, work
 from setpoint_runtime import errors
 
 STALE = degradation.Degradation(degradation.DegradationKind.FEATURE_STALE, "x")
@@ -64,10 +65,10 @@ def made(keys: list[str], **fields: Any) -> work.Work:
 
 
 def parsed(found: work.Work) -> tuple[prediction_pb2.PredictionRecords, list[dict[str, Any]]]:
-    """Returns the record of a work, and its rows, fully checked."""
+    """Returns the record of a work, and its rows as readers see them, fully checked."""
     payload = records.WorkRecorder("me").record(found)
     record = prediction_pb2.PredictionRecords.FromString(payload)
-    return record, columns_proto.from_proto(record.predictions).to_rows()
+    return record, testing.predictions_of(record).to_rows()
 
 
 @hypothesis.settings(deadline=None)
@@ -96,6 +97,56 @@ def test_record_tells_everything(keys: list[str], data: strategies.DataObject) -
         assert told["trace_id"] == (f"{number + 1:032x}" if number % 2 else None)
         assert (told["queue_microseconds"], told["features_microseconds"]) == (7, 3)
         assert told["inference_microseconds"] is None
+
+
+def of_batch(rows: int, **fields: Any) -> work.Work:
+    """Returns a work of a caller's own batch, whose inputs came with the question."""
+    found = work.Work(PLAN, rows, is_given=True)
+    found.prediction_ids = identity.prediction_ids(rows, 1)
+    found.keys = found.prediction_ids
+    found.slots = np.arange(rows, dtype=np.int32)
+    found.reasons = np.full(rows, route.AssignmentReason.SLOT, np.int32)
+    found.event_times = np.arange(rows)
+    found.arrival_times = np.full(rows, 10)
+    found.callers = ["me"] * rows
+    found.started_us, found.reply_time, found.checks_us = 15, 99, 2
+    found.inputs = Columns(rows, [Column.from_numpy("x", np.arange(rows) / 2)])
+    found.statuses, found.value_times = [b"\5" * rows], [b"\xff" * 8 * rows]
+    for name, value in fields.items():
+        setattr(found, name, value)
+    return found
+
+
+def test_record_says_once_what_a_batch_shares() -> None:
+    """Shows that what all rows of a batch have in common stands in its record once, and reads as ever."""
+    trace = work.Trace(3, 4, 0, True)
+    record, rows = parsed(of_batch(1_000, traces=[trace] * 1_000))
+    own = columns_proto.from_proto(record.predictions).names
+    assert own == ("prediction_id", "event_time", "slot", "status")
+    assert not record.input_statuses
+    assert not record.input_event_times
+    for number, told in enumerate(rows):
+        assert told["assignment_key"] == told["prediction_id"]
+        assert (told["slot"], told["event_time"]) == (number, number)
+        assert (told["arrival_time"], told["reply_time"], told["caller"]) == (10, 99, "me")
+        assert (told["trace_id"], told["span_id"]) == (f"{3:032x}", f"{4:016x}")
+        assert (told["queue_microseconds"], told["checks_microseconds"]) == (5, 2)
+        assert told["features_microseconds"] is told["error"] is told["degradations"] is None
+    assert record.ByteSize() < 1_000 * 75
+
+
+@hypothesis.given(
+    strategies.lists(strategies.integers(10, 11), min_size=1, max_size=5),
+    strategies.lists(strategies.sampled_from(["a", "b", ""]), min_size=5, max_size=5),
+)
+def test_record_keeps_what_differs(times: list[int], callers: list[str]) -> None:
+    """Shows that a value which a single row does not share is told of each row."""
+    rows = len(times)
+    found = of_batch(rows, arrival_times=np.array(times), callers=callers[:rows])
+    _, told = parsed(found)
+    assert [each["arrival_time"] for each in told] == times
+    assert [each["caller"] for each in told] == callers[:rows]
+    assert [each["queue_microseconds"] for each in told] == [15 - each for each in times]
 
 
 def test_record_of_nothing_known() -> None:

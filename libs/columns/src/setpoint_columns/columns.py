@@ -172,6 +172,19 @@ class Columns(Mapping[str, Column]):
             )
         return trusted(self.rows, {**self.by_name, added.name: added})
 
+    def with_constants(self, shared: "Columns") -> "Columns":
+        """Returns the columns and behind them those of a single row, which every row then has.
+
+        Raises:
+            InvalidArgumentError: They are not of one row, or have a name in common.
+        """
+        if not len(shared):
+            return self
+        if shared.rows != 1:
+            raise build.malformed("rows", shared.rows, "must be 1 for columns that all rows share")
+        everywhere = shared.take(np.zeros(self.rows, np.intp))
+        return Columns(self.rows, [*self.columns, *everywhere.columns])
+
     def take(self, indices: npt.NDArray[Any]) -> "Columns":
         """Returns the rows at `indices`, in that order; rows may repeat.
 

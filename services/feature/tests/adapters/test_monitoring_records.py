@@ -25,6 +25,15 @@ def record(name: str, version: str) -> prediction_pb2.PredictionRecords:
     return made
 
 
+def test_reply_time_may_be_shared() -> None:
+    """A reply time that the record says once for all its predictions is each one's."""
+    made = record("s", "0a")
+    made.common.CopyFrom(
+        proto.to_proto(Columns.from_dict({"reply_time": (DataType.TIMESTAMP, [77])}))
+    )
+    assert monitoring_records.served_rows(made, 9).reply_times.tolist() == [77]
+
+
 class Stub:
     """Answers with given records."""
 

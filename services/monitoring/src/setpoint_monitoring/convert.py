@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from setpoint.common.v1 import column_pb2, reference_pb2
+from setpoint.feature.v1 import definition_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2, prediction_pb2, report_pb2
 from setpoint.registry.v1 import model_pb2
 from setpoint_columns import Column, Columns, DataType, proto
@@ -53,6 +54,7 @@ _OPTIONAL_COLUMNS = {
     "inference_microseconds": DataType.INT64,
     "chosen_version": DataType.INT64,
 }
+_GIVEN = definition_pb2.FEATURE_STATUS_GIVEN
 _STAGES = ("features", "checks", "queue", "inference")
 
 
@@ -73,6 +75,7 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
     predictions = proto.from_proto(message.predictions, f"{field}.predictions")
     _require(predictions, _PREDICTION_COLUMNS, f"{field}.predictions")
     _check_types(predictions, _OPTIONAL_COLUMNS, f"{field}.predictions")
+    _check_common(message, predictions, f"{field}.common")
     text(f"{field}.route", message.route)
     text(f"{field}.model_version.model", message.model_version.model)
     inputs = _side(message.inputs, predictions.rows, f"{field}.inputs")
@@ -112,6 +115,25 @@ def record_from_proto(message: prediction_pb2.PredictionRecords, field: str) -> 
         outputs=outputs,
         is_shadow=message.kind == prediction_pb2.PREDICTION_KIND_SHADOW,
     )
+
+
+def _check_common(
+    message: prediction_pb2.PredictionRecords, predictions: Columns, field: str
+) -> None:
+    common = proto.from_proto(message.common, field)
+    if common.names and common.rows != 1:
+        raise errors.invalid(
+            f"{field}.rows", common.rows, "must be 1", errors.Reason.MALFORMED_COLUMNS
+        )
+    for name in common.names:
+        if name in predictions:
+            raise errors.invalid(
+                f"{field}.{name}",
+                name,
+                "must not be a column of predictions too",
+                errors.Reason.MALFORMED_COLUMNS,
+            )
+    _check_types(common, _OPTIONAL_COLUMNS, field)
 
 
 def _primaries(kind: int, predictions: Columns, field: str) -> Sequence[str | None]:
@@ -252,6 +274,8 @@ def prediction_to_proto(stored: ports.StoredPrediction) -> prediction_pb2.Predic
     """Tells the whole story of one prediction, its shadows' among it."""
     message = prediction_pb2.PredictionRecords.FromString(stored.payload)
     row = proto.from_proto(message.predictions).row(stored.position)
+    if message.common.columns:
+        row |= proto.from_proto(message.common).row(0)
     story = prediction_pb2.Prediction(
         prediction_id=row["prediction_id"],
         event_time=row["event_time"],
@@ -260,7 +284,7 @@ def prediction_to_proto(stored: ports.StoredPrediction) -> prediction_pb2.Predic
         route=message.route,
         route_revision=message.route_revision,
         model_version=message.model_version,
-        assignment_key=row.get("assignment_key") or "",
+        assignment_key=row.get("assignment_key", row["prediction_id"]) or "",
         slot=row.get("slot") or 0,
         assignment_reason=row.get("reason") or 0,
         feature_set=message.feature_set,
@@ -336,6 +360,11 @@ def _one_row(message: column_pb2.ColumnBatch, position: int) -> column_pb2.Colum
 def _provenance(
     message: prediction_pb2.PredictionRecords, position: int
 ) -> list[prediction_pb2.InputProvenance]:
+    if not message.input_statuses and not message.feature_set.name:
+        return [
+            prediction_pb2.InputProvenance(input=each.name, status=_GIVEN)
+            for each in message.inputs.columns
+        ]
     told = []
     for number, column in enumerate(message.inputs.columns):
         if number >= len(message.input_statuses):

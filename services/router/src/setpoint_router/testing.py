@@ -362,8 +362,25 @@ class IngestDouble(ingest_service_pb2_grpc.IngestServiceServicer):
 
 
 def predictions_of(record: prediction_pb2.PredictionRecords) -> Columns:
-    """Returns the predictions of a record."""
-    return columns_proto.from_proto(record.predictions, "predictions")
+    """Returns the predictions of a record as its readers see them, what they share in each row."""
+    found = columns_proto.from_proto(record.predictions, "predictions")
+    found = found.with_constants(columns_proto.from_proto(record.common, "common"))
+    if "assignment_key" not in found:
+        found = found.with_column(found["prediction_id"].rename("assignment_key"))
+    absent = [
+        Column.from_list(name, [None] * found.rows, dtype)
+        for name, dtype in _MAY_BE_ABSENT.items()
+        if name not in found
+    ]
+    return Columns(found.rows, [*found.columns, *absent])
+
+
+_MAY_BE_ABSENT = {
+    **dict.fromkeys(("trace_id", "span_id", "error", "degradations"), DataType.STRING),
+    **dict.fromkeys(("features_microseconds", "checks_microseconds"), DataType.INT64),
+    "inference_microseconds": DataType.INT64,
+}
+"""Columns of predictions that are null in all rows where they are not there."""
 
 
 def _implemented(add_fn: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:

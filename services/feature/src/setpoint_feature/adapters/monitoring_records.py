@@ -64,7 +64,9 @@ def served_rows(record: prediction_pb2.PredictionRecords, record_time: int) -> s
     """
     names.check_name("feature_set.name", record.feature_set.name)
     names.check_name("feature_set.version", record.feature_set.version)
-    predictions = proto.from_proto(record.predictions, "predictions")
+    predictions = proto.from_proto(record.predictions, "predictions").with_constants(
+        proto.from_proto(record.common, "common")
+    )
     inputs = proto.from_proto(record.inputs, "inputs")
     entities = (
         proto.from_proto(record.entities, "entities")

@@ -1,9 +1,7 @@
 """Turns finished works into records and replies; implements the port `Recorder`."""
 
-import struct
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,19 +12,17 @@ from setpoint.monitoring.v1 import prediction_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint_columns import Column, DataType
 from setpoint_columns import proto as columns_proto
-from setpoint_router.domain import degradation
+from setpoint_router.convert import written
+from setpoint_router.domain import degradation, identity
 from setpoint_router.domain.degradation import DegradationKind
 from setpoint_router.domain.ensemble import MemberAnswer
 from setpoint_router.domain.plan import Plan
-from setpoint_router.domain.work import CallersOwn, Work
+from setpoint_router.domain.work import CallersOwn, Trace, Work
 from setpoint_rpc import status
 from setpoint_runtime import errors
 
 CANCELLED = 1
 """google.rpc.Code of a prediction whose caller has left."""
-
-PREDICTION_ID_LENGTH = 36
-"""Characters of a UUID."""
 
 MAX_ERROR_LENGTH = 500
 """Characters of an error in a record."""
@@ -47,7 +43,7 @@ class WorkRecorder:
         if not work.is_given and (feature_set := work.plan.feature_set) is not None:
             message.feature_set.name = feature_set.name
             message.feature_set.version = feature_set.version
-        _add_predictions(message.predictions, work)
+        _add_predictions(message, work)
         _add_columns(message, work)
         _add_replicas(message, work)
         if work.callers_own is not None:
@@ -161,47 +157,43 @@ def error_text(error: errors.SetpointError) -> str:
     return f"{error.reason.value}: {error.message}"[:MAX_ERROR_LENGTH]
 
 
-def _add_predictions(batch: column_pb2.ColumnBatch, work: Work) -> None:
+def _add_predictions(message: prediction_pb2.PredictionRecords, work: Work) -> None:
+    """Adds who asked what and when, and how it went; what all rows share is said once."""
     rows = work.rows
+    batch = message.predictions
     batch.rows = rows
-    _add_text(batch, "prediction_id", work.prediction_ids, length=PREDICTION_ID_LENGTH)
-    _add_numbers(batch, "event_time", DataType.TIMESTAMP, _int64(work.event_times))
-    _add_numbers(batch, "arrival_time", DataType.TIMESTAMP, _int64(work.arrival_times))
-    _add_numbers(batch, "reply_time", DataType.TIMESTAMP, struct.pack("<q", work.reply_time) * rows)
-    if work.keys is work.prediction_ids:
-        batch.columns.add().CopyFrom(batch.columns[0])
-        batch.columns[-1].name = "assignment_key"
+    ids = work.prediction_ids
+    if isinstance(ids, identity.PredictionIds):
+        written.add_even_text(batch, "prediction_id", ids.characters.tobytes(), rows)
     else:
-        _add_text(batch, "assignment_key", work.keys)
-    _add_numbers(batch, "slot", DataType.INT32, _int32(work.slots))
-    _add_numbers(batch, "reason", DataType.INT32, _int32(work.reasons))
-    _add_traces(batch, work)
-    _add_text(batch, "caller", work.callers)
+        written.add_even_text(batch, "prediction_id", "".join(ids).encode(), rows)
+    written.add_numbers(batch, "event_time", DataType.TIMESTAMP, written.int64(work.event_times))
+    told = written.Told(message)
+    told.numbers("arrival_time", DataType.TIMESTAMP, work.arrival_times)
+    told.number("reply_time", DataType.TIMESTAMP, work.reply_time)
+    if work.keys is not ids:
+        told.texts("assignment_key", work.keys)
+    told.numbers("slot", DataType.INT32, work.slots)
+    told.numbers("reason", DataType.INT32, work.reasons)
+    _add_traces(told, work.traces)
+    told.texts("caller", work.callers)
     _add_outcomes(batch, work)
-    for name, value in (
-        ("features_microseconds", work.features_us),
-        ("checks_microseconds", work.checks_us),
-    ):
-        _add_constant(batch, name, value, rows)
-    _add_numbers(batch, "queue_microseconds", DataType.INT64, _queue_times(work))
-    _add_constant(batch, "inference_microseconds", work.inference_us, rows)
+    told.number("features_microseconds", DataType.INT64, work.features_us)
+    told.number("checks_microseconds", DataType.INT64, work.checks_us)
+    told.numbers("queue_microseconds", DataType.INT64, _queue_times(work))
+    told.number("inference_microseconds", DataType.INT64, work.inference_us)
     if work.primary_ids is not None:
-        _add_text(batch, "primary_prediction_id", work.primary_ids)
+        written.add_text(batch, "primary_prediction_id", work.primary_ids)
 
 
-def _add_traces(batch: column_pb2.ColumnBatch, work: Work) -> None:
-    traces = work.traces
+def _add_traces(told: written.Told, traces: Sequence[Trace | None] | None) -> None:
     if traces is None:
-        _add_absent_text(batch, "trace_id", work.rows)
-        _add_absent_text(batch, "span_id", work.rows)
         return
-    # The rows of a caller's own batch share a trace.
-    each_once = traces[:1] if _is_repeated(traces) else traces
-    for name, ids in (
-        ("trace_id", [None if each is None else f"{each.trace_id:032x}" for each in each_once]),
-        ("span_id", [None if each is None else f"{each.span_id:016x}" for each in each_once]),
-    ):
-        _add_text(batch, name, ids if len(ids) == work.rows else ids * work.rows)
+    if written.is_repeated(traces):
+        # The rows of a caller's own batch share a trace.
+        traces = traces[:1]
+    told.texts("trace_id", [None if each is None else f"{each.trace_id:032x}" for each in traces])
+    told.texts("span_id", [None if each is None else f"{each.span_id:016x}" for each in traces])
 
 
 def _add_outcomes(batch: column_pb2.ColumnBatch, work: Work) -> None:
@@ -209,17 +201,15 @@ def _add_outcomes(batch: column_pb2.ColumnBatch, work: Work) -> None:
     if failed:
         listed = [failed.get(row) for row in range(rows)]
         codes = [0 if each is None else code_of(each) for each in listed]
-        _add_numbers(batch, "status", DataType.INT32, _int32(codes))
-        _add_text(batch, "error", [None if each is None else error_text(each) for each in listed])
+        written.add_numbers(batch, "status", DataType.INT32, written.int32(codes))
+        texts = [None if each is None else error_text(each) for each in listed]
+        written.add_text(batch, "error", texts)
     else:
-        _add_numbers(batch, "status", DataType.INT32, bytes(4 * rows))
-        _add_absent_text(batch, "error", rows)
+        written.add_numbers(batch, "status", DataType.INT32, bytes(4 * rows))
     if work.degradations or work.common:
-        texts = [degradation.to_text(work.degradations_of(row)) or None for row in range(rows)]
-        _add_text(batch, "degradations", texts)
+        degraded = [degradation.to_text(work.degradations_of(row)) or None for row in range(rows)]
+        written.add_text(batch, "degradations", degraded)
         _add_chosen(batch, work)
-    else:
-        _add_absent_text(batch, "degradations", rows)
 
 
 def _add_chosen(batch: column_pb2.ColumnBatch, work: Work) -> None:
@@ -228,7 +218,7 @@ def _add_chosen(batch: column_pb2.ColumnBatch, work: Work) -> None:
     if chosen.count(None) == len(chosen):
         return
     numbers = array("q", [version or 0 for version in chosen]).tobytes()
-    _add_numbers(batch, "chosen_version", DataType.INT64, numbers)
+    written.add_numbers(batch, "chosen_version", DataType.INT64, numbers)
     if None in chosen:
         is_there = np.packbits([version is not None for version in chosen], bitorder="little")
         batch.columns[-1].validity = is_there.tobytes()
@@ -243,7 +233,7 @@ def _add_replicas(message: prediction_pb2.PredictionRecords, work: Work) -> None
         for rows, name in work.replicas:
             for row in rows.tolist():
                 names[row] = name
-        _add_text(message.predictions, "inference_replica", names)
+        written.add_text(message.predictions, "inference_replica", names)
 
 
 def _add_callers_own(
@@ -252,20 +242,19 @@ def _add_callers_own(
     """Adds what callers said beside their questions."""
     if any(each is not None and each.request_id for each in said):
         ids = [None if each is None else each.request_id or None for each in said]
-        _add_text(message.predictions, "request_id", ids)
+        written.add_text(message.predictions, "request_id", ids)
     headers = [{} if each is None else dict(each.headers) for each in said]
     keys = sorted({key for each in headers for key in each})
     for key in keys:
         message.headers.rows = len(said)
-        _add_text(message.headers, key, [each.get(key) for each in headers])
+        written.add_text(message.headers, key, [each.get(key) for each in headers])
 
 
-def _queue_times(work: Work) -> bytes:
-    arrived = np.asarray(work.arrival_times, np.int64)
+def _queue_times(work: Work) -> npt.NDArray[np.int64]:
     if not work.started_us:
-        return bytes(8 * work.rows)
-    queued = np.maximum(work.started_us - arrived, 0) + work.waited_us
-    return queued.astype("<i8").tobytes()
+        return np.zeros(work.rows, np.int64)
+    arrived = np.asarray(work.arrival_times, np.int64)
+    return np.maximum(work.started_us - arrived, 0) + work.waited_us
 
 
 def _add_columns(message: prediction_pb2.PredictionRecords, work: Work) -> None:
@@ -277,8 +266,9 @@ def _add_columns(message: prediction_pb2.PredictionRecords, work: Work) -> None:
         if work.encoded_inputs is None:
             work.encoded_inputs = columns_proto.to_proto(work.inputs)
         message.inputs.CopyFrom(work.encoded_inputs)
-        message.input_statuses.extend(work.statuses)
-        message.input_event_times.extend(work.value_times)
+        if not work.is_given:
+            message.input_statuses.extend(work.statuses)
+            message.input_event_times.extend(work.value_times)
     message.inputs.rows = rows
     if work.outputs is not None:
         message.outputs.CopyFrom(columns_proto.to_proto(work.outputs))
@@ -295,84 +285,4 @@ def _add_member(message: prediction_pb2.MemberAnswers, answer: MemberAnswer, row
     if failed := answer.errors:
         message.failures.rows = rows
         texts = [error_text(failed[row]) if row in failed else None for row in range(rows)]
-        _add_text(message.failures, "error", texts)
-
-
-# Columns are written straight into their message; going through arrays first would double the
-# price of a record, which every prediction pays.
-
-
-def _add_text(
-    batch: column_pb2.ColumnBatch,
-    name: str,
-    texts: Sequence[str | None],
-    *,
-    length: int | None = None,
-) -> None:
-    """Adds a column of texts, which are ASCII and of one length where that is given."""
-    column = batch.columns.add()
-    column.name = name
-    column.dtype = DataType.STRING.value  # type: ignore[assignment]  # equal numbers
-    first = texts[0] if texts else None
-    if first is not None and _is_repeated(texts):
-        data = first.encode()
-        column.values = data * len(texts)
-        column.offsets = _even_offsets(len(texts), len(data))
-        return
-    if length is not None:
-        column.values = "".join(texts).encode()  # type: ignore[arg-type]  # there is no None
-        column.offsets = _even_offsets(len(texts), length)
-        return
-    if None in texts:
-        column.validity = np.packbits(
-            [text is not None for text in texts], bitorder="little"
-        ).tobytes()
-        present = [text or "" for text in texts]
-    else:
-        present = texts  # type: ignore[assignment]  # there is no None among them
-    joined = "".join(present)
-    column.values = joined.encode()
-    lengths = map(len, present if joined.isascii() else [text.encode() for text in present])
-    column.offsets = array("i", accumulate(lengths, initial=0)).tobytes()
-
-
-def _is_repeated(values: Sequence[Any]) -> bool:
-    """Says whether many values are all the same, without looking at all where they are not."""
-    return len(values) > 1 and values[0] == values[-1] and values.count(values[0]) == len(values)
-
-
-def _even_offsets(rows: int, length: int) -> bytes:
-    return (np.arange(rows + 1, dtype="<i4") * length).tobytes()
-
-
-def _add_absent_text(batch: column_pb2.ColumnBatch, name: str, rows: int) -> None:
-    column = batch.columns.add()
-    column.name = name
-    column.dtype = DataType.STRING.value  # type: ignore[assignment]  # equal numbers
-    column.offsets = bytes(4 * (rows + 1))
-    column.validity = bytes((rows + 7) >> 3)
-
-
-def _add_numbers(batch: column_pb2.ColumnBatch, name: str, dtype: DataType, data: bytes) -> None:
-    column = batch.columns.add()
-    column.name = name
-    column.dtype = dtype.value  # type: ignore[assignment]  # equal numbers
-    column.values = data
-
-
-def _add_constant(batch: column_pb2.ColumnBatch, name: str, value: int | None, rows: int) -> None:
-    _add_numbers(batch, name, DataType.INT64, struct.pack("<q", value or 0) * rows)
-    if value is None:
-        batch.columns[-1].validity = bytes((rows + 7) >> 3)
-
-
-def _int64(values: Sequence[int] | npt.NDArray[Any]) -> bytes:
-    if isinstance(values, np.ndarray):
-        return values.astype("<i8", copy=False).tobytes()
-    return array("q", values).tobytes()
-
-
-def _int32(values: Sequence[int] | npt.NDArray[Any]) -> bytes:
-    if isinstance(values, np.ndarray):
-        return values.astype("<i4", copy=False).tobytes()
-    return array("i", values).tobytes()
+        written.add_text(message.failures, "error", texts)

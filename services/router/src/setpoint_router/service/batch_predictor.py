@@ -29,11 +29,14 @@ PIECE_BYTES = 1_500_000
 """Of one call or record, so that none comes near the 4 MiB of a message."""
 
 _KEY_SEPARATOR = "\x1f"
-_RECORD_BYTES = 250
-"""Of a row in a record beside its inputs."""
+_RECORD_BYTES = 150
+"""Of a row in a record beside its inputs and outputs."""
 
-_COLUMN_BYTES = 9
-"""Of status and event time beside each input."""
+_VALUE_BYTES = 8
+"""Of a value that a version computes, or that features come back with."""
+
+_PROVENANCE_BYTES = 9
+"""Of status and event time beside each input that did not come from the caller."""
 
 Rows = npt.NDArray[np.intp]
 
@@ -70,11 +73,12 @@ class _Batch:
         self.route = route
         self.arrival_time = now_us
         self.is_given = is_given(ask.rows, route)
-        self.ids = np.array(identity.prediction_ids(count, now_us), object)
-        self.id_column = _id_column(self.ids.tolist())
+        self.ids = identity.prediction_ids(count, now_us)
+        self.id_column = _id_column(self.ids)
         self.event_times = _event_times(ask, now_us)
         self.bad: table.RowErrors = {}
-        self.keys = self._keys()
+        self.keys: npt.NDArray[np.object_] | None = self._keys()
+        """The assignment key of each row; None when that is its prediction id."""
         self.slots = self._slots(route.route.content.salt)
         self.plans, self.reasons = self._assigned()
         versions = np.array([plan.version.version for plan in route.plans], np.int64)
@@ -85,13 +89,13 @@ class _Batch:
         self.copied: list[Work] = []
         """Works that shadows may get copies of, once the caller has its answer."""
 
-    def _keys(self) -> npt.NDArray[np.object_]:
-        """Return the assignment key of each row; rows without a usable one are bad."""
+    def _keys(self) -> npt.NDArray[np.object_] | None:
+        """Return what callers named as keys; rows without a usable one are bad."""
         rows, name = self.ask.rows, self.ask.assignment_key_column
         if name:
             return self._key_texts(_key_column(rows, name), takes_nulls=False)
         if self.is_given:
-            return self.ids
+            return None
         names = sorted(each for each in rows.names if each in self.route.plans[0].names.entities)
         columns = [
             self._key_texts(_key_column(rows, each), takes_nulls=True).tolist() for each in names
@@ -111,7 +115,7 @@ class _Batch:
             plans[is_outside] = baseline.plan.index
             reasons[is_outside] = AssignmentReason.LAYER
         if route.overrides:
-            for row, key in enumerate(self.keys.tolist()):
+            for row, key in enumerate(self._key_list()):
                 override = route.overrides.get(key)
                 if override is not None:
                     plans[row] = override.index
@@ -122,12 +126,16 @@ class _Batch:
         """Return the slot of each row, from the caller's own bytes where they are the keys."""
         column = self._key_source()
         if column is None:
-            return assignment.slots_of(salt, self.keys.tolist())
+            return assignment.slots_of(salt, self._key_list())
         return assignment.slots_of_texts(salt, *column.text_bounds())
+
+    def _key_list(self) -> list[str]:
+        keys: list[str] = self.ids.texts() if self.keys is None else self.keys.tolist()
+        return keys
 
     def _key_source(self) -> Column | None:
         """Return the column that holds every row's key as it is; None when keys are made of more."""
-        if self.keys is self.ids:
+        if self.keys is None:
             return self.id_column
         rows, name = self.ask.rows, self.ask.assignment_key_column
         if not name and not self.is_given:
@@ -160,12 +168,14 @@ class _Batch:
     def work(self, plan: Plan, rows: Rows) -> Work:
         """Return a work of some rows that a plan serves."""
         made = Work(plan, len(rows), is_given=self.is_given)
-        ids: list[str] = self.ids[rows].tolist()
+        at = _span(rows)
+        ids = self.ids.take(at)
         made.prediction_ids = ids
-        made.keys = ids if self.keys is self.ids else self.keys[rows].tolist()
-        made.slots = self.slots[rows]
-        made.reasons = self.reasons[rows]
-        made.event_times = self.event_times[rows]
+        made.keys = ids if self.keys is None else self.keys[at].tolist()
+        made.slots = self.slots[at]
+        # The reasons of a work may change; they belong to it alone.
+        made.reasons = self.reasons[at].copy()
+        made.event_times = self.event_times[at]
         made.arrival_times = np.full(len(rows), self.arrival_time, np.int64)
         made.callers = [self.origin.caller] * len(rows)
         made.deadline = self.origin.deadline
@@ -178,15 +188,15 @@ class _Batch:
 
     def keep(self, work: Work, rows: Rows) -> None:
         """Take over what became of a work."""
-        listed = rows.tolist()
         for at, error in work.errors.items():
-            self.errors[listed[at]] = error
+            self.errors[int(rows[at])] = error
         if work.common or work.degradations:
-            for at, row in enumerate(listed):
+            for at, row in enumerate(rows.tolist()):
                 found = work.degradations_of(at)
                 self.degradations[row] = degradation.to_text(found) or None
-        self.versions[rows] = work.plan.version.version
-        self.reasons[rows] = work.reasons
+        span = _span(rows)
+        self.versions[span] = work.plan.version.version
+        self.reasons[span] = work.reasons
         if work.outputs is not None:
             for column in work.outputs.columns:
                 self.outputs.setdefault(column.name, []).append((rows, column))
@@ -276,13 +286,13 @@ class BatchPredictor:
         for plan in batch.route.plans:
             rows = np.flatnonzero(batch.plans == plan.index)
             version = plan.version
-            columns = len(version.features) + len(version.request_fields) + len(version.inputs)
-            columns += len(plan.members) * len(version.outputs)
-            # Features come back as wide as they are wide in the record.
             size = table.row_bytes(batch.ask.rows) + _RECORD_BYTES
-            size += columns * (_COLUMN_BYTES + (0 if batch.is_given else 8))
-            step = max(1, PIECE_BYTES // size)
-            pieces += [(plan, rows[at : at + step]) for at in range(0, len(rows), step)]
+            size += _VALUE_BYTES * len(version.outputs) * (1 + len(plan.members))
+            if not batch.is_given:
+                columns = len(version.features) + len(version.request_fields)
+                size += columns * (_VALUE_BYTES + _PROVENANCE_BYTES)
+            count = -(-len(rows) * size // PIECE_BYTES)
+            pieces += [(plan, each) for each in np.array_split(rows, count or 1) if len(each)]
         return pieces
 
     async def _run(self, batch: _Batch, plan: Plan, rows: Rows, *, is_fallback: bool) -> None:
@@ -317,7 +327,7 @@ class BatchPredictor:
 
     async def _fill(self, batch: _Batch, work: Work, rows: Rows) -> None:
         """Give a work its inputs."""
-        version, sent = work.plan.version, batch.ask.rows.take(rows)
+        version, sent = work.plan.version, _some(batch.ask.rows, rows)
         work.sent = sent
         if batch.is_given:
             inputs = table.fitted(sent, version.inputs, may_be_null=True, bad={})
@@ -385,11 +395,21 @@ class BatchPredictor:
         return BatchAnswer(results, Columns(count, outputs), batch.route.route.revision, found)
 
 
-def _id_column(ids: Sequence[str]) -> Column:
-    """Return ids, all of one length, as a column."""
-    text = np.frombuffer("".join(ids).encode("ascii"), np.uint8)
-    offsets = np.arange(len(ids) + 1, dtype=np.int32) * (len(text) // max(1, len(ids)))
-    return Column("prediction_id", DataType.STRING, text, offsets)
+def _span(rows: Rows) -> "Rows | slice":
+    """Return rising rows as a slice where they are neighbours, which costs no copy of what they have."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
+def _some(columns: Columns, rows: Rows) -> Columns:
+    span = _span(rows)
+    return columns.slice(span.start, span.stop) if isinstance(span, slice) else columns.take(span)
+
+
+def _id_column(ids: identity.PredictionIds) -> Column:
+    offsets = np.arange(len(ids) + 1, dtype=np.int32) * identity.ID_LENGTH
+    return Column("prediction_id", DataType.STRING, ids.characters.reshape(-1), offsets)
 
 
 def _text_column(name: str, texts: Sequence[str | None]) -> Column:
@@ -437,7 +457,7 @@ def _parted(
     Raises:
         InvalidArgumentError: A column is absent or of another type.
     """
-    version, sent = plan.version, batch.ask.rows.take(rows)
+    version, sent = plan.version, _some(batch.ask.rows, rows)
     found: table.RowErrors = {}
     if batch.is_given:
         table.fitted(sent, version.inputs, may_be_null=True, bad=found)

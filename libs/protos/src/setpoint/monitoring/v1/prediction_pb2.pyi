@@ -74,6 +74,7 @@ class PredictionRecords(google.protobuf.message.Message):
     MEMBERS_FIELD_NUMBER: builtins.int
     INFERENCE_REPLICA_FIELD_NUMBER: builtins.int
     HEADERS_FIELD_NUMBER: builtins.int
+    COMMON_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Name of the route; empty when the request named none that exists."""
     route_revision: builtins.int
@@ -111,6 +112,8 @@ class PredictionRecords(google.protobuf.message.Message):
         event_time is also the time that the features were asked for, their as_of_time, to the microsecond.
         Where callers gave ids of their own to their requests: request_id (STRING, null where one did not).
         Where several replicas answered: inference_replica (STRING, null in rows without an answer), see the field.
+        prediction_id, event_time and status are always there. Others may be in common instead, and those that are null in all
+        rows in neither. An assignment_key that is in neither is the prediction_id, because the callers named none.
         """
 
     @property
@@ -123,11 +126,15 @@ class PredictionRecords(google.protobuf.message.Message):
 
     @property
     def input_statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """For each column of inputs, one byte for each row: the number of its feature.v1.FeatureStatus."""
+        """For each column of inputs, one byte for each row: the number of its feature.v1.FeatureStatus. None at all when the callers
+        gave all inputs (feature_set is empty), which makes every one of them GIVEN.
+        """
 
     @property
     def input_event_times(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """For each column of inputs, one little-endian int64 for each row: the event time of its value, -1 where there is none."""
+        """For each column of inputs, one little-endian int64 for each row: the event time of its value, -1 where there is none.
+        None at all where there is none of input_statuses: what callers give has no event time.
+        """
 
     @property
     def outputs(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
@@ -146,6 +153,10 @@ class PredictionRecords(google.protobuf.message.Message):
         """Metadata of the callers' requests that the router was told to keep: a STRING column for each key, null where a request
         had none; rows as in predictions. No columns when no request had any.
         """
+
+    @property
+    def common(self) -> setpoint.common.v1.column_pb2.ColumnBatch:
+        """What is the same in all rows of predictions: its columns that were left out there, in one row. No columns when none was."""
 
     def __init__(
         self,
@@ -167,9 +178,10 @@ class PredictionRecords(google.protobuf.message.Message):
         members: collections.abc.Iterable[Global___MemberAnswers] | None = ...,
         inference_replica: builtins.str = ...,
         headers: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        common: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "headers", b"headers", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entities", b"entities", "feature_set", b"feature_set", "headers", b"headers", "inference_replica", b"inference_replica", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "kind", b"kind", "members", b"members", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["common", b"common", "entities", b"entities", "feature_set", b"feature_set", "headers", b"headers", "inputs", b"inputs", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["common", b"common", "entities", b"entities", "feature_set", b"feature_set", "headers", b"headers", "inference_replica", b"inference_replica", "input_event_times", b"input_event_times", "input_statuses", b"input_statuses", "inputs", b"inputs", "kind", b"kind", "members", b"members", "model_version", b"model_version", "outputs", b"outputs", "predictions", b"predictions", "producer", b"producer", "route", b"route", "route_revision", b"route_revision", "score_column", b"score_column", "sensitive_inputs", b"sensitive_inputs"]) -> None: ...
 
 Global___PredictionRecords: typing_extensions.TypeAlias = PredictionRecords
 
