@@ -10,7 +10,7 @@ a test compares every kind of them with what the SDK writes.
 
 import itertools
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -32,6 +32,9 @@ _IS_LOCAL = struct.pack("<HI", 0x0185, 0x100)
 _IS_REMOTE = struct.pack("<HI", 0x0185, 0x300)
 _LINK_TAIL = struct.pack("<BI", 0x35, 0x300)
 _TIMES = struct.Struct("<BQBQ")
+_IDS = 0x0A10 << 208 | 0x1208 << 64
+"""A trace id of 16 bytes and a span id of 8, each behind its tag and length."""
+
 _DOUBLE = struct.Struct("<d")
 _ERROR_CODE = b"\x18\x02"
 _NO_STATUS = b"\x7a\x00"
@@ -56,48 +59,85 @@ class SpanRecord:
     """Trace and span ids of spans that this one shares work with."""
 
 
+class Alike:
+    """Writes spans that have name, kind and end in common, as those of shared work have.
+
+    Args:
+        name: Of the spans.
+        kind: Of the spans.
+        end_us: When all of them ended.
+    """
+
+    __slots__ = ("_end_ns", "_named")
+
+    def __init__(self, name: str, kind: SpanKind, end_us: int) -> None:
+        self._named = _named(name, kind)
+        self._end_ns = end_us * _NANOSECONDS_PER_MICROSECOND
+
+    def span(
+        self,
+        trace_id: int,
+        span_id: int,
+        parent_span_id: int | None,
+        start_us: int,
+        attributes: bytes,
+        links: bytes = b"",
+        error: str | None = None,
+    ) -> bytes:
+        """Return a serialised `opentelemetry.proto.trace.v1.Span`.
+
+        Args:
+            trace_id: As in W3C trace context, like the other ids.
+            span_id: Of the span.
+            parent_span_id: Of the span above it, None or 0 without one.
+            start_us: When it began.
+            attributes: As `attributes`, `text` and `Numbers` write them.
+            links: As `links` writes them.
+            error: What went wrong, if anything did.
+        """
+        parent = parent_span_id
+        return b"".join(
+            (
+                (_IDS | trace_id << 80 | span_id).to_bytes(28, "big"),
+                b"\x22\x08" + parent.to_bytes(8, "big") if parent else b"",
+                self._named,
+                _TIMES.pack(0x39, start_us * _NANOSECONDS_PER_MICROSECOND, 0x41, self._end_ns),
+                attributes,
+                links,
+                _field(b"\x7a", _text(b"\x12", error) + _ERROR_CODE) if error else _NO_STATUS,
+                _IS_REMOTE if parent else _IS_LOCAL,
+            )
+        )
+
+
 def span(record: SpanRecord) -> bytes:
     """Return a serialised `opentelemetry.proto.trace.v1.Span`; its attributes are bounded."""
-    parent = record.parent_span_id
-    parts = [
-        b"\x0a\x10",
-        record.trace_id.to_bytes(16, "big"),
-        b"\x12\x08",
-        record.span_id.to_bytes(8, "big"),
-        b"\x22\x08" + parent.to_bytes(8, "big") if parent else b"",
-        _named(record.name, record.kind),
-        _TIMES.pack(
-            0x39,
-            record.start_us * _NANOSECONDS_PER_MICROSECOND,
-            0x41,
-            record.end_us * _NANOSECONDS_PER_MICROSECOND,
-        ),
-    ]
-    pairs = record.attributes.items()
-    if len(pairs) > ATTRIBUTE_COUNT:
-        parts += [_attribute(*pair) for pair in itertools.islice(pairs, ATTRIBUTE_COUNT)]
-    else:
-        parts += [_attribute(*pair) for pair in pairs]
-    parts.append(record.encoded)
-    parts += [_link(*each) for each in record.links]
-    if record.error:
-        parts.append(_field(b"\x7a", _text(b"\x12", record.error) + _ERROR_CODE))
-    else:
-        parts.append(_NO_STATUS)
-    parts.append(_IS_REMOTE if parent else _IS_LOCAL)
-    return b"".join(parts)
+    pairs = itertools.islice(record.attributes.items(), ATTRIBUTE_COUNT)
+    return Alike(record.name, record.kind, record.end_us).span(
+        record.trace_id,
+        record.span_id,
+        record.parent_span_id,
+        record.start_us,
+        b"".join([*(_attribute(*pair) for pair in pairs), record.encoded]),
+        links(record.links),
+        record.error,
+    )
+
+
+def links(spans: Iterable[tuple[int, int]]) -> bytes:
+    """Return links to spans, given by trace and span ids, for `Alike.span`."""
+    return b"".join([_link(*each) for each in spans])
 
 
 def _link(trace_id: int, span_id: int) -> bytes:
-    return b"".join(
-        (
-            b"\x6a\x21\x0a\x10",
-            trace_id.to_bytes(16, "big"),
-            b"\x12\x08",
-            span_id.to_bytes(8, "big"),
-            _LINK_TAIL,
-        )
-    )
+    ids = (_IDS | trace_id << 80 | span_id).to_bytes(28, "big")
+    return b"\x6a\x21" + ids + _LINK_TAIL
+
+
+def text(name: str, value: str) -> bytes:
+    """Return an attribute that is a text, of which most are as long as those before."""
+    content = value[:ATTRIBUTE_LENGTH].encode("utf-8", "replace")
+    return _text_prefix(name, len(content)) + content
 
 
 def attributes(values: Mapping[str, AttributeValue]) -> bytes:
@@ -126,9 +166,11 @@ class Numbers:
         return self._struct.pack(*parts)
 
 
-def joined(records: Sequence[SpanRecord]) -> bytes:
-    """Return serialised spans as fields of a `ScopeSpans`."""
-    return b"".join([_field(b"\x12", span(record)) for record in records])
+def joined(spans: Iterable[SpanRecord | bytes]) -> bytes:
+    """Return spans, serialised already or not, as fields of a `ScopeSpans`."""
+    return b"".join(
+        [_field(b"\x12", each if isinstance(each, bytes) else span(each)) for each in spans]
+    )
 
 
 def scope_spans(scope: str, spans: Sequence[bytes]) -> bytes:
@@ -141,8 +183,8 @@ def _attribute(name: str, value: AttributeValue) -> bytes:
     if value.__class__ is float:
         return _double_prefix(name) + _DOUBLE.pack(value)
     if isinstance(value, str):
-        content = _text(b"\x0a", value[:ATTRIBUTE_LENGTH])
-    elif isinstance(value, bool):
+        return text(name, value)
+    if isinstance(value, bool):
         content = b"\x10\x01" if value else b"\x10\x00"
     elif isinstance(value, int):
         content = b"\x18" + _varint(value & _INT64_MASK)
@@ -161,6 +203,14 @@ def _double_prefix(name: str) -> bytes:
     """Return everything of an attribute before the eight bytes of its number."""
     key = _key(name)
     return b"\x4a" + _varint(len(key) + 11) + key + b"\x12\x09\x21"
+
+
+@lru_cache(maxsize=4096)
+def _text_prefix(name: str, length: int) -> bytes:
+    """Return everything of an attribute before the bytes of its text."""
+    key, value = _key(name), b"\x0a" + _varint(length)
+    inner = key + b"\x12" + _varint(len(value) + length) + value
+    return b"\x4a" + _varint(len(inner) + length) + inner
 
 
 @lru_cache(maxsize=256)

@@ -126,8 +126,10 @@ def _processor(exporter: "SpanExporter", group_size: int) -> "SpanProcessor":
     )
 
 
-def emit(records: Iterable[SpanRecord], *, scope: str = "setpoint") -> int:
+def emit(records: Iterable[SpanRecord | bytes], *, scope: str = "setpoint") -> int:
     """Queue finished spans for export; return how many, which is 0 when nothing is exported.
+
+    A span may be serialised already, as `encoding.Alike` does for many that have much in common.
 
     Building a span object while a request waits costs more than many requests do themselves, so
     the serving path writes down what happened and this is called later, for many at once. It never

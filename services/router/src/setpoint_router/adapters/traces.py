@@ -17,7 +17,7 @@ import setpoint_telemetry
 from setpoint_router.convert import records
 from setpoint_router.domain import degradation
 from setpoint_router.domain.values import FLOATS
-from setpoint_router.domain.work import Mark, Trace, Work
+from setpoint_router.domain.work import Mark, Work
 from setpoint_telemetry import SpanRecord, encoding, names
 
 _LOGGER = logging.getLogger(__name__)
@@ -66,20 +66,14 @@ class SpanBuilder:
             # Spans are for looking; predictions go on without them, and their records tell more.
             _LOGGER.exception("the spans of %d predictions could not be built", work.rows)
 
-    def _spans(self, work: Work) -> Iterator[SpanRecord]:
+    def _spans(self, work: Work) -> Iterator[SpanRecord | bytes]:
         for mark in work.marks:
             if mark.span_id not in self._marks:
                 self._remember(mark)
                 yield _shared(mark, work)
-        if work.jobs is None:
-            # The rows of a caller's own batch have the span of their call.
-            return
-        common = encoding.attributes(_common(work))
-        values = _Values(work) if self._with_values else None
-        for row, trace in enumerate(work.traces or ()):
-            if trace is not None and trace.is_sampled:
-                encoded = common if values is None else common + values.of(row)
-                yield _prediction(work, row, trace, encoded)
+        # The rows of a caller's own batch have the span of their call.
+        if work.jobs is not None:
+            yield from _predictions(work, _Values(work) if self._with_values else None)
 
     def _remember(self, mark: Mark) -> None:
         self._marks[mark.span_id] = None
@@ -87,35 +81,51 @@ class SpanBuilder:
             self._marks.popitem(last=False)
 
 
-def _prediction(work: Work, row: int, trace: Trace, encoded: bytes) -> SpanRecord:
-    """Returns the span of one prediction, which also has the encoded attributes."""
-    attributes: dict[str, str | bool | int | float] = {
-        names.PREDICTION_ID: work.prediction_ids[row],
-    }
+def _predictions(work: Work, values: "_Values | None") -> Iterator[bytes]:
+    """Returns the spans of single predictions that shared their work."""
+    alike = encoding.Alike("setpoint.predict", SpanKind.SERVER, work.reply_time)
+    common = _common(work) + _number(names.BATCH_SIZE, work.rows)
+    marks = [(mark.trace_id, mark.span_id) for mark in work.marks]
+    lead_ids, links = {trace_id for trace_id, _ in marks}, encoding.links(marks)
+    is_good = not (work.errors or work.degradations or work.common)
+    ids, slots, reasons, callers = work.prediction_ids, work.slots, work.reasons, work.callers
+    for row, trace in enumerate(work.traces or ()):
+        if trace is None or not trace.is_sampled:
+            continue
+        status, error, extra = (0, None, b"") if is_good else _outcome(work, row)
+        trace_id = trace.trace_id
+        yield alike.span(
+            trace_id,
+            trace.span_id,
+            trace.parent_span_id,
+            int(work.arrival_times[row]),
+            b"".join(
+                (
+                    encoding.text(names.PREDICTION_ID, ids[row]),
+                    common,
+                    _number(names.SLOT, int(slots[row])),
+                    _facts(int(reasons[row]), callers[row], status),
+                    extra,
+                    b"" if values is None else values.of(row),
+                )
+            ),
+            links
+            if trace_id not in lead_ids
+            else encoding.links(each for each in marks if each[0] != trace_id),
+            error,
+        )
+
+
+def _outcome(work: Work, row: int) -> tuple[int, str | None, bytes]:
+    """Returns the status of a prediction, what went wrong, and what its span says of that."""
+    said: dict[str, str] = {}
     if found := work.degradations_of(row):
-        attributes[names.DEGRADED] = degradation.to_text(found)
+        said[names.DEGRADED] = degradation.to_text(found)
     error = work.errors.get(row)
-    if error is not None:
-        attributes[names.ERROR_REASON] = error.reason.value
-    status = 0 if error is None else records.code_of(error)
-    encoded += _number(names.SLOT, int(work.slots[row])) + _facts(
-        int(work.reasons[row]), work.callers[row], status
-    )
-    return SpanRecord(
-        name="setpoint.predict",
-        trace_id=trace.trace_id,
-        span_id=trace.span_id,
-        parent_span_id=trace.parent_span_id or None,
-        start_us=int(work.arrival_times[row]),
-        end_us=work.reply_time,
-        kind=SpanKind.SERVER,
-        error=None if error is None else error.message,
-        attributes=attributes,
-        encoded=encoded,
-        links=[
-            (mark.trace_id, mark.span_id) for mark in work.marks if mark.trace_id != trace.trace_id
-        ],
-    )
+    if error is None:
+        return 0, None, encoding.attributes(said)
+    said[names.ERROR_REASON] = error.reason.value
+    return records.code_of(error), error.message, encoding.attributes(said)
 
 
 @lru_cache(maxsize=10_000)
@@ -131,19 +141,22 @@ def _facts(reason: int, caller: str, status: int) -> bytes:
     )
 
 
-def _common(work: Work) -> dict[str, str | int]:
-    """Returns what is the same for all rows."""
+def _common(work: Work) -> bytes:
+    """Returns the attributes of everything that is done for a plan."""
     plan = work.plan
-    found: dict[str, str | int] = {
-        names.MODEL: plan.route.content.model,
-        names.MODEL_VERSION: plan.version.version,
-        names.ROUTE: plan.route.name,
-        names.ROUTE_REVISION: plan.route.revision,
-        names.BATCH_SIZE: work.rows,
-    }
-    if plan.feature_set is not None and not work.is_given:
-        found[names.FEATURE_SET] = plan.feature_set.name
-        found[names.FEATURE_SET_VERSION] = plan.feature_set.version
+    name = "given_span" if work.is_given else "span"
+    found: bytes | None = plan.cache.get(name)
+    if found is None:
+        said: dict[str, str | int] = {
+            names.MODEL: plan.route.content.model,
+            names.MODEL_VERSION: plan.version.version,
+            names.ROUTE: plan.route.name,
+            names.ROUTE_REVISION: plan.route.revision,
+        }
+        if plan.feature_set is not None and not work.is_given:
+            said[names.FEATURE_SET] = plan.feature_set.name
+            said[names.FEATURE_SET_VERSION] = plan.feature_set.version
+        plan.cache[name] = found = encoding.attributes(said)
     return found
 
 
@@ -157,7 +170,7 @@ def _shared(mark: Mark, work: Work) -> SpanRecord:
         start_us=mark.start_us,
         end_us=mark.end_us,
         kind=SpanKind.CLIENT,
-        attributes={**_common(work), names.BATCH_SIZE: mark.rows},
+        encoded=_common(work) + _number(names.BATCH_SIZE, mark.rows),
     )
 
 
