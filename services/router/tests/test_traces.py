@@ -130,10 +130,10 @@ async def test_spans_that_cannot_be_built_stop_nobody(
     for each in works:
         each.traces = [None] * each.rows
 
-    def spans(self: traces.SpanBuilder, of: work.Work) -> int:
+    def spans(self: traces.SpanBuilder, of: work.Work) -> list[bytes]:
         if of is works[0]:
             raise ZeroDivisionError("a defect")
-        return of.rows
+        return [b"span"] * of.rows
 
     monkeypatch.setattr(setpoint_telemetry, "enabled", lambda: True)
     monkeypatch.setattr(setpoint_telemetry, "emit", lambda built, scope: emitted.put_nowait(built))
@@ -143,7 +143,7 @@ async def test_spans_that_cannot_be_built_stop_nobody(
         builder.answered(each)
     building = asyncio.create_task(builder.run())
     async with asyncio.timeout(20):
-        assert await emitted.get() == 2
+        assert await emitted.get() == [b"span"] * 2
     assert not building.done()
     building.cancel()
     assert "the spans of 1 predictions could not be built" in caplog.text

@@ -6,9 +6,10 @@ below it; the other predictions link to it.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from opentelemetry.trace import SpanKind
@@ -29,6 +30,9 @@ MAX_WORKS = 2000
 
 MAX_VALUES = 48
 """Inputs of a prediction that its span shows; with what else it says it stays within its bounds."""
+
+TOGETHER_ROWS = 32
+"""Predictions whose spans are built in one go, while calls wait."""
 
 _REMEMBERED_MARKS = 4096
 
@@ -53,24 +57,33 @@ class SpanBuilder:
             while True:
                 await asyncio.sleep(PAUSE_SECONDS)
                 while self._works:
-                    self._emit(self._works.popleft())
+                    self._emit(self._take())
                     await asyncio.sleep(0)
         finally:
             while self._works:
-                self._emit(self._works.popleft())
+                self._emit(self._take())
 
-    def _emit(self, work: Work) -> None:
-        try:
-            setpoint_telemetry.emit(self._spans(work), scope=SCOPE)
-        except Exception:
-            # Spans are for looking; predictions go on without them, and their records tell more.
-            _LOGGER.exception("the spans of %d predictions could not be built", work.rows)
+    def _take(self) -> list[Work]:
+        """Return the next works: small ones together, since to hand spans over costs more than they do."""
+        taken, rows = [], 0
+        while self._works and rows < TOGETHER_ROWS:
+            taken.append(self._works.popleft())
+            rows += taken[-1].rows
+        return taken
 
-    def _spans(self, work: Work) -> Iterator[SpanRecord | bytes]:
+    def _emit(self, works: Sequence[Work]) -> None:
+        spans: list[bytes] = []
+        for work in works:
+            with _reported(work.rows):
+                spans += self._spans(work)
+        with _reported(len(spans)):
+            setpoint_telemetry.emit(spans, scope=SCOPE)
+
+    def _spans(self, work: Work) -> Iterator[bytes]:
         for mark in work.marks:
             if mark.span_id not in self._marks:
                 self._remember(mark)
-                yield _shared(mark, work)
+                yield encoding.span(_shared(mark, work))
         # The rows of a caller's own batch have the span of their call.
         if work.jobs is not None:
             yield from _predictions(work, _Values(work) if self._with_values else None)
@@ -79,6 +92,18 @@ class SpanBuilder:
         self._marks[mark.span_id] = None
         if len(self._marks) > _REMEMBERED_MARKS:
             self._marks.popitem(last=False)
+
+
+@contextlib.contextmanager
+def _reported(count: int) -> Iterator[None]:
+    """Goes on after an error, which the log tells.
+
+    Spans are for looking; predictions go on without them, and their records tell more.
+    """
+    try:
+        yield
+    except Exception:
+        _LOGGER.exception("the spans of %d predictions could not be built", count)
 
 
 def _predictions(work: Work, values: "_Values | None") -> Iterator[bytes]:
