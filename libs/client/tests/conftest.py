@@ -56,7 +56,9 @@ class Server(
         self.metadata: list[dict[str, Any]] = []
         self.remaining: list[float] = []
         self.failure: Failure | None = None
-        self.delay_seconds = 0.0
+        self.gate = threading.Event()
+        """Nothing is answered while it is not set."""
+        self.gate.set()
         self.address = ""
         self.loses_statuses = False
         self.history_views: list[str] = []
@@ -77,8 +79,7 @@ class Server(
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         self.remaining.append(context.time_remaining())
-        if self.delay_seconds:
-            threading.Event().wait(self.delay_seconds)
+        self.gate.wait(30)
         if self.failure is not None and self.failure.times > 0:
             self.failure.times -= 1
             self._fail(self.failure, context)

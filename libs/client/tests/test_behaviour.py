@@ -67,12 +67,15 @@ def test_every_call_has_a_deadline_and_a_name(client: Any, server: Any) -> None:
 
 
 def test_deadline_ends_the_call(client: Any, server: Any) -> None:
-    """A server that takes too long is given up in time."""
-    server.delay_seconds = 0.5
-    start = time.monotonic()
-    with pytest.raises(errors.DeadlineExceededError):
-        client.get_prediction("x", timeout=0.1)
-    assert time.monotonic() - start < 0.45
+    """A server that takes too long is given up, while it goes on, and not asked again."""
+    server.gate.clear()
+    seconds = 0.1
+    while not server.requests:
+        # On a machine that pauses, time may be over before the server is asked.
+        with pytest.raises(errors.DeadlineExceededError):
+            client.get_prediction("x", timeout=seconds)
+        seconds *= 2
+    server.gate.set()
     assert len(server.requests) == 1
 
 
@@ -135,29 +138,29 @@ def test_absent_server_is_unavailable() -> None:
     with Client(monitoring_address=address) as client:
         start = time.monotonic()
         with pytest.raises(errors.UnavailableError):
-            client.get_prediction("x", timeout=2)
-        assert time.monotonic() - start < 2.5
+            client.get_prediction("x", timeout=20)
+        assert time.monotonic() - start < 20
 
 
 def test_raw_stubs_share_the_channels(server: Any) -> None:
     """Everything else of the contract is one attribute away, with the same typed errors."""
     with Client(**server.settings()) as client:
         request = router_service_pb2.GetRouteRequest(name="r")
-        assert client.stubs.router.GetRoute(request, timeout=2).route.name == "r"
+        assert client.stubs.router.GetRoute(request, timeout=20).route.name == "r"
         _failure(server, grpc.StatusCode.NOT_FOUND)
         with pytest.raises(grpc.RpcError) as caught:
-            client.stubs.router.GetRoute(request, timeout=2)
+            client.stubs.router.GetRoute(request, timeout=20)
         assert isinstance(typed_error(caught.value), errors.NotFoundError)
 
 
 async def test_raw_async_stubs_are_awaited(async_client: AsyncClient, server: Any) -> None:
     """The async client's stubs are the generated ones on grpc.aio."""
     request = router_service_pb2.GetRouteRequest(name="r")
-    answer = await async_client.stubs.router.GetRoute(request, timeout=2)
+    answer = await async_client.stubs.router.GetRoute(request, timeout=20)
     assert answer.route.name == "r"
     _failure(server, grpc.StatusCode.NOT_FOUND)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await async_client.stubs.router.GetRoute(request, timeout=2)
+        await async_client.stubs.router.GetRoute(request, timeout=20)
     assert isinstance(typed_error(caught.value), errors.NotFoundError)
 
 
@@ -169,13 +172,15 @@ async def test_async_calls_run_side_by_side(async_client: AsyncClient, server: A
 
 async def test_cancelled_call_is_not_repeated(async_client: AsyncClient, server: Any) -> None:
     """Cancelling a task cancels its call and nothing else happens."""
-    server.delay_seconds = 0.2
-    task = asyncio.create_task(async_client.get_prediction("x"))
-    await asyncio.sleep(0.05)
+    server.gate.clear()
+    task = asyncio.create_task(async_client.get_prediction("x", timeout=20))
+    async with asyncio.timeout(20):
+        while not server.requests:
+            await asyncio.sleep(0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    server.delay_seconds = 0
+    server.gate.set()
     await async_client.get_prediction("y")
     assert [request.prediction_id for request in server.requests] == ["x", "y"]
 
