@@ -29,6 +29,7 @@ from setpoint_oip.client import Answer, OipClient
 from setpoint_oip.datatypes import DATATYPES
 from setpoint_oip.tensors import Tensor
 from setpoint_rpc import channel
+from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, tasks
 from setpoint_scoring.packing import Feeds, Output
 
@@ -60,11 +61,14 @@ class Model:
 
 @contextlib.asynccontextmanager
 async def batcher_of(
-    model: Model, rules: Batching, slots: int = 1
+    model: Model,
+    rules: Batching,
+    slots: int = 1,
+    now: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Callable[..., asyncio.Task[Joined]]]:
     """A function that starts a call of a batcher with some rows."""
     async with tasks.TaskOwner() as owner:
-        made = Batcher("m/1", rules, slots, model.run, owner.start, time.monotonic)
+        made = Batcher("m/1", rules, slots, model.run, owner.start, now)
 
         def call(*values: float, remaining: float | None = None) -> asyncio.Task[Joined]:
             feeds = {"X": np.array(values, np.float32).reshape(-1, 1)}
@@ -301,12 +305,15 @@ async def test_full_queue_refuses() -> None:
 
 async def test_timeout_rejects() -> None:
     """A call that waits for too long is told so while the model is still busy."""
-    model = Model()
-    async with batcher_of(model, Batching(8, timeout_us=1000)) as call:
+    model, clock = Model(), clocks.ManualClock(0)
+    async with batcher_of(model, Batching(8, timeout_us=1000), now=clock.monotonic) as call:
         running = call(1.0)
         await turns()
+        waiting = call(2.0)
+        await turns()
+        clock.advance(1001)
         with pytest.raises(errors.DeadlineExceededError, match="in the queue"):
-            await call(2.0)
+            await waiting
         model.gate.set()
         assert said(await running) == [2.0]
 
@@ -317,14 +324,15 @@ def note(order: list[int], number: int, _: object) -> None:
 
 async def test_timeout_delays() -> None:
     """A call that waits for too long goes behind those that came later, and is answered."""
-    model = Model()
+    model, clock = Model(), clocks.ManualClock(0)
     rules = Batching(2, timeout_us=1000, timeout_action=TimeoutAction.DELAY)
-    async with batcher_of(model, rules) as call:
+    async with batcher_of(model, rules, now=clock.monotonic) as call:
         order: list[int] = []
         calls = [call(0.0)]
         await turns()
         calls.append(call(1.0))
-        await asyncio.sleep(0.01)
+        await turns()
+        clock.advance(1001)
         calls += [call(2.0), call(3.0)]
         for number, each in enumerate(calls):
             each.add_done_callback(functools.partial(note, order, number))

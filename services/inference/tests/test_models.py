@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import itertools
 import os
 import pickle
@@ -39,6 +40,13 @@ def add_linear(
     registry: FakeRegistry, version: int = 1, bias: float = 0.5
 ) -> model_pb2.ModelVersion:
     return registry.add("linear", version, artifacts.linear(bias=bias), [X], [SCORE])
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    """Wait until something has become so."""
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.005)
 
 
 async def refused(call: Any) -> errors.SetpointError:
@@ -340,9 +348,13 @@ async def test_predict_deadline_while_loading(inference: Inference) -> None:
     """A call whose time ends during the load is told so; the load goes on for the next one."""
     add_linear(inference.registry)
     inference.registry.gate = asyncio.Event()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await inference.predict("linear", 1, ROW, timeout=0.2)
-    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    code, seconds = grpc.StatusCode.DEADLINE_EXCEEDED, 0.2
+    while code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        # On a machine that pauses, time may be over before the server can say what it waits for.
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await inference.predict("linear", 1, ROW, timeout=seconds)
+        code, seconds = caught.value.code(), seconds * 2
+    assert code is grpc.StatusCode.UNAVAILABLE
     assert channel.from_rpc_error(caught.value).reason == errors.Reason.MODEL_NOT_READY
     [listed] = await inference.listed()
     assert listed.state == pb.LOAD_STATE_LOADING
@@ -357,7 +369,7 @@ async def test_predict_cancelled_while_loading(inference: Inference) -> None:
     inference.registry.gate = asyncio.Event()
     leaving = inference.stub.Predict(predict_request("linear", 1, ROW), timeout=10)
     staying = asyncio.ensure_future(inference.predict("linear", 1, ROW))
-    await asyncio.sleep(0.1)
+    await until(lambda: inference.registry.lookups)
     leaving.cancel()
     await asyncio.sleep(0.05)
     inference.registry.gate.set()
@@ -372,7 +384,7 @@ async def test_load_ends_with_server(start: Callable[..., Any]) -> None:
             add_linear(inference.registry)
             inference.registry.gate = asyncio.Event()
             loading = asyncio.ensure_future(inference.load("linear", 1))
-            await asyncio.sleep(0.1)
+            await until(lambda: inference.registry.lookups)
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await loading
 
@@ -387,7 +399,12 @@ async def test_load_takes_too_long(start: Callable[..., Any]) -> None:
             await inference.load("loop", 1)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         add_linear(inference.registry)
-        assert (await inference.load("linear", 1)).state == pb.LOAD_STATE_READY
+        # On a busy machine any load may take too long; the thread must be free for one that does not.
+        loaded = None
+        while loaded is None:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                loaded = await inference.load("linear", 1)
+        assert loaded.state == pb.LOAD_STATE_READY
 
 
 # Unloading
