@@ -4,7 +4,7 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -39,6 +39,13 @@ def torch_bytes() -> bytes:
     with zipfile.ZipFile(target, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(Payload()))
     return target.getvalue()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something has become so."""
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.01)
 
 
 async def refused(
@@ -113,7 +120,7 @@ async def test_upload_executable_early(registry: Registry) -> None:
         yield pb.UploadArtifactRequest(header=header)
         yield pb.UploadArtifactRequest(data=pickle.dumps(b"x" * 100_000, 5))
         for _ in range(30):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
             sent += 1
             yield pb.UploadArtifactRequest(data=bytes(100_000))
 
@@ -196,14 +203,9 @@ async def test_upload_cancelled(registry: Registry) -> None:
 
     call = registry.stub.UploadArtifact(stalling())
     await started.wait()
-    await asyncio.sleep(0.2)
-    assert len(registry.stored_files()) == 1
+    await until(lambda: len(registry.stored_files()) == 1)
     call.cancel()
-    for _ in range(50):
-        if not registry.stored_files():
-            break
-        await asyncio.sleep(0.05)
-    assert registry.stored_files() == []
+    await until(lambda: not registry.stored_files())
 
 
 async def test_upload_concurrently(registry: Registry) -> None:
@@ -227,7 +229,8 @@ async def test_upload_too_many(registry: Registry) -> None:
             yield part
 
     calls = [registry.stub.UploadArtifact(waiting()) for _ in range(8)]
-    await asyncio.sleep(0.3)
+    # Each has the file that it writes to.
+    await until(lambda: len(registry.stored_files()) == 8)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await registry.stub.UploadArtifact(testing.upload_parts(testing.ONNX))
     error = channel.from_rpc_error(caught.value)
