@@ -245,9 +245,10 @@ def test_inspect_many_nodes_quickly() -> None:
     """Ten thousand nodes are checked in seconds, not minutes."""
     nodes = [helper.make_node("Identity", [f"v{i}"], [f"v{i + 1}"]) for i in range(10_000)]
     nodes[0].input[0], nodes[-1].output[0] = "X", "Y"
-    started = time.monotonic()
+    # Of the processor: what else the machine does is not counted.
+    started = time.process_time()
     onnx_model.inspect(graph_with(*nodes))
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_inspect_loops() -> None:

@@ -175,7 +175,7 @@ async def test_heals_after_a_crash_of_the_server(tmp_path: pathlib.Path) -> None
         try:
             await engines.check(engine)
         except errors.UnavailableError:
-            assert loop.time() - begin < 4
+            assert loop.time() - begin < 15
             return False
         return True
 
@@ -187,7 +187,7 @@ async def test_heals_after_a_crash_of_the_server(tmp_path: pathlib.Path) -> None
         await server.start()
         begin = loop.time()
         while not all(await asyncio.gather(*(ask() for _ in range(8)))):
-            assert loop.time() - begin < 5
+            assert loop.time() - begin < 20
     finally:
         await engine.dispose()
         await server.stop()

@@ -53,6 +53,7 @@ def test_long_text_is_not_searched() -> None:
     """A megabyte of text fails at once instead of being searched for minutes."""
     rules = compile([Regex("a", "x.*y.*z")])
     batch = Columns.from_dict({"a": (DataType.STRING, ["x" * 1_000_000, "xyz"])})
-    start = time.perf_counter()
+    # Of the processor: what else the machine does is not counted.
+    start = time.process_time()
     assert list(rules.check_rows(batch).rejections) == [0]
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

@@ -59,7 +59,7 @@ async def test_failure_is_logged_and_reported(caplog: pytest.LogCaptureFixture) 
         async with tasks.TaskOwner(lambda name, error: told.append((name, str(error)))) as owner:
             _ = owner.start("shipper", _fail())
             other = owner.start("other", _forever())
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(20):
                 await owner.failed.wait()
             assert not other.done()
 
@@ -116,7 +116,7 @@ async def test_task_keeps_reference() -> None:
     async with tasks.TaskOwner() as owner:
         _ = owner.start("work", work())
         gc.collect()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await done.wait()
 
 
