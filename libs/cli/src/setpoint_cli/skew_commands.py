@@ -37,6 +37,7 @@ class _Found:
     predictions: int = 0
     differing: int = 0
     values: int = 0
+    removed: int = 0
     differences: Counter[tuple[str, messages.SkewCause.ValueType]] = field(default_factory=Counter)
     examples: dict[tuple[str, messages.SkewCause.ValueType], messages.SkewExample] = field(
         default_factory=dict
@@ -47,6 +48,7 @@ class _Found:
         self.predictions += skew.predictions
         self.differing += skew.differing_predictions
         self.values += skew.values
+        self.removed += skew.removed_predictions
         for each in skew.differences:
             key = (each.feature, each.cause)
             self.differences[key] += each.values
@@ -140,6 +142,12 @@ def _show(found: dict[tuple[str, str], _Found]) -> None:
             f"[{'red' if differing else 'green'}]{differing:,}[/]",
         )
     console.print(table)
+    for (name, version), each in found.items():
+        if each.removed:
+            console.print(
+                f"{each.removed:,} predictions with {name}@{version[:12]} were not replayed: "
+                "the history of their time is no longer kept"
+            )
     causes = table_of("feature", "cause", "values", "for example", "served", "known")
     for each in found.values():
         for (feature, cause), count in sorted(each.differences.items()):

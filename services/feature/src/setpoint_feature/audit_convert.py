@@ -122,6 +122,7 @@ def skew_to_proto(found: skew.Totals) -> pb.FeatureSetSkew:
         ),
         predictions=found.predictions,
         differing_predictions=found.differing_predictions,
+        removed_predictions=found.removed_predictions,
         values=found.values,
     )
     for (feature, cause), count in sorted(found.differences.items()):

@@ -368,15 +368,19 @@ def rows_to_proto(
         )
 
 
-def range_from_proto(request: feature_service_pb2.ReadFeatureViewRequest) -> tuple[int, int, int]:
+def range_from_proto(
+    request: feature_service_pb2.ReadFeatureViewRequest,
+) -> tuple[int | None, int, int]:
     """Returns first and last event time (half-open) and the time at which rows must be known.
+
+    No first event time means all rows that there are.
 
     Raises:
         InvalidArgumentError: The range ends before it starts.
     """
     known_at = request.known_at_time or _LATEST
     if not request.HasField("range"):
-        return _EARLIEST, _LATEST, known_at
+        return None, _LATEST, known_at
     start, end = request.range.start_time, request.range.end_time
     if end < start:
         raise errors.invalid("range.end_time", end, f"must not be before start_time {start}")

@@ -14,6 +14,7 @@ from setpoint_feature.domain import (
     changes,
     definitions,
     history,
+    retention,
     run,
     segments,
     skew,
@@ -184,20 +185,6 @@ class Opened:
     """Gives memory back that is not needed between two searches."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retained:
-    """From where on a view's history is complete, after retention.
-
-    Joins at `time` or later that see all rows up to `sequence` or further find what they would have found
-    without retention. Others may lack rows.
-    """
-
-    time: int
-    sequence: int
-    rows: int
-    """Rows that are gone."""
-
-
 class HistoryStore(Protocol):
     """Keeps every row ever written, but what retention removed.
 
@@ -267,9 +254,22 @@ class HistoryStore(Protocol):
         """
         ...
 
-    async def retained(self, view: int) -> Retained | None:
-        """Returns what retention left of a view's history, None where it removed nothing."""
+    async def retained(self) -> dict[int, retention.Retained]:
+        """Returns what retention left of the history of each view that it removed rows of.
+
+        What is read before this is asked lacks no rows but those that it tells of.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What retention takes out of a segment."""
+
+    retained: retention.Retained
+    """What is complete afterwards."""
+    revision: int
+    """Of the definitions that it follows: one that came since may need the rows, or keep them longer."""
 
 
 class SegmentTurn(Protocol):
@@ -291,9 +291,13 @@ class SegmentTurn(Protocol):
         old: Sequence[segments.Segment],
         new: segments.Segment,
         now: int,
-        retained: Retained | None,
+        removed: Removed | None,
     ) -> None:
-        """Puts a segment in the place of neighbours, whose files stay; notes what retention removed."""
+        """Puts a segment in the place of neighbours, whose files stay; notes what retention removed.
+
+        Raises:
+            AbortedError: ETAG_MISMATCH, when rows went by definitions that are no longer the newest.
+        """
         ...
 
     async def thinned(self, segment: segments.Segment, horizon: int) -> None:

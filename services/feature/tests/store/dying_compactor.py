@@ -91,7 +91,7 @@ async def work(url: str, folder_path: str, step: str) -> None:
     last = await history_store.SQLHistoryStore(engine, engine, cache).last_sequences()
     fields = (definitions.Field("value", DataType.STRING),)
     view = plan.CompiledView(definitions.FeatureView("v", "e", fields), VIEW)
-    catalog = types.SimpleNamespace(compiled_views=lambda: [view])
+    catalog = types.SimpleNamespace(compiled_views=lambda: [view], revision=0)
     known: Any = types.SimpleNamespace(catalog=catalog, last_sequences=last)
     limits = segments.Limits(0, 1, 150, 1 << 20)
     clock = clocks.ManualClock(1 << 60)

@@ -77,6 +77,11 @@ class SkewMetrics(Collector):
             "Served values that were computed again and compared.",
             value=self._counts.values,
         )
+        yield CounterMetricFamily(
+            "setpoint_feature_skew_removed_predictions",
+            "Predictions that were not replayed: retention has removed rows known at their times.",
+            value=self._counts.removed_predictions,
+        )
         found = CounterMetricFamily(
             "setpoint_feature_skew_differences",
             "Served values that were not the ones known, by cause.",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from setpoint_columns import DataType
-from setpoint_feature.domain import aggregation, catalog, checks, definitions
+from setpoint_feature.domain import aggregation, catalog, checks, definitions, retention, wording
 from setpoint_runtime import errors
 
 _PATH: Final = "view.aggregation"
@@ -53,6 +53,40 @@ def bind(
         rule = "must be absent: the fields of an aggregate view follow from its aggregation"
         raise errors.invalid("view.fields", f"{len(view.fields)} fields", rule)
     return dataclasses.replace(view, fields=columns, aggregation=bound)
+
+
+def check_complete(known: catalog.Catalog, view: definitions.FeatureView, now: int) -> None:
+    """Refuses an aggregate view some of whose windows reach back to rows that are gone.
+
+    Once it is registered, its source loses no row any more.
+
+    Raises:
+        FailedPreconditionError: HISTORY_REMOVED, names each such window and from when on it is complete.
+    """
+    wanted = view.aggregation
+    if wanted is None:
+        return
+    retained = known.retained_of(wanted.source, wanted.source_version)
+    source = known.views.find(wanted.source, wanted.source_version)
+    if retained is None or source is None:
+        return
+    from_times = [retention.windows_from(source, (each,), retained) for each in wanted.fields]
+    if max(from_times) <= now:
+        return
+    told = f"reaches back to rows of view {source.name} that retention has removed; it is complete from"
+    raise errors.FailedPreconditionError(
+        errors.Reason.HISTORY_REMOVED,
+        f"view {view.name!r} {told} {wording.moment(max(from_times))} on; take shorter windows, or take the "
+        f"retention off {source.name} and register the view then",
+        violations=[
+            errors.FieldViolation(
+                f"{_PATH}.fields[{index}].window_microseconds", f"{told} {wording.moment(time)} on"
+            )
+            for index, time in enumerate(from_times)
+            if time > now
+        ],
+        metadata=retention.metadata(view.name, now, max(from_times)) | {"source": source.name},
+    )
 
 
 def refuse(view: definitions.FeatureView, field: str) -> None:

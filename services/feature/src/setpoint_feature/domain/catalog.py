@@ -1,10 +1,10 @@
 """All definitions at one moment, indexed for look-ups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from setpoint_feature.domain import definitions, plan, transformations
+from setpoint_feature.domain import definitions, plan, retention, transformations
 from setpoint_features import library
 from setpoint_runtime import errors
 
@@ -60,6 +60,8 @@ class Catalog:
         self.views: _Versions[definitions.FeatureView] = _Versions()
         self.feature_sets: _Versions[definitions.FeatureSet] = _Versions()
         self.revision = 0
+        self.retained: Mapping[int, retention.Retained] = {}
+        """What retention left of the history of each view that lacks rows, by the view's number."""
         self._compiled: dict[tuple[str, str], plan.CompiledView] = {}
         self._plans: dict[tuple[str, str], plan.Plan] = {}
 
@@ -73,8 +75,10 @@ class Catalog:
             elif isinstance(definition, definitions.FeatureView):
                 key = definition.name, definition.version
                 self.views.put(definition, each.revision)
+                known = self._compiled.get(key)
+                number = each.number if known is None else known.number
                 self._compiled[key] = plan.CompiledView(
-                    definition, each.number, self._source(definition)
+                    definition, number, self._source(definition)
                 )
             else:
                 self.feature_sets.put(definition, each.revision)
@@ -86,6 +90,7 @@ class Catalog:
         made.views = self.views.copy()
         made.feature_sets = self.feature_sets.copy()
         made.revision = self.revision
+        made.retained = self.retained
         made._compiled = dict(self._compiled)
         return made
 
@@ -106,6 +111,11 @@ class Catalog:
             for each in self._compiled.values()
             if each.blueprint is not None and each.stream == number
         ]
+
+    def retained_of(self, name: str, version: str) -> retention.Retained | None:
+        """Returns what retention left of a version of a view, None where nothing is gone."""
+        found = self._compiled.get((name, version))
+        return None if found is None else self.retained.get(found.number)
 
     def compiled_views(self) -> list[plan.CompiledView]:
         """Returns every version of every view."""

@@ -8,7 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from setpoint_feature.domain import catalog, definitions, difference, registration, wording
+from setpoint_feature.domain import (
+    catalog,
+    definitions,
+    difference,
+    registration,
+    retention,
+    wording,
+)
 from setpoint_runtime import errors
 
 SetVersion = tuple[str, str]
@@ -288,6 +295,8 @@ def judged(
         if change.kind is Kind.VIEW:
             found = _of_view(known, change, reached.get(change.name, ()), applied, uses)
             found += _of_retention(known, each.definition)
+            if change.action in (Action.CREATE, Action.NEW_VERSION):
+                found += _of_windows(known, each.definition)
         elif change.kind is Kind.FEATURE_SET:
             found = _of_feature_set(change, uses)
         else:
@@ -355,6 +364,20 @@ def _of_retention(known: catalog.Catalog, wanted: definitions.Definition) -> lis
         f"rows that nobody has been able to see for {length} are removed from the history for good"
     )
     return [Consequence(Severity.WARNING, told)]
+
+
+def _of_windows(known: catalog.Catalog, wanted: definitions.Definition) -> list[Consequence]:
+    """Tells from when on windows answer, where their source has lost rows before."""
+    if not isinstance(wanted, definitions.FeatureView) or wanted.aggregation is None:
+        return []
+    made = wanted.aggregation
+    source = known.views.find(made.source, made.source_version)
+    retained = known.retained_of(made.source, made.source_version)
+    if source is None or retained is None:
+        return []
+    since = wording.moment(retention.windows_from(source, made.fields, retained))
+    told = f"answers from {since} on; retention has removed rows of {source.name} that windows before need"
+    return [Consequence(Severity.NOTE, told)]
 
 
 def _refused(change: Change, harmed: Sequence[Use]) -> Consequence:

@@ -46,6 +46,7 @@ def view(
 
     Raises:
         InvalidArgumentError: Names a bad field, an unknown entity among them.
+        FailedPreconditionError: HISTORY_REMOVED, when it would aggregate over rows that are gone.
     """
     if wanted.aggregation is None:
         checks.check_view(wanted)
@@ -64,6 +65,8 @@ def view(
     checks.check_view_keys(bound)
     version = versions.view_version(bound)
     found = known.views.find(wanted.name, version)
+    if found is None:
+        aggregating.check_complete(known, bound, now)
     create_time = now if found is None else found.create_time
     return dataclasses.replace(bound, version=version, create_time=create_time)
 

@@ -65,6 +65,22 @@ class ServedRows:
         """Returns the number of predictions."""
         return len(self.prediction_ids)
 
+    def take(self, places: npt.NDArray[np.intp]) -> "ServedRows":
+        """Returns some of the rows, in the order asked for."""
+        return ServedRows(
+            self.feature_set,
+            self.version,
+            self.day,
+            tuple(self.prediction_ids[place] for place in places.tolist()),
+            self.times[places],
+            self.reply_times[places],
+            self.unanswered[places],
+            self.spine.take(places),
+            self.inputs.take(places),
+            {name: each[places] for name, each in self.statuses.items()},
+            {name: each[places] for name, each in self.event_times.items()},
+        )
+
     @property
     def kind(self) -> tuple[object, ...]:
         """What rows must share to be one table."""
@@ -234,6 +250,8 @@ class Tally:
     values: int = 0
     differences: Counter[tuple[str, Cause]] = field(default_factory=Counter)
     examples: list[Example] = field(default_factory=list)
+    removed_predictions: int = 0
+    """Not replayed, and in no other count: retention has removed rows that were known at their times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +266,7 @@ class Totals:
     differences: Mapping[tuple[str, Cause], int]
     examples: Sequence[Example]
     """The newest first."""
+    removed_predictions: int = 0
 
 
 def totals_of(tallies: Sequence[Tally]) -> list[Totals]:
@@ -264,6 +283,7 @@ def totals_of(tallies: Sequence[Tally]) -> list[Totals]:
             sum(each.values for each in parts),
             sum((each.differences for each in parts), Counter()),
             [example for each in parts for example in each.examples],
+            sum(each.removed_predictions for each in parts),
         )
         for (name, version), parts in sorted(by_set.items())
     ]

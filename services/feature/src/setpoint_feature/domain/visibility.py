@@ -25,7 +25,7 @@ ABSENT: Final = 2
 NO_TIME: Final = -1
 """Event time in answers where there is no value."""
 
-_EARLIEST: Final = int(np.iinfo(np.int64).min)
+EARLIEST: Final = int(np.iinfo(np.int64).min)
 _LATEST: Final = int(np.iinfo(np.int64).max)
 
 
@@ -53,7 +53,7 @@ class Rule:
         if not self.ttl:
             return np.zeros(len(event_times), np.bool_)
         # T - ttl would wrap around for the earliest times, at which nothing is too old.
-        reaches: Flags = times >= _EARLIEST + self.ttl
+        reaches: Flags = times >= EARLIEST + self.ttl
         limits = np.where(reaches, times, 0) - self.ttl
         return reaches & (event_times < limits)
 
@@ -61,6 +61,10 @@ class Rule:
         """Returns the first time at which each value is known."""
         events = event_times + (event_times != _LATEST) if self.exclusive else event_times
         return np.maximum(events, created_times) if self.arrival else events
+
+    def last_event(self, time: int) -> int:
+        """Returns the latest event time that can be known at a time."""
+        return time - 1 if self.exclusive else time
 
     def judge(self, exists: Flags, event_times: Times, created_times: Times, times: Times) -> Codes:
         """Returns FRESH, STALE or ABSENT for the best value of each row."""

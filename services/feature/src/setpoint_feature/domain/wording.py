@@ -1,5 +1,6 @@
 """Times in sentences for people."""
 
+import datetime as dt
 from typing import Final
 
 _MICROSECONDS: Final = (
@@ -8,6 +9,17 @@ _MICROSECONDS: Final = (
     ("min", 60_000_000),
     ("s", 1_000_000),
 )
+
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def moment(microseconds: int) -> str:
+    """Writes a time as date and time of day, or as microseconds where no calendar reaches."""
+    try:
+        return (_EPOCH + dt.timedelta(microseconds=microseconds)).isoformat()
+    except OverflowError:
+        return f"{microseconds} µs"
 
 
 def duration(microseconds: int) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from setpoint_feature import ports
-from setpoint_feature.domain import plan, run, segments
+from setpoint_feature.domain import plan, retention, run, segments
 from setpoint_feature.service import snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
@@ -98,7 +98,7 @@ class Compactor:
 
     async def _look(self, turn: ports.SegmentTurn, failures: list[errors.SetpointError]) -> None:
         live = await turn.live()
-        views = self._known.catalog.compiled_views()
+        views, revision = self._known.catalog.compiled_views(), self._known.catalog.revision
         # Every event of a window counts, not the greatest row alone.
         sources = {view.stream for view in views if view.blueprint is not None}
         for view in views:
@@ -107,7 +107,7 @@ class Compactor:
                 await work.move(self._known.last_sequences.get(view.number, 0), self._limits)
                 await work.merge(self._limits, self._clock)
                 if view.number not in sources:
-                    await work.thin(self._clock.now_us())
+                    await work.thin(self._clock.now_us(), revision)
             except _EXPECTED as error:
                 # One damaged segment must not keep the other views from moving.
                 failures.append(error)
@@ -137,11 +137,11 @@ class Compactor:
         self.counts.failures += len(failures)
         text = "; ".join(str(error) for error in failures)
         if text and text != self._failing:
-            # A database that is away is told by everything else; what is wrong with files by this alone.
-            away = errors.Reason.DATABASE_UNAVAILABLE
+            # A database that is away is told by everything else, and definitions are known in a moment; what is
+            # wrong with files is told by this alone.
             level = (
                 logging.WARNING
-                if all(error.reason is away for error in failures)
+                if all(error.reason in _PASSING for error in failures)
                 else logging.ERROR
             )
             _LOGGER.log(level, "history is not compacted, rows stay where they are: %s", text)
@@ -150,6 +150,7 @@ class Compactor:
         self._failing = text
 
 
+_PASSING: Final = (errors.Reason.DATABASE_UNAVAILABLE, errors.Reason.ETAG_MISMATCH)
 _EXPECTED: Final = (errors.UnavailableError, errors.DataLossError, errors.AbortedError)
 
 
@@ -205,11 +206,11 @@ class _Work:
             del content
             self._counts.merges += 1
 
-    async def thin(self, now: int) -> None:
-        """Removes rows that retention lets go."""
-        retention = self._view.view.retention
-        horizon = now - retention
-        while segment := segments.to_thin(self._live, retention, now):
+    async def thin(self, now: int, revision: int) -> None:
+        """Removes rows that retention lets go, as long as definitions are at the revision that says so."""
+        kept_for = self._view.view.retention
+        horizon = now - kept_for
+        while segment := segments.to_thin(self._live, kept_for, now):
             place = self._live.index(segment)
             runs = [await self._store.open(each) for each in self._live]
             content = runs[place]
@@ -221,8 +222,9 @@ class _Work:
                 self._live[place] = dataclasses.replace(segment, thinned=horizon)
                 continue
             kept = await asyncio.to_thread(content.take, rows)
-            retained = ports.Retained(horizon, self._live[-1].last, gone)
-            await self._replace((segment,), kept, horizon, now, retained)
+            left = retention.Retained(horizon, self._live[-1].last, gone)
+            removed = ports.Removed(left, revision)
+            await self._replace((segment,), kept, horizon, now, removed)
             self._counts.thinnings += 1
             self._counts.removed_rows += gone
 
@@ -232,11 +234,11 @@ class _Work:
         content: run.Run,
         thinned: int,
         now: int,
-        retained: ports.Retained | None,
+        removed: ports.Removed | None,
     ) -> None:
         span = old[0].first, old[-1].last
         new = await self._store.write(self._view.number, span, content, thinned)
-        await self._turn.replace(old, new, now, retained)
+        await self._turn.replace(old, new, now, removed)
         start = self._live.index(old[0])
         self._live[start : start + len(old)] = [new]
         self._store.release(old)

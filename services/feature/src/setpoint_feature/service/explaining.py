@@ -15,6 +15,7 @@ from setpoint_feature.domain import (
     history,
     online,
     plan,
+    retention,
     visibility,
 )
 from setpoint_feature.service import snapshot
@@ -97,6 +98,8 @@ class Explainer:
         Raises:
             NotFoundError: FEATURE_SET_NOT_FOUND, FEATURE_VIEW_NOT_FOUND.
             InvalidArgumentError: A column, field or key is missing or of another type.
+            OutOfRangeError: HISTORY_REMOVED, when rows that were known at the time are gone.
+            UnavailableError: HISTORY_REMOVED, when rows up to `upto` gave way to later ones.
         """
         if entity.rows != 1:
             raise errors.invalid(f"{_FIELD}.rows", entity.rows, "must be 1")
@@ -108,6 +111,11 @@ class Explainer:
             upto = (await self._store.last_sequences()).get(view.number, 0)
         rule = visibility.Rule.of(view.view, arrival=question.arrival)
         past = await self._past(view, rule, key, upto)
+        kept = await self._store.retained()
+        since = retention.complete_from(view, (), kept)
+        if since is not None and time < since:
+            raise retention.removed(view.view.name, "time", time, since)
+        retention.check_reach(view, upto, kept)
         found = await asyncio.to_thread(explaining.explain, past, time)
         served = explaining.served(past, field, time)
         copy = await self._copy(view, field, key, time, past, found)

@@ -16,6 +16,7 @@ from setpoint_feature.domain import (
     derived,
     history,
     plan,
+    retention,
     training_set,
     visibility,
 )
@@ -51,15 +52,27 @@ class Join:
         self,
         ask: Ask,
         compiled: plan.Plan,
+        store: ports.HistoryStore,
         sources: Mapping[int, _Source],
-        sequences: tuple[training_set.ViewSequence, ...],
+        last: Mapping[int, int],
     ) -> None:
         """Prepares; made by `HistoricalReader`."""
         self._ask = ask
         self._compiled = compiled
+        self._store = store
         self._sources = sources
-        self.sequences = sequences
+        self._last = last
+
+    @property
+    def sequences(self) -> tuple[training_set.ViewSequence, ...]:
         """How far the history of each view reaches, of an aggregate view that of its events."""
+        views = {group.view.number: group.view for group in self._compiled.groups}
+        return tuple(
+            training_set.ViewSequence(
+                each.view.name, each.view.version, self._last.get(each.stream, 0)
+            )
+            for each in views.values()
+        )
 
     @property
     def feature_set(self) -> definitions.FeatureSet:
@@ -71,6 +84,8 @@ class Join:
 
         Raises:
             InvalidArgumentError: The piece lacks its time column or a key, or is too large.
+            OutOfRangeError: HISTORY_REMOVED, when retention has removed what a row of it may be about.
+            UnavailableError: HISTORY_REMOVED, when it did so while the stream was read.
         """
         if spine.rows > MAX_ROWS:
             rule = f"must be at most {MAX_ROWS}"
@@ -82,11 +97,20 @@ class Join:
             await self._sources[group.view.number].join(group, spine, times)
             for group in self._compiled.groups
         ]
+        await self._check_retention(times)
         served = await asyncio.to_thread(assemble.serve, self._compiled, spine.rows, winners)
         if recipe is None or given is None:
             return served
         # What is learned from must not depend on which rows came together.
         return await asyncio.to_thread(derived.derive, recipe, served, given, is_checked=True)
+
+    async def _check_retention(self, times: visibility.Times) -> None:
+        """Refuses a piece that was read, where rows may have been gone by then, whoever removed them."""
+        kept = await self._store.retained()
+        field = f"{_FIELD}.{self._ask.time_column}"
+        for group in self._compiled.groups:
+            retention.check(group.view, group.fields, times, kept, field)
+            retention.check_reach(group.view, self._last.get(group.view.stream, 0), kept)
 
 
 class HistoricalReader:
@@ -122,33 +146,45 @@ class HistoricalReader:
                 sources[number] = view_history.ViewHistory(
                     self._store, view, upto, rule, (budget, self._tails)
                 )
-        sequences = tuple(
-            training_set.ViewSequence(view.view.name, view.view.version, last.get(view.stream, 0))
-            for view in views.values()
-        )
-        return Join(ask, compiled, sources, sequences)
+        return Join(ask, compiled, self._store, sources, last)
 
     async def scan(
-        self, view_name: str, start: int, end: int, known_at: int
+        self, view_name: str, start: int | None, end: int, known_at: int
     ) -> AsyncIterator[tuple[plan.CompiledView, history.NamedRows]]:
         """Yields the stored rows of a view whose event times lie in a range, in their order.
 
         Args:
             view_name: Name of the view; its latest version is read.
-            start: First event time.
+            start: First event time; None means all rows that there are.
             end: First event time that is not wanted.
             known_at: Only rows known by then.
 
         Raises:
             NotFoundError: FEATURE_VIEW_NOT_FOUND.
+            OutOfRangeError: HISTORY_REMOVED, when retention has removed rows from `start` on.
         """
         view = await self._known.find(lambda found: found.view(view_name))
         aggregating.refuse(view.view, "view")
         upto = (await self._store.last_sequences()).get(view.number, 0)
-        latest_event = known_at - 1 if view.rule.exclusive else known_at
-        scan = ports.Scan(start, min(end, latest_event + 1), known_at, upto)
-        async for page in self._store.scan(view.number, scan, SCAN_ROWS):
+        latest_event = view.rule.last_event(known_at)
+        first = visibility.EARLIEST if start is None else start
+        scan = ports.Scan(first, min(end, latest_event + 1), known_at, upto)
+        pages = self._store.scan(view.number, scan, SCAN_ROWS)
+        async for page in pages:
+            if start is not None:
+                await self._check_start(view, start)
             yield view, page
+        if start is not None:
+            await self._check_start(view, start)
+
+    async def _check_start(self, view: plan.CompiledView, start: int) -> None:
+        """Refuses rows that were read, where some of the first may have been gone by then."""
+        retained = (await self._store.retained()).get(view.number)
+        if retained is None:
+            return
+        since = retention.last_removed(view.view, retained) + 1
+        if start < since:
+            raise retention.removed(view.view.name, "range.start_time", start, since)
 
 
 def spine_times(table: Columns, name: str, field: str) -> visibility.Times:

@@ -9,7 +9,15 @@ import numpy as np
 
 from setpoint_columns import Column, Columns
 from setpoint_feature import ports
-from setpoint_feature.domain import aggregating, history, leakage, plan, registration, visibility
+from setpoint_feature.domain import (
+    aggregating,
+    history,
+    leakage,
+    plan,
+    registration,
+    retention,
+    visibility,
+)
 from setpoint_feature.service import joining, snapshot
 from setpoint_runtime import errors
 
@@ -43,13 +51,15 @@ class LeakageChecker:
         Raises:
             InvalidArgumentError: A column, field or key is missing or of another type.
             NotFoundError: FEATURE_VIEW_NOT_FOUND.
+            OutOfRangeError: HISTORY_REMOVED, when rows that were known at a time of the table are gone.
+            UnavailableError: HISTORY_REMOVED, when they went while the table was judged.
         """
         if not claims:
             raise errors.invalid("columns", 0, "must name a column", errors.Reason.MISSING_FIELD)
         times = joining.spine_times(table, time_column, _FIELD)
         last = await self._store.last_sequences()
         return [
-            await self._judge(claim, f"columns[{index}]", table, times, last)
+            await self._judge(claim, f"columns[{index}]", table, (time_column, times), last)
             for index, claim in enumerate(claims)
         ]
 
@@ -58,9 +68,10 @@ class LeakageChecker:
         claim: Claim,
         path: str,
         table: Columns,
-        times: visibility.Times,
+        named_times: tuple[str, visibility.Times],
         last: Mapping[int, int],
     ) -> leakage.Finding:
+        time_column, times = named_times
         view = await self._known.find(lambda found: found.view(claim.view))
         aggregating.refuse(view.view, f"{path}.view")
         field = view.view.field_index(claim.field)
@@ -73,7 +84,11 @@ class LeakageChecker:
         numbers = history.KeyNumbers()
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
         numbers.assign(wanted)
-        past = await load(self._store, view, wanted, last.get(view.number, 0))
+        upto = last.get(view.number, 0)
+        past = await load(self._store, view, wanted, upto)
+        kept = await self._store.retained()
+        retention.check(view, (), times, kept, f"{_FIELD}.{time_column}")
+        retention.check_reach(view, upto, kept)
         found = numbers.find(keys)
         return await asyncio.to_thread(leakage.judge, past, field, found, times, column)
 

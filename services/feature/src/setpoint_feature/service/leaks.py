@@ -20,6 +20,7 @@ from setpoint_feature.domain import (
     leakage,
     plan,
     registration,
+    retention,
     visibility,
 )
 from setpoint_feature.service import joining, snapshot
@@ -158,6 +159,8 @@ class Measurement:
 
         Raises:
             InvalidArgumentError: A column or key is missing or of another type, or there are too many rows.
+            OutOfRangeError: HISTORY_REMOVED, when rows that were known at a time of the table are gone.
+            UnavailableError: HISTORY_REMOVED, when they went while the table was measured.
         """
         if table.rows > MAX_ROWS:
             rule = f"must be at most {MAX_ROWS}"
@@ -170,6 +173,10 @@ class Measurement:
         for targets in _by_lookup(self.targets):
             first = targets[0]
             past, keys = await self._past(first.view, first.key_columns, table)
+            kept = await self._store.retained()
+            field = f"{_FIELD}.{self._ask.time_column}"
+            retention.check(first.view, (), times, kept, field)
+            retention.check_reach(first.view, self._last.get(first.view.number, 0), kept)
             for target in targets:
                 column = self._values(target, table, past, keys, times)
                 await asyncio.to_thread(

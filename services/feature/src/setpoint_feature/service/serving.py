@@ -22,6 +22,7 @@ from setpoint_feature.domain import (
     definitions,
     online,
     plan,
+    retention,
     tile_reads,
     tiles,
     visibility,
@@ -113,6 +114,7 @@ class OnlineReader:
             FailedPreconditionError: TRANSFORMATION_NOT_FOUND or TRANSFORMATION_MISMATCH.
             InternalError: TRANSFORMATION_FAILED.
             UnavailableError: ONLINE_STORE_UNAVAILABLE: neither the online store nor the history answers.
+            OutOfRangeError: HISTORY_REMOVED, when a window, or the history in the online store's place, lacks rows.
         """
         try:
             compiled = self._known.catalog.plan(name, version)
@@ -120,6 +122,7 @@ class OnlineReader:
             compiled = await self._known.find(lambda found: found.plan(name, version))
         self._check_size(compiled, entities.rows)
         times = self._times(as_of_times, entities.rows)
+        self._check_windows(compiled, times)
         lookups = [_look_up(group, entities) for group in compiled.groups]
         recipe = compiled.recipe
         given = None if recipe is None else recipe.given(entities, _FIELD)
@@ -223,6 +226,13 @@ class OnlineReader:
         winners = [next(answers) if found is None else found for found in judged]
         views = dict.fromkeys(group.view.view.name for group, _ in missing)
         return winners, tuple(views)
+
+    def _check_windows(self, compiled: plan.Plan, times: visibility.Times) -> None:
+        """Refuses times at which a window lacks events: they went before its view was registered, if ever."""
+        kept = self._known.catalog.retained
+        for group in compiled.groups:
+            if group.view.blueprint is not None:
+                retention.check(group.view, group.fields, times, kept, "as_of_times")
 
     def _check_size(self, compiled: plan.Plan, rows: int) -> None:
         limit = min(MAX_ROWS, self._max_bytes // max(1, compiled.row_bytes))

@@ -16,7 +16,14 @@ import numpy.typing as npt
 
 from setpoint_columns import Column, DataType
 from setpoint_feature import ports
-from setpoint_feature.domain import definitions, plan, skew, skew_causes, visibility
+from setpoint_feature.domain import (
+    definitions,
+    plan,
+    retention,
+    skew,
+    skew_causes,
+    visibility,
+)
 from setpoint_feature.service import joining, snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
@@ -46,11 +53,13 @@ class Counts:
 
     values: int = 0
     differences: Counter[skew.Cause] = field(default_factory=Counter)
+    removed_predictions: int = 0
 
     def add(self, tallies: Sequence[skew.Tally]) -> None:
         """Counts findings."""
         for tally in tallies:
             self.values += tally.values
+            self.removed_predictions += tally.removed_predictions
             for (_, cause), count in tally.differences.items():
                 self.differences[cause] += count
 
@@ -151,6 +160,11 @@ class SkewReplay:
             cause = skew.Cause.TRANSFORMATION if is_computed else skew.Cause.DEFINITION
             skew_causes.incomparable(rows, tally, cause, error.message)
             return tally
+        except errors.OutOfRangeError as error:
+            since = retention.complete_from_of(error)
+            if since is None:
+                raise
+            return await self._check_kept(rows, since)
         sensitive = self._known.catalog.sensitive_columns(compiled.feature_set)
         comparison = skew_causes.Comparison(rows, known, tally, sensitive)
         differing = await asyncio.to_thread(comparison.differing)
@@ -162,6 +176,13 @@ class SkewReplay:
                 comparison.derived(step.name, differing.pop(step.name), step.inputs)
         for name, flags in differing.items():
             comparison.derived(name, flags, ())
+        return tally
+
+    async def _check_kept(self, rows: skew.ServedRows, since: int) -> skew.Tally:
+        """Replays the predictions of whose times the history still tells; counts the others."""
+        left = np.flatnonzero(rows.times >= since)
+        tally = await self._check(rows.take(left))
+        tally.removed_predictions += len(rows) - len(left)
         return tally
 
     async def _explain(

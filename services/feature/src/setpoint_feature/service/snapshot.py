@@ -62,5 +62,7 @@ class Snapshot:
     async def _refresh(self) -> None:
         self._begun += 1
         self.catalog.update(await self._definitions.load(self.catalog.revision))
+        # Behind the definitions: no source of an aggregate view that is known loses rows any more.
+        self.catalog.retained = await self._history.retained()
         for view, last in (await self._history.last_sequences()).items():
             self.wrote(view, last)

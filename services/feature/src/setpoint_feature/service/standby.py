@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_feature import ports
-from setpoint_feature.domain import assemble, history, plan, visibility
+from setpoint_feature.domain import assemble, history, plan, retention, visibility
 from setpoint_feature.service import event_reading
 from setpoint_runtime import errors
 
@@ -65,18 +65,31 @@ class Standby:
 
         Raises:
             UnavailableError: ONLINE_STORE_UNAVAILABLE: neither does the history answer in time.
+            OutOfRangeError: HISTORY_REMOVED: it lacks rows that were known at a time asked for.
         """
-        view = group.view
         try:
             async with asyncio.timeout(SECONDS if seconds is None else min(seconds, SECONDS)):
                 async with self._turns:
-                    if view.blueprint is not None:
-                        return await self._events.answer(group, keys, rows, times)
-                    found = await self._read(view, keys, times)
+                    found = await self._find(group, keys, rows, times)
+                    kept = await self._store.retained()
         except TimeoutError:
             raise _unavailable("the history did not answer in time") from None
         except errors.UnavailableError as error:
             raise _unavailable(f"the history does not answer: {error.message}") from error
+        retention.check(group.view, group.fields, times, kept, "as_of_times")
+        return found
+
+    async def _find(
+        self,
+        group: plan.Group,
+        keys: Sequence[bytes],
+        rows: npt.NDArray[np.intp],
+        times: visibility.Times,
+    ) -> assemble.Found:
+        view = group.view
+        if view.blueprint is not None:
+            return await self._events.answer(group, keys, rows, times)
+        found = await self._read(view, keys, times)
         past = history.Past(view, view.rule, found.keys, [found.rows])
         return assemble.join(past, rows, times)
 

@@ -13,11 +13,8 @@ from setpoint_db import engine as engines
 from setpoint_db import idempotency
 from setpoint_feature import ports
 from setpoint_feature.domain import catalog, changes, definitions, registration
-from setpoint_feature.store import documents, plan_documents, tables
+from setpoint_feature.store import documents, plan_documents, retained, revisions, tables
 from setpoint_runtime import errors
-
-# Any constant will do, as long as everything that registers takes the same lock.
-_REGISTRATION_LOCK = "setpoint.feature.registration"
 
 
 class SQLDefinitionStore:
@@ -43,11 +40,10 @@ class SQLDefinitionStore:
     ) -> tuple[ports.Applied, bool]:
         """Stores what `plan` leaves of all definitions, once per request id, and that it was applied."""
         async with engines.transaction(self._engine) as connection:
-            await _take_turn(connection)
+            await revisions.take_turn(connection)
 
             async def work() -> bytes:
-                known = catalog.Catalog()
-                known.update(await _load(connection, 0))
+                known = await _known(connection)
                 if known.revision != applied.revision:
                     raise _outdated(applied.revision, known.revision)
                 planned = plan(known)
@@ -96,11 +92,10 @@ class SQLDefinitionStore:
     ) -> tuple[definitions.Definition, bool]:
         """Stores what `decide` returns, given all definitions, once per request id."""
         async with engines.transaction(self._engine) as connection:
-            await _take_turn(connection)
+            await revisions.take_turn(connection)
 
             async def work() -> bytes:
-                known = catalog.Catalog()
-                known.update(await _load(connection, 0))
+                known = await _known(connection)
                 definition = decide(known)
                 if not registration.is_latest(known, definition):
                     await _put(connection, definition, known.revision + 1)
@@ -112,14 +107,6 @@ class SQLDefinitionStore:
             )
         kind, document = json.loads(answer)
         return documents.from_document(kind, document), replayed
-
-
-async def _take_turn(connection: sqlalchemy_asyncio.AsyncConnection) -> None:
-    """Waits until nobody else registers; the lock is held until the transaction ends."""
-    await connection.execute(
-        sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
-        {"name": _REGISTRATION_LOCK},
-    )
 
 
 def _outdated(planned: int, current: int) -> errors.AbortedError:
@@ -140,6 +127,14 @@ async def _record(connection: sqlalchemy_asyncio.AsyncConnection, applied: ports
             revision=applied.revision, content=document
         )
     )
+
+
+async def _known(connection: sqlalchemy_asyncio.AsyncConnection) -> catalog.Catalog:
+    """Returns all definitions, to decide on others."""
+    found = catalog.Catalog()
+    found.update(await _load(connection, 0))
+    found.retained = await retained.load(connection)
+    return found
 
 
 async def _load(connection: sqlalchemy_asyncio.AsyncConnection, since: int) -> list[catalog.Stored]:

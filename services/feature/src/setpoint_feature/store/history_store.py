@@ -14,8 +14,8 @@ from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 from setpoint_db import copy
 from setpoint_db import engine as engines
 from setpoint_feature import ports
-from setpoint_feature.domain import batch, history, run, run_reads, segments, visibility
-from setpoint_feature.store import queries, segment_cache, segment_list, tables
+from setpoint_feature.domain import batch, history, retention, run, run_reads, segments, visibility
+from setpoint_feature.store import queries, retained, segment_cache, segment_list, tables
 from setpoint_runtime import errors
 
 LOCK_SECONDS: Final = 20
@@ -259,18 +259,10 @@ class SQLHistoryStore:
         release = self._segments.release if self._segments is not None else _nothing
         return ports.Opened(runs, found[-1].last if found else 0, release)
 
-    async def retained(self, view: int) -> ports.Retained | None:
-        """Returns what retention left of a view's history, None where it removed nothing."""
-        columns = tables.retained.c
+    async def retained(self) -> dict[int, retention.Retained]:
+        """Returns what retention left of the history of each view that it removed rows of."""
         async with engines.transaction(self._engine) as connection:
-            row = (
-                await connection.execute(
-                    sqlalchemy.select(columns.time, columns.sequence, columns.rows).where(
-                        columns.view == view
-                    )
-                )
-            ).first()
-        return None if row is None else ports.Retained(row.time, row.sequence, row.rows)
+            return await retained.load(connection)
 
     async def _read(
         self,

@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 
 from setpoint_db import failures
 from setpoint_feature import ports
 from setpoint_feature.domain import segments
-from setpoint_feature.store import tables
+from setpoint_feature.store import retained, revisions, tables
 from setpoint_runtime import errors
 
 # Any constant will do, as long as everything that compacts takes the same lock.
@@ -97,7 +96,7 @@ class SegmentTurn:
         old: Sequence[segments.Segment],
         new: segments.Segment,
         now: int,
-        retained: ports.Retained | None,
+        removed: ports.Removed | None,
     ) -> None:
         """Puts a segment in the place of neighbours, whose files stay for now.
 
@@ -105,10 +104,13 @@ class SegmentTurn:
             old: Those that it replaces.
             new: Holds what is kept of their rows.
             now: The service's time.
-            retained: What the history is complete for from now on, and the rows that went; None when
-                no row went.
+            removed: What retention took out of them; None when no row went.
         """
         async with self._transaction():
+            if removed is not None:
+                if not await revisions.is_at(self._connection, removed.revision):
+                    raise _outdated(new)
+                await retained.note(self._connection, new.view, removed.retained)
             retired = await self._connection.execute(
                 sqlalchemy.update(tables.segments)
                 .where(
@@ -120,8 +122,6 @@ class SegmentTurn:
             if retired.rowcount != len(old):
                 raise _changed(new)
             await self._add(new)
-            if retained is not None:
-                await self._note(new.view, retained)
 
     async def thinned(self, segment: segments.Segment, horizon: int) -> None:
         """Notes that retention was applied to a segment and too little had to go."""
@@ -180,22 +180,6 @@ class SegmentTurn:
             )
         )
 
-    async def _note(self, view: int, retained: ports.Retained) -> None:
-        table = tables.retained
-        noted = postgresql.insert(table).values(
-            view=view, time=retained.time, sequence=retained.sequence, rows=retained.rows
-        )
-        await self._connection.execute(
-            noted.on_conflict_do_update(
-                index_elements=["view"],
-                set_={
-                    "time": sqlalchemy.func.greatest(table.c.time, noted.excluded.time),
-                    "sequence": sqlalchemy.func.greatest(table.c.sequence, noted.excluded.sequence),
-                    "rows": table.c.rows + noted.excluded.rows,
-                },
-            )
-        )
-
 
 def _check(connection: sqlalchemy_asyncio.AsyncConnection) -> None:
     """Refuses to go on after a lost connection, in whose place SQLAlchemy would put one without the lock."""
@@ -210,6 +194,13 @@ def _changed(segment: segments.Segment) -> errors.AbortedError:
     return errors.AbortedError(
         errors.Reason.INTERNAL,
         f"the history of view {segment.view} changed while {segment.path} was written",
+    )
+
+
+def _outdated(segment: segments.Segment) -> errors.AbortedError:
+    return errors.AbortedError(
+        errors.Reason.ETAG_MISMATCH,
+        f"retention of view {segment.view} waits until the newest definitions are known here",
     )
 
 

@@ -21,12 +21,13 @@ KEPT_EXAMPLES: Final = 20
 _ADD_DAY = sqlalchemy.text(
     """
     INSERT INTO skew_days AS kept
-      (day, feature_set, version, predictions, differing_predictions, compared_values)
-    VALUES (:day, :feature_set, :version, :predictions, :differing_predictions, :values)
+      (day, feature_set, version, predictions, differing_predictions, compared_values, removed_predictions)
+    VALUES (:day, :feature_set, :version, :predictions, :differing_predictions, :values, :removed)
     ON CONFLICT (day, feature_set, version) DO UPDATE SET
       predictions = kept.predictions + excluded.predictions,
       differing_predictions = kept.differing_predictions + excluded.differing_predictions,
-      compared_values = kept.compared_values + excluded.compared_values
+      compared_values = kept.compared_values + excluded.compared_values,
+      removed_predictions = kept.removed_predictions + excluded.removed_predictions
     """
 )
 _ADD_DIFFERENCE = sqlalchemy.text(
@@ -112,6 +113,7 @@ class SQLSkewStore:
                 int(row.compared_values),
                 differences[row.feature_set, row.version],
                 shown[row.feature_set, row.version],
+                int(row.removed_predictions),
             )
             for row in days
         ]
@@ -131,6 +133,7 @@ async def _add(connection: sqlalchemy_asyncio.AsyncConnection, tally: skew.Tally
         "predictions": tally.predictions,
         "differing_predictions": tally.differing_predictions,
         "values": tally.values,
+        "removed": tally.removed_predictions,
     }
     await connection.execute(_ADD_DAY, {**key, **counts})
     if not tally.differences:
@@ -182,7 +185,12 @@ async def _days(
     columns = skew_tables.days.c
     sums = [
         sqlalchemy.func.sum(columns[name]).label(name)
-        for name in ("predictions", "differing_predictions", "compared_values")
+        for name in (
+            "predictions",
+            "differing_predictions",
+            "compared_values",
+            "removed_predictions",
+        )
     ]
     query = (
         sqlalchemy.select(columns.feature_set, columns.version, *sums)

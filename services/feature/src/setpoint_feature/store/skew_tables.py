@@ -23,6 +23,10 @@ days = sqlalchemy.Table(
     sqlalchemy.Column("predictions", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("differing_predictions", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("compared_values", sqlalchemy.BigInteger, nullable=False),
+    # In no other count: retention had removed rows that were known at their times.
+    sqlalchemy.Column(
+        "removed_predictions", sqlalchemy.BigInteger, nullable=False, server_default="0"
+    ),
 )
 
 differences = sqlalchemy.Table(

@@ -80,6 +80,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The snapshot does not exist."""
     REASON_SNAPSHOT_DAMAGED: _Reason.ValueType  # 58
     """A file of a snapshot is gone or changed; metadata names it."""
+    REASON_HISTORY_REMOVED: _Reason.ValueType  # 59
+    """Retention removed rows that the answer would need. Metadata names the view, the time that was asked for (time), and
+    from when on it answers as if nothing had gone (complete_from_time), both microseconds UTC.
+    """
     REASON_MODEL_NOT_FOUND: _Reason.ValueType  # 40
     """The model does not exist."""
     REASON_MODEL_VERSION_NOT_FOUND: _Reason.ValueType  # 41
@@ -232,6 +236,10 @@ REASON_SNAPSHOT_NOT_FOUND: Reason.ValueType  # 57
 """The snapshot does not exist."""
 REASON_SNAPSHOT_DAMAGED: Reason.ValueType  # 58
 """A file of a snapshot is gone or changed; metadata names it."""
+REASON_HISTORY_REMOVED: Reason.ValueType  # 59
+"""Retention removed rows that the answer would need. Metadata names the view, the time that was asked for (time), and
+from when on it answers as if nothing had gone (complete_from_time), both microseconds UTC.
+"""
 REASON_MODEL_NOT_FOUND: Reason.ValueType  # 40
 """The model does not exist."""
 REASON_MODEL_VERSION_NOT_FOUND: Reason.ValueType  # 41

@@ -609,12 +609,17 @@ class FeatureSetSkew(google.protobuf.message.Message):
     DIFFERING_PREDICTIONS_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
     DIFFERENCES_FIELD_NUMBER: builtins.int
+    REMOVED_PREDICTIONS_FIELD_NUMBER: builtins.int
     predictions: builtins.int
     """Predictions that were replayed."""
     differing_predictions: builtins.int
     """Those with any difference."""
     values: builtins.int
     """Values that were compared."""
+    removed_predictions: builtins.int
+    """Predictions that were not replayed and are in no other count: retention has removed rows that were known at their
+    times, so nothing is left to compare with.
+    """
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """The exact version."""
@@ -631,9 +636,10 @@ class FeatureSetSkew(google.protobuf.message.Message):
         differing_predictions: builtins.int = ...,
         values: builtins.int = ...,
         differences: collections.abc.Iterable[Global___SkewDifference] | None = ...,
+        removed_predictions: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["differences", b"differences", "differing_predictions", b"differing_predictions", "feature_set", b"feature_set", "predictions", b"predictions", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["differences", b"differences", "differing_predictions", b"differing_predictions", "feature_set", b"feature_set", "predictions", b"predictions", "removed_predictions", b"removed_predictions", "values", b"values"]) -> None: ...
 
 Global___FeatureSetSkew: typing_extensions.TypeAlias = FeatureSetSkew
 

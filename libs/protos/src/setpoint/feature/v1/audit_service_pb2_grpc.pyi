@@ -142,7 +142,8 @@ class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType, _AuditSer
     error. The first page lies around the winner; tokens lead to greater and to smaller candidates, and see the history as
     it was at the first page. NOT_FOUND (FEATURE_SET_NOT_FOUND, FEATURE_VIEW_NOT_FOUND); INVALID_ARGUMENT names a column,
     field or key that is missing (MISSING_FIELD, UNKNOWN_FIELD, ENTITY_KEY_MISSING) or of another type (WRONG_TYPE), or a
-    token of another question (INVALID_PAGE_TOKEN). Reads all rows of the entity, so it costs what that entity's history
+    token of another question (INVALID_PAGE_TOKEN). A time at which the view lacks rows is refused as in GetHistoricalFeatures,
+    and so is a page whose rows retention has removed since the first. Reads all rows of the entity, so it costs what that entity's history
     is long. Callers: people.
     """
 
@@ -151,14 +152,16 @@ class AuditServiceStub(typing.Generic[_AuditServiceExplainFeatureType, _AuditSer
     by which bound they were unknown, and which careless join gives them. The table comes in pieces; what it claims to hold
     is said by a feature set, by the request, or found by comparing with what is stored. All pieces see the history as it
     was at the first one. NOT_FOUND (FEATURE_SET_NOT_FOUND, FEATURE_VIEW_NOT_FOUND); INVALID_ARGUMENT names a column, field
-    or key that is missing or of another type, as in CheckLeakage, of which this is the larger sister. Callers: people,
+    or key that is missing or of another type, as in CheckLeakage, of which this is the larger sister. Times at which a view lacks rows are refused
+    as in GetHistoricalFeatures. Callers: people,
     pipelines.
     """
 
     GetSkewReport: _AuditServiceGetSkewReportType
     """Tells what the continuous replay has found: a share of the prediction records is taken from monitoring, their features
     are computed again by the join that makes training sets, as known at the time that they were asked for, and compared to
-    the bit with what was served, statuses and event times included. Each difference has a cause. Callers: people.
+    the bit with what was served, statuses and event times included. Each difference has a cause. Predictions at whose times a view lacks rows,
+    after retention, are counted apart. Callers: people.
     """
 
     ReplayPredictions: _AuditServiceReplayPredictionsType
@@ -204,7 +207,8 @@ class AuditServiceServicer(metaclass=abc.ABCMeta):
         error. The first page lies around the winner; tokens lead to greater and to smaller candidates, and see the history as
         it was at the first page. NOT_FOUND (FEATURE_SET_NOT_FOUND, FEATURE_VIEW_NOT_FOUND); INVALID_ARGUMENT names a column,
         field or key that is missing (MISSING_FIELD, UNKNOWN_FIELD, ENTITY_KEY_MISSING) or of another type (WRONG_TYPE), or a
-        token of another question (INVALID_PAGE_TOKEN). Reads all rows of the entity, so it costs what that entity's history
+        token of another question (INVALID_PAGE_TOKEN). A time at which the view lacks rows is refused as in GetHistoricalFeatures,
+        and so is a page whose rows retention has removed since the first. Reads all rows of the entity, so it costs what that entity's history
         is long. Callers: people.
         """
 
@@ -218,7 +222,8 @@ class AuditServiceServicer(metaclass=abc.ABCMeta):
         by which bound they were unknown, and which careless join gives them. The table comes in pieces; what it claims to hold
         is said by a feature set, by the request, or found by comparing with what is stored. All pieces see the history as it
         was at the first one. NOT_FOUND (FEATURE_SET_NOT_FOUND, FEATURE_VIEW_NOT_FOUND); INVALID_ARGUMENT names a column, field
-        or key that is missing or of another type, as in CheckLeakage, of which this is the larger sister. Callers: people,
+        or key that is missing or of another type, as in CheckLeakage, of which this is the larger sister. Times at which a view lacks rows are refused
+        as in GetHistoricalFeatures. Callers: people,
         pipelines.
         """
 
@@ -230,7 +235,8 @@ class AuditServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse, collections.abc.Awaitable[setpoint.feature.v1.audit_service_pb2.GetSkewReportResponse]]:
         """Tells what the continuous replay has found: a share of the prediction records is taken from monitoring, their features
         are computed again by the join that makes training sets, as known at the time that they were asked for, and compared to
-        the bit with what was served, statuses and event times included. Each difference has a cause. Callers: people.
+        the bit with what was served, statuses and event times included. Each difference has a cause. Predictions at whose times a view lacks rows,
+        after retention, are counted apart. Callers: people.
         """
 
     @abc.abstractmethod

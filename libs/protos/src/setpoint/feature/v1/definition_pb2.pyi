@@ -203,7 +203,8 @@ class FeatureView(google.protobuf.message.Message):
     retention_microseconds: builtins.int
     """How far back joins stay exact; 0 means for ever. A row that no join at now - retention or later can see may be
     removed from the history, once it has moved out of the database; the row that is current for an entity never is, so
-    online answers do not change. Rows that an aggregate view reads stay. Not part of the version: it changes what is
+    online answers do not change. Rows that an aggregate view reads stay. Questions about earlier times are refused
+    (HISTORY_REMOVED) once rows are gone. Not part of the version: it changes what is
     remembered, not what a value means.
     """
     @property

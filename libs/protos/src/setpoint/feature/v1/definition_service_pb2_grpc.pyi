@@ -120,7 +120,8 @@ class DefinitionServiceStub(typing.Generic[_DefinitionServicePlanDefinitionsType
     PlanDefinitions: _DefinitionServicePlanDefinitionsType
     """Says what applying definitions would do, and changes nothing. INVALID_ARGUMENT names every definition that is wrong, by its
     place: definitions.views[3].fields[0].dtype; ALREADY_EXISTS (NAME_TAKEN) an entity that has other keys, FAILED_PRECONDITION
-    (TRANSFORMATION_MISMATCH) a function whose code is another here. What cannot be known, because the registry does not answer,
+    (TRANSFORMATION_MISMATCH) a function whose code is another here, or (HISTORY_REMOVED) windows that reach back to rows which
+    retention has removed. What cannot be known, because the registry does not answer,
     is said in the plan. Callers: people, pipelines.
     """
 
@@ -169,7 +170,8 @@ class DefinitionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[setpoint.feature.v1.definition_service_pb2.PlanDefinitionsResponse, collections.abc.Awaitable[setpoint.feature.v1.definition_service_pb2.PlanDefinitionsResponse]]:
         """Says what applying definitions would do, and changes nothing. INVALID_ARGUMENT names every definition that is wrong, by its
         place: definitions.views[3].fields[0].dtype; ALREADY_EXISTS (NAME_TAKEN) an entity that has other keys, FAILED_PRECONDITION
-        (TRANSFORMATION_MISMATCH) a function whose code is another here. What cannot be known, because the registry does not answer,
+        (TRANSFORMATION_MISMATCH) a function whose code is another here, or (HISTORY_REMOVED) windows that reach back to rows which
+        retention has removed. What cannot be known, because the registry does not answer,
         is said in the plan. Callers: people, pipelines.
         """
 

@@ -823,7 +823,7 @@ class ReadFeatureViewRequest(google.protobuf.message.Message):
     """Only rows known at that time; 0 means all."""
     @property
     def range(self) -> setpoint.common.v1.reference_pb2.TimeRange:
-        """Which event times; absent means all."""
+        """Which event times; absent means all rows that are left."""
 
     def __init__(
         self,

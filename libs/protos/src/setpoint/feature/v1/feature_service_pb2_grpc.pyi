@@ -420,6 +420,8 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
     field (unknown entity, duplicate field, negative TTL, default of another type; of an aggregate view an unknown source or
     field, a type that its function does not take, a window that is no multiple of its hop). FAILED_PRECONDITION (IN_USE) names the live
     models that would get no new values, UNAVAILABLE where the registry cannot say: see DefinitionService, which can be forced.
+    FAILED_PRECONDITION (HISTORY_REMOVED) names the windows of a new aggregate view that reach back to rows which retention
+    has removed from its source, and from when on they are complete; an accepted one keeps its source from losing more.
     Callers: people, pipelines.
     """
 
@@ -484,7 +486,9 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
     column, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
     is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
     rebuilt, the history answers in its place, as GetHistoricalFeatures would, and history_views says so; what is too large
-    for that, or finds no history either within the deadline, is UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router,
+    for that, or finds no history either within the deadline, is UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). What retention has
+    left incomplete at as_of_time, a window or the history in the online store's place, is refused as in
+    GetHistoricalFeatures: OUT_OF_RANGE (HISTORY_REMOVED). Callers: router,
     clients. Default deadline 150 ms from the router.
     """
 
@@ -495,21 +499,25 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
     when the stream began. Sorting the spine by time keeps large joins quick. A null key matches nothing. NOT_FOUND
     (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT where the spine lacks its time column or a key (MISSING_FIELD,
     ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED for a null time). Transformations are computed and fail as in
-    GetOnlineFeatures; one whose answer for a row depends on the others is refused here (TRANSFORMATION_FAILED). Callers:
-    retraining, people.
+    GetOnlineFeatures; one whose answer for a row depends on the others is refused here (TRANSFORMATION_FAILED).
+    OUT_OF_RANGE (HISTORY_REMOVED) where a row's time lies before the one from which on a view is complete after retention,
+    or a window at that time reaches back to before it; UNAVAILABLE (HISTORY_REMOVED) where that came about while the stream
+    was read: one that begins anew is answered. Callers: retraining, people.
     """
 
     ReadFeatureView: _FeatureServiceReadFeatureViewType
     """Streams the stored rows of a view's latest version whose event_time lies in the range and that were known at
     known_at_time, ordered by (event_time, created_time, sequence). Only the winning row of an entity and event_time is
     sent. Rows written after the stream began are not in it. NOT_FOUND (FEATURE_VIEW_NOT_FOUND), INVALID_ARGUMENT for an
-    aggregate view, which has no rows. Callers: retraining.
+    aggregate view, which has no rows. OUT_OF_RANGE (HISTORY_REMOVED), also behind some of the rows, where retention has
+    removed rows from the range's start_time on. Callers: retraining.
     """
 
     CheckLeakage: _FeatureServiceCheckLeakageType
     """Judges a training table: for each column, in how many rows its value was not known at the row's time, by comparing
     with what the stored history says was known. NOT_FOUND (FEATURE_VIEW_NOT_FOUND), INVALID_ARGUMENT names a column, field
-    or key that is missing or of another type. Callers: retraining, people.
+    or key that is missing or of another type. Times at which a view lacks rows are refused as in GetHistoricalFeatures.
+    Callers: retraining, people.
     """
 
 FeatureServiceAsyncStub: typing_extensions.TypeAlias = FeatureServiceStub[
@@ -622,6 +630,8 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         field (unknown entity, duplicate field, negative TTL, default of another type; of an aggregate view an unknown source or
         field, a type that its function does not take, a window that is no multiple of its hop). FAILED_PRECONDITION (IN_USE) names the live
         models that would get no new values, UNAVAILABLE where the registry cannot say: see DefinitionService, which can be forced.
+        FAILED_PRECONDITION (HISTORY_REMOVED) names the windows of a new aggregate view that reach back to rows which retention
+        has removed from its source, and from when on they are complete; an accepted one keeps its source from losing more.
         Callers: people, pipelines.
         """
 
@@ -726,7 +736,9 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         column, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
         is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
         rebuilt, the history answers in its place, as GetHistoricalFeatures would, and history_views says so; what is too large
-        for that, or finds no history either within the deadline, is UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). Callers: router,
+        for that, or finds no history either within the deadline, is UNAVAILABLE (ONLINE_STORE_UNAVAILABLE). What retention has
+        left incomplete at as_of_time, a window or the history in the online store's place, is refused as in
+        GetHistoricalFeatures: OUT_OF_RANGE (HISTORY_REMOVED). Callers: router,
         clients. Default deadline 150 ms from the router.
         """
 
@@ -742,8 +754,10 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         when the stream began. Sorting the spine by time keeps large joins quick. A null key matches nothing. NOT_FOUND
         (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT where the spine lacks its time column or a key (MISSING_FIELD,
         ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED for a null time). Transformations are computed and fail as in
-        GetOnlineFeatures; one whose answer for a row depends on the others is refused here (TRANSFORMATION_FAILED). Callers:
-        retraining, people.
+        GetOnlineFeatures; one whose answer for a row depends on the others is refused here (TRANSFORMATION_FAILED).
+        OUT_OF_RANGE (HISTORY_REMOVED) where a row's time lies before the one from which on a view is complete after retention,
+        or a window at that time reaches back to before it; UNAVAILABLE (HISTORY_REMOVED) where that came about while the stream
+        was read: one that begins anew is answered. Callers: retraining, people.
         """
 
     @abc.abstractmethod
@@ -755,7 +769,8 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         """Streams the stored rows of a view's latest version whose event_time lies in the range and that were known at
         known_at_time, ordered by (event_time, created_time, sequence). Only the winning row of an entity and event_time is
         sent. Rows written after the stream began are not in it. NOT_FOUND (FEATURE_VIEW_NOT_FOUND), INVALID_ARGUMENT for an
-        aggregate view, which has no rows. Callers: retraining.
+        aggregate view, which has no rows. OUT_OF_RANGE (HISTORY_REMOVED), also behind some of the rows, where retention has
+        removed rows from the range's start_time on. Callers: retraining.
         """
 
     @abc.abstractmethod
@@ -766,7 +781,8 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[setpoint.feature.v1.feature_service_pb2.CheckLeakageResponse, collections.abc.Awaitable[setpoint.feature.v1.feature_service_pb2.CheckLeakageResponse]]:
         """Judges a training table: for each column, in how many rows its value was not known at the row's time, by comparing
         with what the stored history says was known. NOT_FOUND (FEATURE_VIEW_NOT_FOUND), INVALID_ARGUMENT names a column, field
-        or key that is missing or of another type. Callers: retraining, people.
+        or key that is missing or of another type. Times at which a view lacks rows are refused as in GetHistoricalFeatures.
+        Callers: retraining, people.
         """
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
