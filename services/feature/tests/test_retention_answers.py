@@ -116,8 +116,9 @@ class World:
     def define(self, boundary: definitions.Boundary, ttl: int) -> None:
         """Begins with other definitions."""
         self.base = base_catalog(boundary, ttl)
-        self.known: Any = Known(with_windows(self.base))
-        self.reader = joining.HistoricalReader(self.store, self.known, 1000)
+        known: Any = Known(with_windows(self.base))
+        self.known = known
+        self.reader = joining.HistoricalReader(self.store, known, 1000)
 
     async def write(self, rows: Columns) -> None:
         """Writes rows to both views."""
