@@ -53,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
         choices=("h2load", "bundled"),
         help="what makes the load; by default h2load where it is installed",
     )
+    made.add_argument(
+        "--only", action="append", metavar="PART", help="one part of it; may be given several times"
+    )
     made.add_argument("--output", type=Path, help="file to write instead of var/bench/<name>.json")
     return made
 
@@ -72,13 +75,18 @@ def working_folder(base: Path) -> Iterator[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark that the command line names."""
-    given = parser().parse_args(arguments)
+    read = parser()
+    given = read.parse_args(arguments)
     # A file or a pipe has no width of its own, and nobody wants to read a folded table there.
     console = Console() if sys.stdout.isatty() else Console(width=PAPER_WIDTH)
     benchmark = load(given.name)
+    parts: tuple[str, ...] = getattr(benchmark, "PARTS", ())
+    only = tuple(given.only or ())
+    if unknown := set(only) - set(parts):
+        read.error(f"{given.name} has no part {min(unknown)}, but {', '.join(parts) or 'none'}")
     date, busy = dt.datetime.now(dt.UTC), os.getloadavg()[0]
     with working_folder(RESULTS) as folder:
-        options = Options(folder, is_quick=given.quick, generator=given.generator)
+        options = Options(folder, given.quick, given.generator, only)
         outcome = asyncio.run(benchmark.run(options, console))
     path: Path = given.output or RESULTS / f"{given.name}.json"
     written = measures.document(outcome, date, busy)

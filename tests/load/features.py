@@ -47,6 +47,9 @@ ACCOUNT, WRITTEN = "account", "account_written"
 SMALL, LARGE = "account_small", "account_large"
 """Views; each has a feature set of the same name with all of its fields."""
 
+ONLINE, JOIN, WRITE, SCALE = "online", "join", "write", "scale"
+PARTS = (ONLINE, JOIN, WRITE, SCALE)
+
 GET_ONLINE = "/setpoint.feature.v1.FeatureService/GetOnlineFeatures"
 CALLERS = (1, 2, 4)
 WRITERS = (1, 2, 4)
@@ -82,29 +85,45 @@ class World:
 async def run(options: Options, console: Console) -> Outcome:
     """Starts the service and Feast, fills both, measures in rounds, and compares."""
     size = QUICK if options.is_quick else FULL
-    console.print("starting the service, and filling it …")
-    found, notes = Found(), []
+    parts = options.only or PARTS
+    console.print("starting the service …")
+    found = Found()
+    notes: list[str] = []
     async with _world(options.folder, size) as world:
+        if set(parts) - {SCALE}:
+            console.print("filling it …")
+            await _write(world, ACCOUNT, world.history)
+            found = await _compare(world, options.folder, parts, notes, console)
         try:
-            console.print(f"{feast_project.REQUIREMENTS[0]}: setting it up, and filling it …")
-            async with _feast(world, options.folder) as feast:
-                await _rounds(world, feast, found, console)
-                notes.append(f"{feast_project.REQUIREMENTS[0]}: {feast_project.SETTINGS}")
-                notes.append(
-                    f"Feast wrote {feast.written_rate:,.0f} rows/s to its online store alone"
-                )
-        except (SetUpError, RuntimeError) as error:
-            notes.append(f"Feast was not measured: {error}")
-            found = Found()
-            await _rounds(world, None, found, console)
-        try:
-            await _grow(world, found, console)
+            if SCALE in parts:
+                await _grow(world, found, console)
         except errors.SetpointError as error:
             # What was measured before took minutes, too.
             notes.append(f"the large history was not measured: {error}")
         found.peak_bytes = memory.peak(world.house.pid("feature"))
     notes.append(f"polars {pl.__version__}; redis-py {redis.__version__} with hiredis")
     return Outcome(measures(found, size), notes)
+
+
+async def _compare(
+    world: World, folder: Path, parts: Sequence[str], notes: list[str], console: Console
+) -> Found:
+    """Gives every side its turns, Feast among them where it can be had and is asked for."""
+    found = Found()
+    if parts == (WRITE,):
+        await _rounds(world, None, parts, found, console)
+        return found
+    try:
+        console.print(f"{feast_project.REQUIREMENTS[0]}: setting it up, and filling it …")
+        async with _feast(world, folder) as feast:
+            await _rounds(world, feast, parts, found, console)
+            notes.append(f"{feast_project.REQUIREMENTS[0]}: {feast_project.SETTINGS}")
+            notes.append(f"Feast wrote {feast.written_rate:,.0f} rows/s to its online store alone")
+    except (SetUpError, RuntimeError) as error:
+        notes.append(f"Feast was not measured: {error}")
+        found = Found()
+        await _rounds(world, None, parts, found, console)
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -126,7 +145,6 @@ async def _world(folder: Path, size: Size) -> AsyncIterator[World]:
             accounts.spine(size.spine),
         )
         await _define(world)
-        await _write(world, ACCOUNT, world.history)
         yield world
 
 
@@ -240,11 +258,20 @@ Turn = Callable[[], Awaitable[None]]
 
 
 async def _rounds(
-    world: World, feast: feast_project.Feast | None, found: Found, console: Console
+    world: World,
+    feast: feast_project.Feast | None,
+    parts: Sequence[str],
+    found: Found,
+    console: Console,
 ) -> None:
     """Gives every side its turns, in the other order every other round."""
-    turns = [*_online_turns(world, feast, found), *_join_turns(world, feast, found)]
-    turns += [functools.partial(_write_turn, world, writers, found) for writers in WRITERS]
+    turns: list[Turn] = []
+    if ONLINE in parts:
+        turns += _online_turns(world, feast, found)
+    if JOIN in parts:
+        turns += _join_turns(world, feast, found)
+    if WRITE in parts:
+        turns += [functools.partial(_write_turn, world, writers, found) for writers in WRITERS]
     for number in range(world.size.rounds):
         console.print(f"round {number + 1} of {world.size.rounds} …")
         for turn in turns if number % 2 == 0 else reversed(turns):

@@ -33,6 +33,17 @@ def test_main_refuses_an_unknown_generator(capsys: pytest.CaptureFixture[str]) -
     assert "bundled" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "known"), [("features", "scale"), ("serving", "none")])
+def test_main_refuses_an_unknown_part(
+    name: str, known: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part that a benchmark does not have ends with code 2 and its parts, before anything starts."""
+    with pytest.raises(SystemExit) as ended:
+        bench.main([name, "--only", "no_such"])
+    assert ended.value.code == 2
+    assert known in capsys.readouterr().err
+
+
 def test_main_writes_the_result_whatever_the_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,14 +56,15 @@ def test_main_writes_the_result_whatever_the_values(
         (options.folder / "file").write_text("")
         return Outcome([Measure("a / b", 0.1, "1", 0.9, ">=", "b: 1/s")], ["a note"])
 
-    module = types.SimpleNamespace(TITLE="A title", run=run)
+    module = types.SimpleNamespace(TITLE="A title", PARTS=("one", "two", "three"), run=run)
     monkeypatch.setitem(sys.modules, "tests.load.serving", module)
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
-    bench.main(["serving", "--quick", "--generator", "bundled"])
+    bench.main(["serving", "--quick", "--generator", "bundled", "--only", "two", "--only", "one"])
     written = json.loads((tmp_path / "serving.json").read_text())
     assert [measure["value"] for measure in written["measures"]] == [0.1]
     assert "a note" in written["machine"]
     assert (given[0].is_quick, given[0].generator) == (True, "bundled")
+    assert given[0].only == ("two", "one")
     assert not given[0].folder.exists()
     printed = capsys.readouterr().out
     assert "A title" in printed

@@ -80,6 +80,15 @@ def test_measures_without_the_large_history(found: figures.Found) -> None:
     assert goals == [8.0, 0.4, 1.0, 15.0, 15.0, 0.35, 30_000.0]
 
 
+def test_measures_of_one_part(found: figures.Found) -> None:
+    """What was not asked for is missing, and the rest is told."""
+    alone = figures.Found(peak_bytes=found.peak_bytes, small=found.small, large=found.large)
+    assert [row.goal for row in figures.measures(alone, SIZE)] == [2048.0, 11.0]
+    alone = figures.Found(joins=found.joins)
+    goals = [row.goal for row in figures.measures(alone, SIZE) if row.goal is not None]
+    assert goals == [15.0, 15.0, 0.35]
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [

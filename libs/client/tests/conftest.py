@@ -18,7 +18,7 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]  # ships no annotat
     health_pb2_grpc,
 )
 
-from setpoint.common.v1 import reference_pb2
+from setpoint.common.v1 import column_pb2, reference_pb2
 from setpoint.feature.v1 import definition_pb2, feature_service_pb2, feature_service_pb2_grpc
 from setpoint.monitoring.v1 import (
     ingest_service_pb2,
@@ -62,6 +62,7 @@ class Server(
         self.address = ""
         self.loses_statuses = False
         self.history_views: list[str] = []
+        self.features = 0
         self.streams = 0
         self.batches_per_stream = 1_000_000
         """After so many a stream of writes breaks off; the last of them is stored and has no answer."""
@@ -208,6 +209,8 @@ class Server(
             feature_set=definition_pb2.FeatureSet(name=request.feature_set.name, version="ab12")
         )
         answer.key_columns.add(name="carrier")
+        for _ in range(self.features):
+            answer.feature_set.features.add(dtype=column_pb2.DATA_TYPE_FLOAT64)
         return answer
 
     def GetOnlineFeatures(self, request: Any, context: Any) -> Any:

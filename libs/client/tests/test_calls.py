@@ -244,12 +244,26 @@ def test_get_historical_features_joins_beside_the_spine(
 
 def test_get_historical_features_streams_pieces(client: Any, server: Any) -> None:
     """A long spine goes in pieces, the header with the first alone."""
-    spine = pl.DataFrame({"carrier": ["UA"] * 12_000, "event_time": [_NOON] * 12_000})
+    spine = pl.DataFrame({"carrier": ["UA"] * 52_000, "event_time": [_NOON] * 52_000})
     answer = client.get_historical_features("flights", spine)
     sent = server.requests[1:]
-    assert [request.spine.rows for request in sent] == [5_000, 5_000, 2_000]
+    assert [request.spine.rows for request in sent] == [25_000, 25_000, 2_000]
     assert [request.feature_set.name for request in sent] == ["flights", "", ""]
-    assert answer.frame.height == 12_000
+    assert answer.frame.height == 52_000
+
+
+@pytest.mark.parametrize(("features", "expected"), [(100, [4_000, 1_000]), (1_000, [1_000] * 5)])
+def test_get_historical_features_asks_for_messages_of_its_answer(
+    client: Any, server: Any, features: int, expected: list[int]
+) -> None:
+    """Of a wide feature set fewer rows are asked for at once, so that an answer is about a message."""
+    server.features = features
+    spine = pl.DataFrame({"carrier": ["UA"] * 5_000, "event_time": [_NOON] * 5_000})
+    client.get_historical_features("flights", spine)
+    first, *others = [request.spine.rows for request in server.requests[1:]]
+    assert first + sum(others) == 5_000
+    assert first == pytest.approx(expected[0], rel=0.2)
+    assert len(others) == len(expected) - 1
 
 
 def test_get_historical_features_names_what_is_wrong(client: Any) -> None:

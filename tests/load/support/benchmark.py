@@ -18,6 +18,8 @@ class Options:
     """Short and rough: shows that it works, not how fast something is."""
     generator: str | None = None
     """Which generator of load to use; None lets the benchmark choose."""
+    only: tuple[str, ...] = ()
+    """Parts to run, of those that the module names in `PARTS`; all where it is empty."""
 
 
 class Benchmark(Protocol):

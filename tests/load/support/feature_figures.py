@@ -85,14 +85,18 @@ def _goals(found: Found, size: Size) -> list[Measure]:
     rows = []
     if has_feast:
         rows.append(_online_ratio(found, FEAST_ONLINE, 100, 8.0))
-    rows.append(_online_ratio(found, (MGET,), 1000, 0.4))
+    if found.online:
+        rows.append(_online_ratio(found, (MGET,), 1000, 0.4))
     if has_feast:
         rows.append(_latency_ratio(found, 1.0))
-        # The goal is meant for either: the store that "file" stands for, and the quicker one.
-        rows += [_join_ratio(found, side, 15.0) for side in FEAST_OFFLINE]
-    rows.append(_join_ratio(found, POLARS, 0.35))
-    large = _large(found, size) if found.small and found.large else []
-    return [*rows, *large, _written(found)]
+    # The goal is meant for either of Feast: the store that "file" stands for, and the quicker one.
+    goals = [*((side, 15.0) for side in FEAST_OFFLINE), (POLARS, 0.35)]
+    rows += [_join_ratio(found, side, goal) for side, goal in goals if side in found.joins]
+    if found.small and found.large:
+        rows += _large(found, size)
+    if found.writes:
+        rows.append(_written(found))
+    return rows
 
 
 def _online_ratio(found: Found, sides: Sequence[str], entities: int, goal: float) -> Measure:

@@ -21,7 +21,16 @@ import grpc.aio
 from setpoint.feature.v1 import feature_service_pb2
 from setpoint.monitoring.v1 import monitoring_service_pb2
 from setpoint.router.v1 import router_service_pb2
-from setpoint_client import calls, failures, options, requests, results, retry, streaming
+from setpoint_client import (
+    calls,
+    failures,
+    feature_parts,
+    options,
+    requests,
+    results,
+    retry,
+    streaming,
+)
 from setpoint_client.requests import Time
 from setpoint_client.results import Frame
 from setpoint_client.stubs import AsyncStubs
@@ -327,7 +336,7 @@ class AsyncClient:
         deadline = retry.Deadline(timeout)
         method = self.stubs.feature.GetOnlineFeatures
         replies = [await self._call(method, piece, deadline, repeat=True) for piece in pieces]
-        return results.feature_values(replies, entities)
+        return results.feature_values([feature_parts.part(reply) for reply in replies], entities)
 
     async def get_historical_features(
         self,
@@ -358,9 +367,8 @@ class AsyncClient:
         asked = requests.feature_set(feature_set, version)
         found = await self._call(self.stubs.feature.GetFeatureSet, asked, deadline, repeat=True)
         stream = requests.historical_features(found, spine, time_column, as_of_event_time)
-        return results.feature_values(
-            [reply async for reply in self._historical(stream, deadline)], spine, attached=True
-        )
+        parts = [feature_parts.part(reply) async for reply in self._historical(stream, deadline)]
+        return results.feature_values(parts, spine, attached=True)
 
     async def record_outcomes(
         self, outcomes: Any, *, timeout: float = calls.BATCH_SECONDS

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from setpoint.common.v1 import reference_pb2
-from setpoint.feature.v1 import feature_service_pb2
+from setpoint.feature.v1 import definition_pb2, feature_service_pb2
 from setpoint.monitoring.v1 import ingest_service_pb2
 from setpoint.router.v1 import router_service_pb2
 from setpoint_client import frames
@@ -21,9 +21,16 @@ Time = dt.datetime | int
 PREDICT_ROWS: Final = 10_000
 WRITE_ROWS: Final = 100_000
 ONLINE_ROWS: Final = 10_000
-SPINE_ROWS: Final = 5_000
-"""Smaller than the contract allows: the answer has many more columns than the question, and must fit
-into a message too."""
+SPINE_ROWS: Final = 25_000
+LEAST_SPINE_ROWS: Final = 1_000
+
+_ANSWER_WIDTHS: Final[dict[int, int]] = {
+    DataType.BOOL: 1,
+    DataType.INT32: 4,
+    DataType.FLOAT32: 4,
+    DataType.STRING: 16,
+}
+"""Bytes of one value of a type, where they are not eight; of texts a guess."""
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _OUTCOME_TYPES: Final = {
@@ -172,16 +179,24 @@ def historical_features(
     needed = [each.name for each in (*definition.key_columns, *definition.request_columns)]
     columns = frames.select(spine, dict.fromkeys([*needed, time_column]))
     columns = _with_times(columns, (time_column,))
+    found = definition.feature_set
     made = [
         feature_service_pb2.GetHistoricalFeaturesRequest(spine=columns_proto.to_proto(piece))
-        for piece in frames.pieces(columns, SPINE_ROWS)
+        for piece in frames.pieces(columns, _spine_rows(found))
     ]
-    found = definition.feature_set
     made[0].feature_set.CopyFrom(_feature_set(found.name, found.version))
     made[0].time_column = time_column
     made[0].as_of_event_time = as_of_event_time
     made[0].shared_event_times = True
     return made
+
+
+def _spine_rows(found: definition_pb2.FeatureSet) -> int:
+    """Returns how many rows to ask about at once, so that their answer is about a message."""
+    dtypes = [each.dtype for each in found.features]
+    dtypes += [each.dtype for each in found.transformations]
+    width = sum(_ANSWER_WIDTHS.get(dtype, 8) + 1 for dtype in dtypes) + 8
+    return min(max(LEAST_SPINE_ROWS, frames.PIECE_BYTES // width), SPINE_ROWS)
 
 
 def outcomes(table: Any) -> list[ingest_service_pb2.IngestOutcomesRequest]:

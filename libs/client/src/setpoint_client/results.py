@@ -11,7 +11,7 @@ import numpy.typing as npt
 from setpoint.feature.v1 import definition_pb2, feature_service_pb2
 from setpoint.monitoring.v1 import prediction_pb2
 from setpoint.router.v1 import route_pb2, router_service_pb2
-from setpoint_client import failures, frames
+from setpoint_client import failures, feature_parts, frames
 from setpoint_columns import Columns, interop
 from setpoint_columns import proto as columns_proto
 from setpoint_columns import value as values
@@ -348,40 +348,23 @@ def batch_predictions(
 
 
 def feature_values(
-    messages: Sequence[
-        feature_service_pb2.GetOnlineFeaturesResponse
-        | feature_service_pb2.GetHistoricalFeaturesResponse
-    ],
-    given: Frame,
-    *,
-    attached: bool = False,
+    parts: Sequence[feature_parts.FeaturePart], given: Frame, *, attached: bool = False
 ) -> FeatureValues[Frame]:
     """Returns the result of the answers to the pieces of one table of entities.
 
     Raises:
         DataLossError: Statuses or event times do not fit the features.
     """
-    parts = [columns_proto.from_proto(message.features, "features") for message in messages]
-    columns = Columns.concat(parts)
-    statuses = {}
-    event_times = {}
-    all_statuses = [message.statuses for message in messages]
-    all_times = [_event_times(message) for message in messages]
-    for index, name in enumerate(columns.names):
-        statuses[name] = np.frombuffer(_joined(all_statuses, index), np.uint8)
-        event_times[name] = np.frombuffer(_joined(all_times, index), "<i8")
-        if not len(statuses[name]) == len(event_times[name]) == columns.rows:
-            text = f"statuses of {name} do not have the {columns.rows} rows of its values"
-            raise errors.DataLossError(errors.Reason.MALFORMED_COLUMNS, text)
-    found = _feature_set(messages[0].feature_set) or FeatureSetVersion("", "")
-    views = dict.fromkeys(
-        view
-        for message in messages
-        if isinstance(message, feature_service_pb2.GetOnlineFeaturesResponse)
-        for view in message.history_views
-    )
+    columns, statuses, event_times = feature_parts.joined(parts)
+    views = dict.fromkeys(view for part in parts for view in part.history_views)
     return FeatureValues(
-        columns, given, found, statuses, event_times, attached=attached, history_views=tuple(views)
+        columns,
+        given,
+        FeatureSetVersion(*parts[0].feature_set),
+        statuses,
+        event_times,
+        attached=attached,
+        history_views=tuple(views),
     )
 
 
@@ -446,21 +429,6 @@ def story(message: prediction_pb2.Prediction) -> PredictionStory:
 def to_datetime(microseconds: int) -> dt.datetime:
     """Returns a time of the contract as an aware datetime."""
     return _EPOCH + dt.timedelta(microseconds=microseconds)
-
-
-def _event_times(
-    message: feature_service_pb2.GetOnlineFeaturesResponse
-    | feature_service_pb2.GetHistoricalFeaturesResponse,
-) -> Sequence[bytes]:
-    """Returns the event times of each feature, which an answer may hold once for several."""
-    times: Sequence[bytes] = message.event_times
-    positions = message.event_time_positions
-    return [times[at] for at in positions if 0 <= at < len(times)] if positions else times
-
-
-def _joined(lists: Sequence[Sequence[bytes]], index: int) -> bytes:
-    """Returns the bytes of one feature over all pieces; pieces that are short give none."""
-    return b"".join(each[index] for each in lists if index < len(each))
 
 
 def _feature_set(message: Any) -> FeatureSetVersion | None:

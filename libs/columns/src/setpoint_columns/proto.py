@@ -22,7 +22,14 @@ _trusted = column_module.trusted
 
 def to_proto(batch: Columns) -> column_pb2.ColumnBatch:
     """Returns the message for columns; text offsets start at zero and bits past the last row are zero."""
-    message = column_pb2.ColumnBatch(rows=batch.rows)
+    message = column_pb2.ColumnBatch()
+    fill(message, batch)
+    return message
+
+
+def fill(message: column_pb2.ColumnBatch, batch: Columns) -> None:
+    """Puts columns into an empty message, such as a part of a larger one, which would copy a whole one."""
+    message.rows = batch.rows
     add = message.columns.add
     for name, column in batch.by_name.items():
         added = add()
@@ -40,7 +47,6 @@ def to_proto(batch: Columns) -> column_pb2.ColumnBatch:
             added.values = column.values.tobytes()
         if column.validity is not None:
             added.validity = bitmap.pack(column.validity)
-    return message
 
 
 def from_proto(message: column_pb2.ColumnBatch, field: str = "batch") -> Columns:

@@ -247,14 +247,15 @@ def online_to_proto(
     positions: Sequence[int] = ()
     if shared_event_times:
         event_times, positions = _shared(event_times)
-    return feature_service_pb2.GetOnlineFeaturesResponse(
+    response = feature_service_pb2.GetOnlineFeaturesResponse(
         feature_set=reference_to_proto(answer.feature_set),
-        features=proto.to_proto(served.features),
         statuses=served.statuses,
         event_times=event_times,
         history_views=answer.history_views,
         event_time_positions=positions,
     )
+    proto.fill(response.features, served.features)
+    return response
 
 
 def _shared(parts: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
@@ -336,15 +337,16 @@ def historical_to_proto(
         event_times, positions = _shared(event_times)
     cuts = cutting.cuts(served.features, len(served.statuses) + len(event_times) * 8, max_bytes)
     for start, stop in cuts or [(0, 0)]:
-        yield feature_service_pb2.GetHistoricalFeaturesResponse(
+        response = feature_service_pb2.GetHistoricalFeaturesResponse(
             feature_set=reference_to_proto(feature_set),
-            features=proto.to_proto(served.features.slice(start, stop)),
             statuses=[each[start:stop] for each in served.statuses],
             event_times=[each[start * 8 : stop * 8] for each in event_times],
             piece=piece,
             piece_complete=stop == rows,
             event_time_positions=positions,
         )
+        proto.fill(response.features, served.features.slice(start, stop))
+        yield response
 
 
 def rows_to_proto(

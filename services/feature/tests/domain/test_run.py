@@ -99,3 +99,20 @@ def test_equal_hashes_do_not_make_keys_equal(monkeypatch: pytest.MonkeyPatch) ->
 
     assert found == [*(sorted(KEYS).index(key) for key in KEYS), -1, 0]
     assert key_table.group(wanted)[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 0]
+
+
+@given(st.data(), st.integers(1, 20))
+def test_find_tells_keys_of_one_length_apart(data: st.DataObject, width: int) -> None:
+    """Keys that differ in any byte, the first or the last, are different keys."""
+    bits = st.integers(0, 8 * width - 1).map(lambda bit: (1 << bit).to_bytes(width, "little"))
+    keys = st.lists(bits | st.binary(min_size=width, max_size=width), min_size=1, max_size=30)
+    known = sorted(set(data.draw(keys)))
+    wanted = key_table.KeyTable.of([*data.draw(keys), *known])
+
+    index = key_table.KeyIndex(key_table.KeyTable.of(known))
+    asked = np.arange(len(wanted))[::-1]
+    found = index.find(wanted, wanted.hashes(), asked).tolist()
+
+    listed = wanted.to_list()
+    places = {key: place for place, key in enumerate(known)}
+    assert found == [places.get(listed[row], -1) for row in asked.tolist()]

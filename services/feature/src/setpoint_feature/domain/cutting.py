@@ -15,14 +15,12 @@ def cuts(columns: Columns, extra: int, max_bytes: int) -> list[tuple[int, int]]:
         extra: What comes with each of them, in bytes.
         max_bytes: Of one stretch.
     """
-    sizes = np.full(columns.rows, extra, np.int64)
-    for column in columns.columns:
-        if column.offsets is None:
-            sizes += column.values.itemsize
-        else:
-            sizes += np.diff(column.offsets)
-            sizes += _OFFSET_BYTES
-    ends = np.cumsum(sizes)
+    texts = [column.offsets for column in columns.columns if column.offsets is not None]
+    fixed = [column.values.itemsize for column in columns.columns if column.offsets is None]
+    size = extra + sum(fixed) + len(texts) * _OFFSET_BYTES
+    ends = np.arange(1, columns.rows + 1) * size
+    for offsets in texts:
+        ends += offsets[1:] - offsets[0]
     found = []
     start, sent = 0, 0
     while start < columns.rows:

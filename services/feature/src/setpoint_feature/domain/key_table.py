@@ -4,6 +4,9 @@ Keys are read eight bytes at a time, all keys at once. Look-ups go by a hash tha
 finds is compared byte by byte.
 """
 
+import functools
+import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -22,6 +25,10 @@ _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT: Final = np.uint64(29)
 # Python's own seed differs from process to process, so nobody can choose keys that collide.
 _SEED: Final = np.uint64(hash("setpoint") & 0xFFFFFFFFFFFFFFFF)
+_HALF: Final = np.uint64(32)
+_LOWER: Final = np.uint64(0xFFFFFFFF)
+_EMPTY: Final = np.uint64(0xFFFFFFFFFFFFFFFF)
+"""No key is at this position: there are fewer."""
 
 
 class KeyTable:
@@ -86,26 +93,47 @@ class KeyTable:
         self, rows: Positions, other: "KeyTable", others: Positions
     ) -> npt.NDArray[np.bool_]:
         """Tells for each pair of positions whether the keys there are equal, byte by byte."""
+        if self.width and self.width == other.width:
+            mine, theirs = self.units().take(rows, 0), other.units().take(others, 0)
+            # Column by column; a reduction along so short an axis takes several times as long.
+            return functools.reduce(
+                operator.and_, (left == right for left, right in zip(mine.T, theirs.T, strict=True))
+            )
         lengths = np.diff(self.offsets)[rows]
         same: Flags = lengths == np.diff(other.offsets)[others]
         pairs = np.flatnonzero(same)
-        mine = self.words(rows[pairs], lengths[pairs])
-        theirs = other.words(others[pairs], lengths[pairs])
-        for (places, left), (_, right) in zip(mine, theirs, strict=True):
+        words = zip(
+            self.words(rows[pairs], lengths[pairs]),
+            other.words(others[pairs], lengths[pairs]),
+            strict=True,
+        )
+        for (places, left), (_, right) in words:
             same[pairs[places]] &= left == right
         return same
+
+    @functools.cached_property
+    def width(self) -> int:
+        """Bytes of each key, 0 where keys differ in length."""
+        if not len(self):
+            return 0
+        width = int(self.offsets[1])
+        return width if (np.diff(self.offsets) == width).all() else 0
+
+    def units(self) -> npt.NDArray[Any]:
+        """Returns keys of one width as rows of the largest integers that such a key consists of."""
+        kind = f"u{math.gcd(self.width, _WORD)}"
+        return self.content.reshape(-1, self.width).view(kind)
 
     def words(
         self, rows: Positions, lengths: Positions
     ) -> Iterator[tuple[Positions | slice, Words]]:
         """Yields the next eight bytes of each key that has so many, and which of `rows` these are."""
-        windows: npt.NDArray[Any] = np.ndarray(
-            (len(self.data) - _WORD + 1, _WORD), np.uint8, self.data, 0, (1, 1)
-        )
+        # The word that begins at each byte.
+        windows: Words = np.ndarray((len(self.data) - _WORD + 1,), "<u8", self.data, 0, (1,))
         positions = self.offsets[rows]
         places: Positions | slice = slice(None)
         while len(positions):
-            words = windows[positions].view("<u8").reshape(-1)
+            words = windows[positions]
             words &= _MASKS[np.minimum(lengths, _WORD)]
             yield places, words
             more = lengths > _WORD
@@ -119,37 +147,60 @@ class KeyTable:
 
 
 class KeyIndex:
-    """Finds keys in a table of distinct keys."""
+    """Finds keys in a table of distinct keys: a hash table with open addressing, asked for many keys at once.
+
+    A place holds half of a key's hash and the key's position, so that one look tells nearly always whether
+    the key may be the wanted one.
+    """
 
     def __init__(self, keys: KeyTable) -> None:
-        """Sorts the hashes of the keys."""
+        """Puts the keys into places that their hashes choose."""
         self._keys = keys
+        bits = max(4, (2 * len(keys)).bit_length())
+        self._mask = (1 << bits) - 1
+        # The upper bits of a hash depend on all of a key's bits.
+        self._shift = np.uint64(64 - bits)
+        self._table = np.full(1 << bits, _EMPTY)
         hashes = keys.hashes()
-        self._rows = np.argsort(hashes)
-        self._hashes = hashes[self._rows]
+        entries = (hashes << _HALF) | np.arange(len(keys), dtype=np.uint64)
+        places = self._places(hashes)
+        while len(entries):
+            free = self._table[places] == _EMPTY
+            # Of several that want one place the last gets it.
+            self._table[places[free]] = entries[free]
+            homeless = self._table[places] != entries
+            entries, places = entries[homeless], self._next(places[homeless])
 
-    def find(self, wanted: KeyTable, hashes: Words) -> Positions:
-        """Returns the position of each wanted key, or -1.
+    def find(self, wanted: KeyTable, hashes: Words, asked: Positions) -> Positions:
+        """Returns the position of some wanted keys, or -1.
 
         Args:
-            wanted: The keys.
+            wanted: A table of keys.
             hashes: Their hashes.
+            asked: Positions of those to find.
         """
-        found = np.full(len(wanted), -1, np.int64)
-        places = np.searchsorted(self._hashes, hashes)
-        open_rows = np.arange(len(wanted))
-        while True:
-            inside = places < len(self._hashes)
-            places, open_rows = places[inside], open_rows[inside]
-            same_hash = self._hashes[places] == hashes[open_rows]
-            places, open_rows = places[same_hash], open_rows[same_hash]
-            if not len(open_rows):
-                return found
-            rows = self._rows[places]
-            equal = wanted.equals(open_rows, self._keys, rows)
-            found[open_rows[equal]] = rows[equal]
-            # Another key with the same hash may follow.
-            places, open_rows = places[~equal] + 1, open_rows[~equal]
+        found = np.full(len(asked), -1, np.int64)
+        hashes = hashes[asked]
+        places = self._places(hashes)
+        tags = hashes & _LOWER
+        still = np.arange(len(asked))
+        while len(still):
+            entries = self._table[places]
+            alike = np.flatnonzero((entries >> _HALF == tags) & (entries != _EMPTY))
+            rows = (entries[alike] & _LOWER).astype(np.int64)
+            equal = wanted.equals(asked[still[alike]], self._keys, rows)
+            found[still[alike[equal]]] = rows[equal]
+            # What is neither found nor known to be absent may lie in the next place.
+            more = entries != _EMPTY
+            more[alike[equal]] = False
+            places, tags, still = self._next(places[more]), tags[more], still[more]
+        return found
+
+    def _places(self, hashes: Words) -> Positions:
+        return (hashes >> self._shift).astype(np.int64)
+
+    def _next(self, places: Positions) -> Positions:
+        return (places + 1) & self._mask
 
 
 def group(keys: KeyTable) -> tuple[Positions, Positions]:

@@ -6,6 +6,7 @@ overlap; what is known at a time is the greatest of what each of them knows.
 """
 
 import bisect
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -162,11 +163,25 @@ class Run:
             self.packed.take(rows),
         )
 
-    def find(self, wanted: key_table.KeyTable, hashes: key_table.Words) -> Numbers:
-        """Returns the positions of some keys, -1 for those without rows here."""
+    def find(
+        self, wanted: key_table.KeyTable, hashes: key_table.Words, asked: Rows | None = None
+    ) -> Numbers:
+        """Returns the positions of some keys, -1 for those without rows here.
+
+        Args:
+            wanted: A table of keys.
+            hashes: Their hashes.
+            asked: Positions of those to find; all by default.
+        """
         if self._index is None:
             self._index = key_table.KeyIndex(self.keys)
-        return self._index.find(wanted, hashes)
+        asked = np.arange(len(wanted)) if asked is None else asked
+        return self._index.find(wanted, hashes, asked)
+
+    @functools.cached_property
+    def event_span(self) -> tuple[int, int]:
+        """The least and the greatest event time; there must be rows."""
+        return int(self.event_times.min()), int(self.event_times.max())
 
     def position_after(self, key: bytes) -> int:
         """Returns the position of the first key that is greater."""
@@ -257,7 +272,9 @@ class Run:
         falls[self.bounds[1:-1] - 1] = False
         places = np.flatnonzero(falls)
         if not len(places):
-            return _Timeline(visible, None)
+            # Where rows are seen from their event times on, those need not be kept twice.
+            is_same = np.array_equal(visible, self.event_times)
+            return _Timeline(self.event_times if is_same else visible, None)
         positions = np.unique(np.searchsorted(self.bounds, places, side="right") - 1)
         owners, rows = self.rows_of(positions)
         order = np.lexsort((visible[rows], owners))

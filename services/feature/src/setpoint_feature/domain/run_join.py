@@ -2,58 +2,67 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from setpoint_feature.domain import assemble, key_table, plan, run, visibility
 
+_EARLIEST: Final = np.iinfo(np.int64).min
+
 
 @dataclass(frozen=True, slots=True)
 class SpineKeys:
-    """The keys of a piece of a spine, each once, and which of them each row has."""
+    """The keys of a piece of a spine, row by row."""
 
-    distinct: key_table.KeyTable
+    table: key_table.KeyTable
     hashes: key_table.Words
-    numbers: run.Numbers
-    """By row; -1 where the key is null."""
-
-    @classmethod
-    def of(cls, keys: key_table.KeyTable, valid: key_table.Flags | None) -> "SpineKeys":
-        """Finds out which keys are equal; rows that are not valid have none."""
-        numbers, firsts = key_table.group(keys)
-        distinct = keys.take(firsts)
-        if valid is not None:
-            numbers = np.where(valid, numbers, -1)
-        return cls(distinct, distinct.hashes(), numbers)
-
-    def used(self) -> run.Numbers:
-        """Returns the keys that some row has."""
-        return np.unique(self.numbers[self.numbers >= 0])
+    valid: key_table.Flags | None
+    """False where the key is null; None where none is."""
 
 
 class _Best:
     """For each row of a piece the greatest row found so far."""
 
-    def __init__(self, count: int) -> None:
-        self.places = np.full(count, -1, np.int64)
+    def __init__(self, keys: SpineKeys, times: visibility.Times) -> None:
+        self._keys = keys
+        self._times = times
+        self.places = np.full(len(times), -1, np.int64)
         """In which run it lies, -1 where there is none."""
-        self.rows = np.zeros(count, np.int64)
-        self.event_times = np.zeros(count, np.int64)
-        self.created_times = np.zeros(count, np.int64)
+        self.rows = np.zeros(len(times), np.int64)
+        self.event_times = np.full(len(times), _EARLIEST)
+        self.created_times = np.full(len(times), _EARLIEST)
 
-    def offer(self, place: int, source: run.Run, rows: run.Rows) -> None:
-        """Takes what a run found where it is greater; its sequences follow those of earlier runs."""
+    def look(self, rule: visibility.Rule, place: int, source: run.Run) -> None:
+        """Takes what a run knows where it is greater than what was found before."""
+        first, last = source.event_span
+        # A row cannot be seen before it became true, and an earlier one does not win.
+        asks = (self._times >= first) & (self.event_times <= last)
+        if self._keys.valid is not None:
+            asks &= self._keys.valid
+        asked = np.flatnonzero(asks)
+        if not len(asked):
+            return
+        positions = source.find(self._keys.table, self._keys.hashes, asked)
+        known = positions >= 0
+        asked, positions = asked[known], positions[known]
+        rows = source.search(rule, positions, self._times[asked])
+        seen = rows >= 0
+        self._offer(place, source, asked[seen], rows[seen])
+
+    def _offer(self, place: int, source: run.Run, asked: run.Rows, rows: run.Rows) -> None:
         events, created = source.event_times[rows], source.created_times[rows]
-        better = (self.places < 0) | (events > self.event_times)
-        better |= (events == self.event_times) & (created >= self.created_times)
-        better &= rows >= 0
-        np.copyto(self.places, place, where=better)
-        for mine, found in (
-            (self.rows, rows),
-            (self.event_times, events),
-            (self.created_times, created),
-        ):
-            np.copyto(mine, found, where=better)
+        better = events > self.event_times[asked]
+        ties = np.flatnonzero(events == self.event_times[asked])
+        rivals = self.created_times[asked[ties]]
+        # Of two that are equal the one with the greater sequence wins, and those follow the runs.
+        wins = (created[ties] == rivals) & (place > self.places[asked[ties]])
+        better[ties] = wins | (created[ties] > rivals)
+        asked = asked[better]
+        self.places[asked] = place
+        self.rows[asked] = rows[better]
+        self.event_times[asked] = events[better]
+        self.created_times[asked] = created[better]
 
 
 def join(
@@ -72,11 +81,11 @@ def join(
         keys: The keys asked for.
         times: The time of each row.
     """
-    best = _Best(len(times))
-    for place, source in enumerate(runs):
-        positions = np.append(source.find(keys.distinct, keys.hashes), -1)[keys.numbers]
-        if len(source) and (positions >= 0).any():
-            best.offer(place, source, source.search(rule, positions, times))
+    best = _Best(keys, times)
+    places = [place for place, source in enumerate(runs) if len(source)]
+    # The latest first: who has found a row there need not look where all are earlier.
+    for place in sorted(places, key=lambda place: runs[place].event_span[1], reverse=True):
+        best.look(rule, place, runs[place])
     codes = rule.judge(best.places >= 0, best.event_times, best.created_times, times)
     # What is not fresh is answered with defaults, whatever was found.
     np.copyto(best.places, -1, where=codes != visibility.FRESH)

@@ -2,12 +2,15 @@
 
 import asyncio
 import collections
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from setpoint_columns import Columns
 from setpoint_feature import ports
-from setpoint_feature.domain import assemble, history, plan, run, run_join, visibility
+from setpoint_feature.domain import assemble, history, key_table, plan, run, run_join, visibility
 
 PAGE_ROWS: Final = 50_000
 """Rows of history read at once."""
@@ -92,22 +95,40 @@ class ViewHistory:
         self, group: plan.Group, spine: Columns, times: visibility.Times
     ) -> assemble.Winners:
         """Returns what the history answers for each row of a piece, looked up by a group's key."""
-        keys = await asyncio.to_thread(self._keys, group, spine)
         if self._opened is None:
             self._opened = await self._store.open(self._view.number, self._upto)
         opened = self._opened
         if self._tail is None and self._is_worth_keeping(spine.rows, opened.upto):
             self._tail = await self._load(opened.upto)
-        tail = self._tail or await self._load_window(keys, times, opened.upto)
+        tail = self._tail
+        if tail is None:
+            wanted = await asyncio.to_thread(self._wanted, group, spine)
+            tail = await self._load_window(wanted, times, opened.upto)
         runs = [*opened.runs, tail]
-        found = await asyncio.to_thread(run_join.join, self._view, self._rule, runs, keys, times)
+        found = await asyncio.to_thread(self._join, group, spine, times, runs)
         opened.release()
         return found
 
-    def _keys(self, group: plan.Group, spine: Columns) -> run_join.SpineKeys:
-        return run_join.SpineKeys.of(
-            *self._view.codec.encode_table(spine, group.key_columns, _FIELD)
-        )
+    def _join(
+        self,
+        group: plan.Group,
+        spine: Columns,
+        times: visibility.Times,
+        runs: Sequence[run.Run],
+    ) -> assemble.Winners:
+        table, valid = self._encode(group, spine)
+        keys = run_join.SpineKeys(table, table.hashes(), valid)
+        return run_join.join(self._view, self._rule, runs, keys, times)
+
+    def _wanted(self, group: plan.Group, spine: Columns) -> list[bytes]:
+        """Returns the keys of a piece, each once."""
+        table, valid = self._encode(group, spine)
+        return sorted(set(table.to_list(None if valid is None else np.flatnonzero(valid))))
+
+    def _encode(
+        self, group: plan.Group, spine: Columns
+    ) -> tuple[key_table.KeyTable, key_table.Flags | None]:
+        return self._view.codec.encode_table(spine, group.key_columns, _FIELD)
 
     def _is_worth_keeping(self, rows: int, after: int) -> bool:
         """Tells whether to read all recent rows once rather than a part of them for each piece."""
@@ -132,13 +153,11 @@ class ViewHistory:
         return merged
 
     async def _load_window(
-        self, keys: run_join.SpineKeys, times: visibility.Times, after: int
+        self, wanted: list[bytes], times: visibility.Times, after: int
     ) -> run.Run:
         """Reads of the recent rows what the rows of one piece can see, for their keys alone."""
         pages = []
-        used = keys.used()
-        if len(times) and self._upto > after:
-            wanted = keys.distinct.to_list(used)
+        if wanted and self._upto > after:
             window = ports.Window(
                 int(times.min()),
                 int(times.max()),

@@ -6,11 +6,13 @@ leaves nothing behind.
 
 import asyncio
 import collections
+import math
 import mmap
 import tempfile
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,8 +24,9 @@ from setpoint_feature.store import segment_file, segment_folder
 from setpoint_runtime import errors
 
 _ALIGNMENT: Final = 64
-RESIDENT_BYTES: Final = 256 << 20
-"""Mapped bytes that need not be given back to the system after use."""
+_MEMORY: Final = Path("/proc/self/statm")
+RESIDENT_BYTES: Final = 640 << 20
+"""Bytes of files in the memory of this process that need not be given back to the system after use."""
 
 
 class MissingError(Exception):
@@ -74,7 +77,8 @@ class SegmentCache:
     def release(self) -> None:
         """Gives memory back to the system that it can fill again from its page cache."""
         with self._guard:
-            if self.bytes <= RESIDENT_BYTES:
+            # Whoever joins on needs the same pages again, so they go only when they are too many.
+            if min(self.bytes, _file_bytes()) <= RESIDENT_BYTES:
                 return
             for each in self._opened.values():
                 each.mapping.madvise(mmap.MADV_DONTNEED)
@@ -155,6 +159,15 @@ def damaged(segment: segments.Segment, why: str) -> errors.DataLossError:
         f"the segment {segment.path} is damaged: {why}",
         metadata={"segment": segment.path, "view": str(segment.view)},
     )
+
+
+def _file_bytes() -> float:
+    """Returns how many bytes of files, mapped ones and libraries, lie in the memory of this process."""
+    try:
+        return int(_MEMORY.read_bytes().split()[2]) * mmap.PAGESIZE
+    except OSError:
+        # Only Linux tells; elsewhere all that is mapped counts.
+        return math.inf
 
 
 def _spill(content: run.Run) -> _Opened:
