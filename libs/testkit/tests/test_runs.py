@@ -10,8 +10,13 @@ import psutil
 import pytest
 
 INNER = """
+import signal
+
 import asyncpg
 import redis
+
+# A run in the background of a shell inherits that it is to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 async def test_uses_both_stores(database_url: str, valkey_url: str) -> None:
