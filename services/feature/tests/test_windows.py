@@ -18,7 +18,7 @@ from setpoint_runtime import errors
 
 MINUTE = 60_000_000
 DAY = 1440 * MINUTE
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 40.0
 
 SOURCE = [
     ("line", DataType.STRING),

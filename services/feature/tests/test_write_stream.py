@@ -158,14 +158,16 @@ async def test_stream_takes_in_so_much_and_no_more(start: Start, feature_url: st
                 yield batch(number, number, *([1] * (write_stream.ROWS_AT_ONCE // 4)))
 
         call = running.client.stub.StreamFeatures(batches(), timeout=30)
-        while seen != taken:
-            seen = taken
-            await asyncio.sleep(0.2)
+        # At first for the transport to fill, then for it to stand still.
+        async with asyncio.timeout(20):
+            while taken < 4 or seen != taken:
+                seen = taken
+                await asyncio.sleep(0.2)
         call.cancel()
         await lock.rollback()
         await connection.close()
 
-    assert 4 <= seen < count
+    assert seen < count
 
 
 @pytest.fixture
