@@ -13,7 +13,7 @@ from setpoint_retraining import ports, testing
 from setpoint_retraining.domain.policy import Policy
 from setpoint_retraining.domain.run import WORK_STEPS, Run, RunState
 from setpoint_retraining.service import worker as workers
-from setpoint_retraining.service.worker import Peers, Worker
+from setpoint_retraining.service.worker import HEARTBEATS, Peers, Worker
 from setpoint_retraining.store.sql_store import SQLStore
 from setpoint_retraining.testing import (
     FakeFeatures,
@@ -236,14 +236,25 @@ async def test_work_goes_on_after_crash(world: World) -> None:
     assert len(world.registry.registered) == 1
 
 
-async def test_work_keeps_lease(world: World) -> None:
+async def test_work_keeps_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that takes longer than a lease is not taken away."""
-    world.lease_seconds = 0.5
+    world.lease_seconds = 2.0
     world.training.hold = asyncio.Event()
+    extend, kept = world.store.extend, asyncio.Semaphore(0)
+
+    async def counted(*arguments: Any) -> bool:
+        is_held = await extend(*arguments)
+        kept.release()
+        return is_held
+
+    monkeypatch.setattr(world.store, "extend", counted)
     run_id = await world.start()
-    async with world.working(), world.working():
+    async with world.working():
         await world.until_training(1)
-        await asyncio.sleep(1.0)
+        for _ in range(HEARTBEATS + 1):
+            await kept.acquire()
+        # The lease that the run was taken with has passed by now.
+        assert await world.store.claim("another", 30) is None
         world.training.hold.set()
         await world.until(run_id, RunState.AWAITING_APPROVAL)
     assert len(world.training.tasks) == 1
