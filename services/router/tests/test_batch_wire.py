@@ -360,3 +360,58 @@ async def test_predict_batch_defect_fails_its_rows_alone(
             await asyncio.sleep(0.01)
     told = [router.peers.ingest.row(each)["status"] for each in ids]
     assert told == results["status"].to_list()
+
+
+async def test_rows_of_a_caller_who_leaves_are_recorded(start_router: Any) -> None:
+    """Of a batch whose caller leaves every row has one record: answered, or why it was not."""
+    async with start_router() as router:
+        await router.create(weights={1: 5_000, 2: 5_000})
+        gate = router.peers.inference.gates.setdefault(2, asyncio.Event())
+        rows = given(60)
+        call = router.stub.PredictBatch(
+            router_service_pb2.PredictBatchRequest(
+                route="flights", rows=columns_proto.to_proto(rows)
+            ),
+            timeout=30,
+        )
+        async with asyncio.timeout(20):
+            while router.peers.inference.asked[1] + router.peers.inference.asked[2] < 60:
+                await asyncio.sleep(0.005)
+        answered = router.peers.inference.asked[1]
+        await wait_for_records(router, answered)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await wait_for_records(router, 60)
+        gate.set()
+        found = [router.peers.ingest.row(each) for each in router.peers.ingest.ids]
+        assert set(router.peers.ingest.ids.values()) == {1}
+        codes = {1: 0, 2: 1}
+        assert 0 < answered < 60
+        for row in found:
+            version = row["record"].model_version.version
+            assert row["status"] == codes[version]
+            assert (row["error"] is None) is (version == 1)
+        assert sum(row["status"] == 0 for row in found) == answered
+
+
+async def test_leaving_caller_is_recorded_when_the_router_stops(start_router: Any) -> None:
+    """What a stopping router had not answered is in the spool before it ends."""
+    async with start_router() as router:
+        await router.create()
+        gate = router.peers.inference.gates.setdefault(1, asyncio.Event())
+        call = router.stub.PredictBatch(
+            router_service_pb2.PredictBatchRequest(
+                route="flights", rows=columns_proto.to_proto(given(5))
+            ),
+            timeout=30,
+        )
+        async with asyncio.timeout(20):
+            while router.peers.inference.asked[1] < 5:
+                await asyncio.sleep(0.005)
+        await router.server.stop(0)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+        gate.set()
+    found = [router.peers.ingest.row(each)["status"] for each in router.peers.ingest.ids]
+    assert found == [1] * 5

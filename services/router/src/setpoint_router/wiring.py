@@ -176,6 +176,7 @@ def _servicers(
         batches_at_once=settings.batches_at_once,
         observer=counted,
     )
+    stack.push_async_callback(batches.drain)
     kept_routes = route_service.RouteService(
         store=store,
         registry=peers.RegistryClient(to.registry),

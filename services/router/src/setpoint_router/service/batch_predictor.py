@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import MAX_KEY_LENGTH, AssignmentReason, Field
 from setpoint_router.domain.work import Work
 from setpoint_router.service.places import Places
-from setpoint_router.service.predictor import Origin
+from setpoint_router.service.predictor import Origin, left_error
 from setpoint_router.service.shadows import Shadows
 from setpoint_router.service.stages import Stages, VersionUnavailable, inference_error
 from setpoint_runtime import clock as clocks
@@ -85,6 +86,8 @@ class _Batch:
         self.versions = versions[self.plans]
         self.degradations: list[str | None] = [None] * count
         self.errors: list[errors.SetpointError | None] = [None] * count
+        self.is_told = np.zeros(count, np.bool_)
+        """Rows whose record has been made, or is being made."""
         self.outputs: dict[str, list[tuple[Rows, Column]]] = {}
         self.copied: list[Work] = []
         """Works that shadows may get copies of, once the caller has its answer."""
@@ -225,11 +228,25 @@ class BatchPredictor:
         self._calls_at_once = calls_at_once
         self._observer = observer
         self._places = Places(batches_at_once)
+        self._running: set[asyncio.Task[Any]] = set()
+        """Whoever asks."""
+        self._recording: set[asyncio.Task[Any]] = set()
+        """Records on their way; they are made even when the caller leaves meanwhile."""
 
     @property
     def is_full(self) -> bool:
         """Whether a further batch would be refused."""
         return self._places.are_taken
+
+    async def drain(self) -> None:
+        """End what is still on its way, whose callers are gone, and wait until its records are kept."""
+        running = set(self._running)
+        for each in running:
+            each.cancel()
+        if running:
+            await asyncio.wait(running)
+        while self._recording:
+            await asyncio.wait(self._recording)
 
     async def predict(self, ask: BatchAsk, origin: Origin, *, waits: bool = False) -> BatchAnswer:
         """Answer many predictions.
@@ -247,9 +264,14 @@ class BatchPredictor:
         if not await self._places.take(origin.deadline if waits else None):
             self._observer.refused(errors.Reason.OVERLOADED)
             raise refusal.overloaded()
+        asking = asyncio.current_task()
+        if asking is None:
+            raise AssertionError("a coroutine runs in a task")
+        self._running.add(asking)
         try:
             return await self._predict(ask, origin, route)
         finally:
+            self._running.discard(asking)
             self._places.give_back()
 
     async def _predict(self, ask: BatchAsk, origin: Origin, route: ServingRoute) -> BatchAnswer:
@@ -274,7 +296,13 @@ class BatchPredictor:
                     # The other pieces are answered whatever became of this one.
                     await self._fail_unexpectedly(batch, plan, rows, error)
 
-        await asyncio.gather(*(run(plan, rows) for plan, rows in pieces))
+        try:
+            await asyncio.gather(*(run(plan, rows) for plan, rows in pieces))
+        except asyncio.CancelledError:
+            # What ran is cancelled with the caller. That these rows were asked about is kept.
+            for plan, rows in pieces:
+                self._note_left(batch, plan, rows[~batch.is_told[rows]])
+            raise
         answer = self._answer(batch)
         for work in batch.copied:
             self._shadows.offer(work)
@@ -359,14 +387,36 @@ class BatchPredictor:
         work.errors = {at: each for at, each in enumerate(known) if each is not None}
         work.fail_rest(refusal.defect(error_id))
         batch.keep(work, rows)
+        batch.is_told[rows] = True
+        await asyncio.shield(self._start(self._record_failed(work)))
+
+    def _note_left(self, batch: _Batch, plan: Plan, rows: Rows) -> None:
+        """Begin to record rows whose caller has left before they were answered."""
+        if not len(rows):
+            return
+        work = batch.work(plan, rows)
+        known = {at: batch.bad[row] for at, row in enumerate(rows.tolist()) if row in batch.bad}
+        work.errors = known
+        work.fail_rest(left_error(batch.origin.deadline))
+        batch.is_told[rows] = True
+        _ = self._start(self._record_failed(work))
+
+    async def _record_failed(self, work: Work) -> None:
         try:
             await self._stages.finish(work)
         except Exception:
-            _LOGGER.exception("%d failed predictions could not be recorded", len(rows))
-            self._observer.unrecorded(len(rows))
+            _LOGGER.exception("%d failed predictions could not be recorded", work.rows)
+            self._observer.unrecorded(work.rows)
+
+    def _start(self, record: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(record, name="record of a batch")
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
+        return task
 
     async def _finish(self, batch: _Batch, work: Work, rows: Rows) -> None:
-        await self._stages.finish(work)
+        batch.is_told[rows] = True
+        await asyncio.shield(self._start(self._stages.finish(work)))
         batch.keep(work, rows)
         if work.plan.shadows:
             batch.copied.append(work)

@@ -493,7 +493,7 @@ class Predictor:
         if len(wanted) < len(jobs):
             for job in jobs:
                 if job.is_left:
-                    self._note_failure(job, left_error(job))
+                    self._note_failure(job, left_error(job.deadline))
         return wanted
 
     def _fail_jobs(self, jobs: Sequence[Job], error: errors.SetpointError) -> None:
@@ -546,9 +546,9 @@ class _Failed:
         self.error = error
 
 
-def left_error(job: Job) -> errors.SetpointError:
-    """Return what is recorded of a prediction whose caller has left."""
-    if time.monotonic() >= job.deadline:
+def left_error(deadline: float) -> errors.SetpointError:
+    """Return what is recorded of a prediction whose caller has left, or had a deadline that passed."""
+    if time.monotonic() >= deadline:
         return errors.DeadlineExceededError(
             errors.Reason.DEADLINE_EXCEEDED, "the deadline passed before the answer"
         )
@@ -568,7 +568,7 @@ def _fail_left(work: Work) -> None:
     """Record as failed what nobody waits for any more."""
     for row, job in enumerate(work.jobs or ()):
         if job.is_left:
-            work.fail(row, left_error(job))
+            work.fail(row, left_error(job.deadline))
 
 
 def _resolve(work: Work, jobs: Sequence[Job], replies: Sequence[Any]) -> None:
