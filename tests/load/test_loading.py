@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from tests.load import loading as bench
 from tests.load.support import loading
 
 from setpoint_artifacts import testing
@@ -25,3 +26,13 @@ async def test_measure_loads_beside_calls(tmp_path: Path) -> None:
     assert found.loads > 0
     assert found.artifact_bytes == len(model)
     assert min(found.steady_p50, found.loading_p50) > 0
+
+
+def test_measures_take_the_middle_round() -> None:
+    """One round that something else disturbed decides nothing, and both figures name their conditions."""
+    rounds = [loading.Found(1.0, 2.0, 1.0, 2.0 * times, 5, 0.5, 2_000_000) for times in (1, 9, 1.5)]
+    ratio, load = bench.measures("trees", rounds)
+    assert (ratio.value, ratio.is_met) == (1.5, True)
+    assert "rounds 1.00 to 9.00" in ratio.baseline
+    assert (load.value, load.goal) == (0.5, None)
+    assert "2.0 MB" in load.baseline

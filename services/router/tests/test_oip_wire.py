@@ -440,6 +440,20 @@ def test_null_of_any_type(dtype: DataType) -> None:
         oip._array("y", [value, None], dtype)
 
 
+async def until_full(router: Any) -> None:
+    """Wait until a router refuses before it reads."""
+    stub: Any = router.to_router.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+    async def turned_away() -> bool:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub(b"\xff no message at all", timeout=20)
+        return bool(caught.value.code() is grpc.StatusCode.UNAVAILABLE)
+
+    async with asyncio.timeout(20):
+        while not await turned_away():
+            await asyncio.sleep(0.005)
+
+
 async def test_infer_is_turned_away_whole(
     start_router: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,16 +468,7 @@ async def test_infer_is_turned_away_whole(
                 await asyncio.sleep(0.005)
         # One place is left, and three rows come together.
         second = asyncio.create_task(infer(router, three))
-        stub: Any = router.to_router.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-
-        async def turned_away() -> bool:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub(b"\xff no message at all", timeout=20)
-            return bool(caught.value.code() is grpc.StatusCode.UNAVAILABLE)
-
-        async with asyncio.timeout(20):
-            while not await turned_away():
-                await asyncio.sleep(0.005)
+        await until_full(router)
         gate.set()
         for found, _ in (await first, await second):
             assert found == {"score": [[1e6 + 10.5]] * 3}
@@ -487,3 +492,59 @@ def test_versions_that_differ_have_columns_in_common() -> None:
     both = oip.sides([one, other])
     assert [each.name for each in both.inputs.specs] == ["a", "b", "c"]
     assert both.outputs.specs == (Held("p", DataType.FLOAT64, ("p",)),)
+
+
+async def test_parameters_never_reach_a_mate(start_router: Any) -> None:
+    """Proves that of requests which share a call each has its own key, time, id and outputs, and no other's
+    (MLServer merges parameters of a batch, and the last request wins).
+    """
+    async with start_router(waiting_predictions=9, calls_at_once=1) as router:
+        await router.create()
+        inference = router.peers.inference
+        gate = inference.gates.setdefault(1, asyncio.Event())
+        first = asyncio.create_task(infer(router, GIVEN))
+        async with asyncio.timeout(20):
+            while not inference.asked[1]:
+                await asyncio.sleep(0.005)
+        asked = [
+            {
+                "setpoint_assignment_key": f"key {at}",
+                "setpoint_event_time": 1_000_000 + at,
+                "x_own": f"mine {at}",
+            }
+            if at % 2
+            else {}
+            for at in range(8)
+        ]
+        wanted = [("score", "setpoint_slot") if at % 3 else ("score",) for at in range(8)]
+        mates = [
+            asyncio.create_task(
+                infer(
+                    router,
+                    GIVEN | {"numbers": np.array([[0.5, 2, at]], "f4")},
+                    names,
+                    given=given,
+                    id=f"id {at}",
+                )
+            )
+            for at, (given, names) in enumerate(zip(asked, wanted, strict=True))
+        ]
+        await until_full(router)
+        gate.set()
+        await first
+        for at, (outputs, message) in enumerate(await asyncio.gather(*mates)):
+            assert tuple(outputs) == wanted[at]
+            assert outputs["score"] == [[1e6 + 2.5 + at]]
+            assert message.id == f"id {at}"
+            assert not any("mine" in str(each) for each in message.parameters.values())
+            told = parameters.read(message.parameters)
+            await recorded(router, 9)
+            row = router.peers.ingest.row(told["setpoint_prediction_id"])
+            assert row["request_id"] == f"id {at}"
+            if at % 2:
+                assert (row["assignment_key"], row["event_time"]) == (f"key {at}", 1_000_000 + at)
+                assert told["setpoint_slot"] == assignment.slot_of("flights", f"key {at}")
+            else:
+                assert row["assignment_key"] == row["prediction_id"]
+                assert row["event_time"] == row["arrival_time"]
+    assert inference.run.calls < 9

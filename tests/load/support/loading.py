@@ -55,23 +55,25 @@ async def measure(
     rate: float = 200.0,
     seconds: float = 4.0,
     settle_seconds: float = 1.0,
+    tensor: str = "X",
     output: str = "probabilities",
     width: int = 2,
 ) -> Found:
     """Return what one caller waits while nothing is loaded, and while versions load in a row.
 
     Args:
-        artifact: A model of 20 numbers `X`.
+        artifact: A model of 20 numbers.
         folder: For logs and the cache.
         rate: Questions a second.
         seconds: How long each of the two states lasts.
         settle_seconds: How long the caller asks before anything counts.
+        tensor: The model's input.
         output: The model's output of floats.
         width: Its columns.
     """
     registry = testing.FakeRegistry()
     outputs = [(output, DataType.FLOAT32, [f"p{index}" for index in range(width)])]
-    inputs = [("X", DataType.FLOAT32, _NAMES)]
+    inputs = [(tensor, DataType.FLOAT32, _NAMES)]
     registry.add("steady", 1, artifact, inputs, outputs)
     async with _inference(registry, folder) as port:
         target = f"{ports.LOOPBACK}:{port}"
