@@ -152,6 +152,9 @@ async def world(
                 validation_address="",
                 spool_directory=str(tmp_path / "spool"),
                 ship_interval_seconds=0.01,
+                # How long a busy machine takes is no matter of these tests.
+                inference_seconds=20.0,
+                latency_tolerance_seconds=10.0,
             ),
         )
         made = World(

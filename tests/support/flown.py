@@ -107,6 +107,7 @@ async def opened(
             validation_address=house.NOBODY,
             features_seconds=10.0,
             inference_seconds=20.0,
+            latency_tolerance_seconds=10.0,
             flush_seconds=0.0,
             **known("registry", "monitoring", "feature", "inference"),
         )

@@ -152,6 +152,7 @@ async def opened(
                 # How long a busy machine takes is no matter of these tests.
                 features_seconds=10.0,
                 inference_seconds=20.0,
+                latency_tolerance_seconds=10.0,
                 flush_seconds=0.0,
                 **known("registry", "feature", "validation", "inference"),
             ),

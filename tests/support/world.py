@@ -41,6 +41,7 @@ ENVIRONMENT = {
     # How long a busy machine takes is no matter of these tests.
     "SETPOINT_ROUTER_FEATURES_SECONDS": "5",
     "SETPOINT_ROUTER_INFERENCE_SECONDS": "20",
+    "SETPOINT_ROUTER_LATENCY_TOLERANCE_SECONDS": "10",
 }
 """Settings of the shared stack."""
 

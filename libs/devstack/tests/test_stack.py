@@ -280,7 +280,6 @@ async def test_waits_for_a_service_to_be_ready(
     assert router - feature >= 1
 
 
-@pytest.mark.timeout(300)  # Twelve starts of a database take long on a busy machine.
 async def test_leaves_nothing_when_its_start_is_cancelled(
     tmp_path: pathlib.Path, stand_in: MakeService
 ) -> None:
