@@ -171,6 +171,24 @@ async def test_forgets_old_requests(store: sqlalchemy_asyncio.AsyncEngine) -> No
     assert (past, some, rest) == (0, 2, 1)
 
 
+async def test_is_the_first_when_the_earlier_call_is_forgotten_meanwhile(
+    store: sqlalchemy_asyncio.AsyncEngine,
+) -> None:
+    """A call that finds its id, and then does not, does the work and is remembered."""
+    request_id = str(uuid.uuid4())
+    await _call(store, request_id, "a")
+    async with store.begin() as connection:
+        await connection.execute(sqlalchemy.select(REQUESTS).with_for_update())
+        again = asyncio.create_task(_call(store, request_id, "a"))
+        waiting = sqlalchemy.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not (await connection.execute(waiting)).scalar_one():
+            await asyncio.sleep(0)
+        await connection.execute(REQUESTS.delete())
+    assert await again == (b"made a", False)
+    assert await _call(store, request_id, "a") == (b"made a", True)
+    assert await _effects(store) == ["a", "a"]
+
+
 _CALLS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab")), min_size=1, max_size=8)
 
 

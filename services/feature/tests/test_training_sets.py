@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -11,10 +12,18 @@ import pytest
 from setpoint.feature.v1 import snapshot_pb2
 from setpoint.feature.v1 import snapshot_service_pb2 as pb
 from setpoint_columns import Columns, DataType, proto
-from setpoint_feature import testing
-from setpoint_feature.store import training_set_store
+from setpoint_db import engine as engines
+from setpoint_feature import ports, testing
+from setpoint_feature.service import training_sets
+from setpoint_feature.store import (
+    definition_store,
+    tables,
+    training_set_files,
+    training_set_store,
+)
 from setpoint_feature.testing import NOW, Running, Start
 from setpoint_rpc import channel as channels
+from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
 
 ROWS = 30
@@ -338,6 +347,61 @@ async def test_start_cleans_what_dead_processes_left(start: Start, tmp_path: Pat
                 await asyncio.sleep(0.02)
         assert len(await read(running, made)) == 1
     assert new.exists()
+
+
+async def test_snapshot_lives_as_long_as_it_says(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with a stated life goes with its files once that is over; one without stays."""
+    monkeypatch.setattr(training_sets, "_CLEAN_SECONDS", 0.02)
+    async with start(segment_url=str(tmp_path)) as running:
+        await prepare(running)
+        for life in (-1, training_sets.MAX_LIFE + 1):
+            error = await testing.error_of(create(running, spine(3), life_microseconds=life))
+            assert error.violations[0].field == "life_microseconds"
+        kept = (await create(running, spine(3))).snapshot
+        made = [
+            (await create(running, spine(3), life_microseconds=life)).snapshot
+            for life in (MINUTE, 2 * MINUTE)
+        ]
+        expire_times = [each.expire_time for each in (kept, *made)]
+        assert expire_times == [0, NOW + MINUTE, NOW + 2 * MINUTE]
+
+        running.clock.set(NOW + MINUTE)
+        async with asyncio.timeout(20):
+            while len(list(tmp_path.rglob("*.parquet"))) == 3:
+                await asyncio.sleep(0.02)
+        left = await running.snapshots.ListSnapshots(pb.ListSnapshotsRequest())
+        assert [each.snapshot_id for each in left.snapshots] == [
+            made[1].snapshot_id,
+            kept.snapshot_id,
+        ]
+        for each in left.snapshots:
+            assert content(await read(running, each)).rows == 3
+
+
+async def test_snapshot_that_goes_while_it_is_read_is_not_damaged(
+    start: Start, feature_url: str, tmp_path: Path
+) -> None:
+    """The reader is told that it is gone, which is something else than a lost file."""
+    async with start(segment_url=str(tmp_path), answer_bytes=200) as running:
+        await prepare(running)
+        made = (await create(running, spine())).snapshot
+    engine = engines.create_engine(feature_url, application_name="test", schema=tables.SCHEMA)
+    store_id = await definition_store.SQLDefinitionStore(engine).store_id()
+    sets = training_sets.TrainingSets(
+        training_set_files.TrainingSetFiles(str(tmp_path), store_id),
+        training_set_store.SQLTrainingSetStore(engine),
+        None,  # type: ignore[arg-type]  # nothing is joined.
+        clocks.ManualClock(NOW),
+        100,
+    )
+    async with contextlib.aclosing(sets.read(made.snapshot_id)) as parts:
+        await anext(parts)
+        await sets.delete(ports.Wish(ids.uuid7(), "DeleteSnapshot", b""), made.snapshot_id)
+        with pytest.raises(errors.NotFoundError):
+            await anext(parts)
+    await engine.dispose()
 
 
 async def test_snapshots_without_a_folder_are_refused(start: Start) -> None:

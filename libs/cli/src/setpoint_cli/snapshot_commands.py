@@ -27,6 +27,9 @@ from setpoint_runtime import ids
 JOIN_SECONDS = 3600.0
 PAGE = 1000
 
+DAY = 86_400_000_000
+"""Microseconds."""
+
 app = typer.Typer(
     help="Keep training sets: a token gives the same content again later.\n\n"
     "Example: setpoint features snapshot list",
@@ -47,6 +50,10 @@ def create(
         bool, typer.Option("--by-event-time", help="Ignore when rows arrived.")
     ] = False,
     description: Annotated[str, typer.Option(help="For people.")] = "",
+    keep_days: Annotated[
+        float,
+        typer.Option(min=0, help="Remove it after so many days; 0 keeps it until it is deleted."),
+    ] = 0.0,
     stack: StackFolder = DEFAULT_STACK,
 ) -> None:
     """Join features to a spine as known at each row's time, and keep the answer.
@@ -59,6 +66,7 @@ def create(
         time_column=time_column,
         as_of_event_time=by_event_time,
         description=description,
+        life_microseconds=int(keep_days * DAY),
     )
     header.feature_set.name, header.feature_set.version = feature_set, version
     with session(stack) as client:
@@ -88,7 +96,9 @@ def list_snapshots(
 
     Example: setpoint features snapshot list
     """
-    table = table_of("snapshot", "made", "feature set", "rows", "from", "to", "digest", "what")
+    table = table_of(
+        "snapshot", "made", "feature set", "rows", "from", "to", "digest", "until", "what"
+    )
     token = ""
     with session(stack) as client:
         while True:
@@ -114,6 +124,7 @@ def _row(snapshot: snapshot_pb2.Snapshot) -> list[str]:
         exact_time(snapshot.range.start_time),
         exact_time(snapshot.range.end_time),
         snapshot.digest[:12],
+        show_time(snapshot.expire_time) if snapshot.expire_time else "deleted",
         snapshot.description,
     ]
 

@@ -9,6 +9,7 @@ does the work.
 import datetime as dt
 import hashlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import alembic
 import sqlalchemy
@@ -101,11 +102,15 @@ async def once(
         .on_conflict_do_nothing()
         .returning(table.c.request_id)
     )
-    is_first = (await connection.execute(statement)).first() is not None
-    if not is_first:
-        stored = await _stored(connection, table, request_id, method, fingerprint)
-        if stored is not None:
-            return stored, True
+    while (await connection.execute(statement)).first() is None:
+        row = await _earlier(connection, table, request_id)
+        if row is None:
+            # It was forgotten in between, so this call is the first after all.
+            continue
+        _check_same(row, request_id, method, fingerprint)
+        if row.response is not None:
+            return row.response, True
+        break
     response = await work()
     await connection.execute(
         sqlalchemy.update(table).where(table.c.request_id == request_id).values(response=response)
@@ -134,24 +139,24 @@ def check_request_id(request_id: str) -> str:
     return canonical
 
 
-async def _stored(
-    connection: sqlalchemy_asyncio.AsyncConnection,
-    table: sqlalchemy.Table,
-    request_id: str,
-    method: str,
-    fingerprint: bytes,
-) -> bytes | None:
-    """Returns the answer of an earlier call; None when that call's work was given up.
+async def _earlier(
+    connection: sqlalchemy_asyncio.AsyncConnection, table: sqlalchemy.Table, request_id: str
+) -> sqlalchemy.Row[Any, Any, Any] | None:
+    """Returns an earlier call, without an answer when its work was given up; None when there is none.
 
     The row lock makes a third call wait while a second one repeats work that was given up.
     """
-    row = (
-        await connection.execute(
-            sqlalchemy.select(table.c.method, table.c.fingerprint, table.c.response)
-            .where(table.c.request_id == request_id)
-            .with_for_update()
-        )
-    ).one()
+    query = (
+        sqlalchemy.select(table.c.method, table.c.fingerprint, table.c.response)
+        .where(table.c.request_id == request_id)
+        .with_for_update()
+    )
+    return (await connection.execute(query)).one_or_none()
+
+
+def _check_same(
+    row: sqlalchemy.Row[Any, Any, Any], request_id: str, method: str, fingerprint: bytes
+) -> None:
     if row.method != method or row.fingerprint != fingerprint:
         raise errors.AlreadyExistsError(
             errors.Reason.REQUEST_ID_REUSED,
@@ -159,8 +164,6 @@ async def _stored(
             violations=(errors.FieldViolation(FIELD, "was used before for another request"),),
             metadata={FIELD: request_id},
         )
-    response: bytes | None = row.response
-    return response
 
 
 async def forget(

@@ -84,6 +84,17 @@ class FeatureSettings(service_settings.ServiceSettings):
     answer_bytes: int = Field(default=3_500_000, ge=1, le=4_000_000)
     """About how large one answer may be; messages end at 4 MiB."""
 
+    request_life_seconds: float = Field(default=30 * 86_400.0, ge=0)
+    """How long the answer of a registration, or of the making or removal of a snapshot, is remembered for calls that
+    are repeated; 0 for ever."""
+
+    batch_life_seconds: float = Field(default=30 * 86_400.0, ge=0)
+    """The same of written batches: a batch that is sent again later is stored again, and the causes of differences
+    between served and known values are told apart for so long. 0 for ever."""
+
+    skew_life_seconds: float = Field(default=90 * 86_400.0, ge=0)
+    """How long it is kept what replays of served features found; 0 for ever."""
+
     registry_address: str = ""
     """Where the live model versions are known, which changes of definitions must not harm; empty means that there are
     none."""

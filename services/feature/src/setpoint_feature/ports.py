@@ -1,5 +1,6 @@
 """What the service needs from outside, in its own words."""
 
+import enum
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -499,6 +500,25 @@ class SkewStore(Protocol):
         ...
 
 
+class Results(enum.Enum):
+    """What is kept of calls and replays that are over."""
+
+    REQUESTS = "requests"
+    """Answers of registrations and snapshots, for calls that are repeated."""
+    BATCHES = "batches"
+    """Outcomes of written batches, for the same, and when rows were stored."""
+    SKEW = "skew"
+    """What replays of served features found, by day."""
+
+
+class ResultStore(Protocol):
+    """Lets go of results."""
+
+    async def forget(self, what: Results, before: int, limit: int) -> int:
+        """Deletes some results from before a time; returns how many, less than `limit` when none is left."""
+        ...
+
+
 class TrainingSetFiles(Protocol):
     """Keeps the rows of training sets. Every call raises UnavailableError when the folder is out of reach."""
 
@@ -556,6 +576,10 @@ class TrainingSetStore(Protocol):
         Raises:
             NotFoundError: SNAPSHOT_NOT_FOUND.
         """
+        ...
+
+    async def expire(self, now: int, limit: int) -> list[str]:
+        """Removes some of those whose stated life is over; returns their ids."""
         ...
 
     async def missing(self, snapshot_ids: Sequence[str]) -> list[str]:

@@ -27,7 +27,9 @@ def wanted_from_proto(request: pb.CreateSnapshotRequest) -> training_sets.Wanted
     def fingerprint(spine: str) -> bytes:
         return idempotency.fingerprint("CreateSnapshot", data, spine)
 
-    return training_sets.Wanted(request.request_id, ask, request.description, fingerprint)
+    return training_sets.Wanted(
+        request.request_id, ask, request.description, fingerprint, request.life_microseconds
+    )
 
 
 def snapshot_to_proto(found: training_set.TrainingSet) -> snapshot_pb2.Snapshot:
@@ -51,6 +53,7 @@ def snapshot_to_proto(found: training_set.TrainingSet) -> snapshot_pb2.Snapshot:
         create_time=found.create_time,
         stored_bytes=found.stored_bytes,
         description=found.description,
+        expire_time=found.expire_time,
     )
 
 

@@ -17,6 +17,7 @@ from setpoint_feature import (
     audit_servicer,
     config,
     definition_servicer,
+    ports,
     servicer,
     snapshot_servicer,
 )
@@ -33,6 +34,7 @@ from setpoint_feature.service import (
     compaction,
     definitions,
     explaining,
+    forgetting,
     joining,
     leakage,
     leaks,
@@ -47,6 +49,7 @@ from setpoint_feature.service import (
 from setpoint_feature.store import (
     definition_store,
     history_store,
+    result_store,
     segment_cache,
     segment_folder,
     segment_store,
@@ -149,6 +152,9 @@ async def build(
                 replay.run(share, settings.skew_seconds, settings.skew_settle_seconds),
             )
         _ = owner.start("online-catch-up", follower.run())
+        forgetter = _forgetter(settings, stores, clock)
+        server.metrics_registry.register(metrics.ForgettingMetrics(forgetter.counts))
+        _ = owner.start("forgetting", forgetter.run())
         if compactor is not None:
             server.metrics_registry.register(metrics.CompactionMetrics(compactor.counts))
             _ = owner.start("compaction", compactor.run())
@@ -209,6 +215,7 @@ class _Stores:
     definitions: definition_store.SQLDefinitionStore
     history: history_store.SQLHistoryStore
     skew: skew_store.SQLSkewStore
+    results: result_store.SQLResultStore
     online_reads: valkey_store.ValkeyStore
     online_writes: valkey_store.ValkeyStore
     segments: segment_store.SegmentStore | None
@@ -248,7 +255,19 @@ async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitS
         kept = files, training_set_store.SQLTrainingSetStore(short)
     history = history_store.SQLHistoryStore(short, long, cache)
     skews = skew_store.SQLSkewStore(long)
-    return _Stores(definition, history, skews, online[0], online[1], made, kept)
+    results = result_store.SQLResultStore(long)
+    return _Stores(definition, history, skews, results, online[0], online[1], made, kept)
+
+
+def _forgetter(
+    settings: config.FeatureSettings, stores: _Stores, clock: clocks.Clock
+) -> forgetting.Forgetting:
+    lives = {
+        ports.Results.REQUESTS: settings.request_life_seconds,
+        ports.Results.BATCHES: settings.batch_life_seconds,
+        ports.Results.SKEW: settings.skew_life_seconds,
+    }
+    return forgetting.Forgetting(stores.results, clock, lives)
 
 
 def _compactor(

@@ -6,6 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from setpoint_feature import ports
 from setpoint_feature.service import compaction, serving, skew, writing
 
 
@@ -89,6 +90,25 @@ class SkewMetrics(Collector):
         )
         for cause, count in sorted(self._counts.differences.items()):
             found.add_metric((cause.name.lower(),), count)
+        yield found
+
+
+class ForgettingMetrics(Collector):
+    """Which results have been forgotten."""
+
+    def __init__(self, counts: Mapping[ports.Results, int]) -> None:
+        """Reads the counts where they are kept."""
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they stand."""
+        found = CounterMetricFamily(
+            "setpoint_feature_forgotten_rows",
+            "Rows of results whose time was over.",
+            labels=("kind",),
+        )
+        for kind in ports.Results:
+            found.add_metric((kind.value,), self._counts.get(kind, 0))
         yield found
 
 

@@ -51,6 +51,8 @@ class TrainingSet:
     create_time: int
     description: str
     parts: tuple[Part, ...]
+    expire_time: int = 0
+    """When its stated life is over; 0 for never."""
 
     @property
     def stored_bytes(self) -> int:

@@ -18,6 +18,8 @@ ABANDONED: Final = 86_400_000_000
 """Files of this age, in microseconds, that belong to nothing were left by a process that died."""
 
 MAX_DESCRIPTION: Final = 4096
+MAX_LIFE: Final = 100 * 366 * 86_400_000_000
+_EXPIRED_AT_ONCE: Final = 100
 _CLEAN_SECONDS: Final = 3600.0
 _FIELD: Final = "spine"
 _LOGGER = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class Wanted:
     ask: joining.Ask
     description: str
     fingerprint: Fingerprint
+    life: int = 0
+    """Microseconds after which it is removed; 0 for never."""
 
 
 class TrainingSets:
@@ -67,6 +71,9 @@ class TrainingSets:
         if len(wanted.description) > MAX_DESCRIPTION:
             rule = f"must have at most {MAX_DESCRIPTION} characters"
             raise errors.invalid("description", wanted.description, rule, errors.Reason.TOO_LARGE)
+        if not 0 <= wanted.life <= MAX_LIFE:
+            rule = f"must be 0 to {MAX_LIFE} (a hundred years)"
+            raise errors.invalid("life_microseconds", wanted.life, rule)
         making = _Making(
             ids.uuid7(self._clock.now_us()), wanted, await self._historical.begin(wanted.ask)
         )
@@ -113,7 +120,13 @@ class TrainingSets:
         """
         found = await self.get(snapshot_id)
         for number in range(len(found.parts)):
-            yield await self._files.read(found, number)
+            try:
+                rows = await self._files.read(found, number)
+            except errors.DataLossError:
+                # One that was removed meanwhile is not there, rather than damaged.
+                await self.get(snapshot_id)
+                raise
+            yield rows
 
     async def compare(
         self, snapshot_id: str
@@ -153,13 +166,23 @@ class TrainingSets:
         return replayed
 
     async def clean(self) -> None:
-        """Removes files that processes left which died, again and again."""
+        """Removes training sets whose life is over, and files that processes left which died, again and again."""
         while True:
             try:
+                await self.expire_once()
                 await self.clean_once()
             except errors.UnavailableError as error:
                 _LOGGER.info("files of snapshots cannot be cleaned now: %s", error)
             await asyncio.sleep(_CLEAN_SECONDS)
+
+    async def expire_once(self) -> int:
+        """Removes training sets whose stated life is over; returns how many."""
+        removed = 0
+        while expired := await self._store.expire(self._clock.now_us(), _EXPIRED_AT_ONCE):
+            for snapshot_id in expired:
+                await self._discard(snapshot_id)
+            removed += len(expired)
+        return removed
 
     async def clean_once(self) -> int:
         """Removes files that belong to no training set and are a day old; returns of how many."""
@@ -238,6 +261,7 @@ class _Making:
             create_time=now,
             description=wanted.description,
             parts=tuple(self.parts),
+            expire_time=now + wanted.life if wanted.life else 0,
         )
         fingerprint = wanted.fingerprint(self._spine.hexdigest())
         return made, ports.Wish(wanted.request_id, "CreateSnapshot", fingerprint)

@@ -344,7 +344,7 @@ async def _remember(
 ) -> ports.Written | errors.AlreadyExistsError | None:
     """Notes a batch; returns what became of it earlier when it is not the first of its id."""
     columns = tables.batches.c
-    noted = await connection.execute(
+    note = (
         postgresql.insert(tables.batches)
         .values(
             batch_id=entry.batch_id,
@@ -357,19 +357,23 @@ async def _remember(
         .on_conflict_do_nothing()
         .returning(columns.batch_id)
     )
-    if noted.first() is not None:
-        return None
-    row = (
-        await connection.execute(
-            sqlalchemy.select(
-                columns.view,
-                columns.content,
-                columns.first_sequence,
-                columns.last_sequence,
-                columns.refused,
-            ).where(columns.batch_id == entry.batch_id)
+    find = (
+        sqlalchemy.select(
+            columns.view,
+            columns.content,
+            columns.first_sequence,
+            columns.last_sequence,
+            columns.refused,
         )
-    ).one()
+        .where(columns.batch_id == entry.batch_id)
+        .with_for_update(read=True)
+    )
+    row = None
+    while row is None:
+        if (await connection.execute(note)).first() is not None:
+            return None
+        # None where it was forgotten in between: then it is the first of its id after all.
+        row = (await connection.execute(find)).one_or_none()
     if bytes(row.content) != entry.content:
         return errors.AlreadyExistsError(
             errors.Reason.REQUEST_ID_REUSED,

@@ -67,6 +67,8 @@ batches = sqlalchemy.Table(
         nullable=False,
         server_default=sqlalchemy.func.now(),
     ),
+    # Old ones are forgotten.
+    sqlalchemy.Index("batches_create_time", "create_time"),
     # Tells when a row was stored; batches without rows stored none.
     sqlalchemy.Index(
         "batches_sequences",

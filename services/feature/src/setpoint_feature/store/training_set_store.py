@@ -27,6 +27,8 @@ snapshots = sqlalchemy.Table(
     sqlalchemy.Column("end_time", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("create_time", sqlalchemy.BigInteger, nullable=False),
     sqlalchemy.Column("content", sqlalchemy.JSON, nullable=False),
+    # 0 for those that stay until they are deleted.
+    sqlalchemy.Column("expire_time", sqlalchemy.BigInteger, nullable=False, server_default="0"),
 )
 _PLAIN = (
     "snapshot_id",
@@ -37,6 +39,7 @@ _PLAIN = (
     "start_time",
     "end_time",
     "create_time",
+    "expire_time",
 )
 
 
@@ -99,6 +102,23 @@ class SQLTrainingSetStore:
                 connection, tables.requests, wish.request_id, wish.method, wish.fingerprint, work
             )
         return replayed
+
+    async def expire(self, now: int, limit: int) -> list[str]:
+        """Removes some of those whose stated life is over; returns their ids."""
+        columns = snapshots.c
+        over = (
+            sqlalchemy.select(columns.snapshot_id)
+            .where(columns.expire_time > 0, columns.expire_time <= now)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        removal = (
+            sqlalchemy.delete(snapshots)
+            .where(columns.snapshot_id.in_(over))
+            .returning(columns.snapshot_id)
+        )
+        async with engines.transaction(self._engine) as connection:
+            return list((await connection.execute(removal)).scalars())
 
     async def missing(self, snapshot_ids: Sequence[str]) -> list[str]:
         """Returns which of some ids are of no training set."""

@@ -493,7 +493,9 @@ class GetSkewReportRequest(google.protobuf.message.Message):
     SINCE_TIME_FIELD_NUMBER: builtins.int
     EXAMPLES_FIELD_NUMBER: builtins.int
     since_time: builtins.int
-    """Only predictions that monitoring stored on the day of this time or later, microseconds UTC; 0 means all."""
+    """Only predictions that monitoring stored on the day of this time or later, microseconds UTC; 0 means all. Findings are
+    kept for 90 days unless the service is set otherwise.
+    """
     examples: builtins.int
     """Examples of each feature and cause, at most 20; 0 means 3."""
     @property

@@ -450,7 +450,8 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
     give created_time: what arrives without it is known from now on only. Numbers of another width are taken where each
     keeps its meaning. History is durable in one transaction before the answer; the online copy keeps the greatest row by
     (event_time, created_time, sequence), so late rows never replace newer ones and a correction at the same event time
-    does. The same batch_id with the same rows is a replay, with other rows ALREADY_EXISTS (REQUEST_ID_REUSED). A bad
+    does. The same batch_id with the same rows is a replay, with other rows ALREADY_EXISTS (REQUEST_ID_REUSED); ids
+    are remembered for 30 days unless the service is set otherwise. A bad
     batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
     have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
     EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), INVALID_FIELD (NaN or infinite where
@@ -690,7 +691,8 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         give created_time: what arrives without it is known from now on only. Numbers of another width are taken where each
         keeps its meaning. History is durable in one transaction before the answer; the online copy keeps the greatest row by
         (event_time, created_time, sequence), so late rows never replace newer ones and a correction at the same event time
-        does. The same batch_id with the same rows is a replay, with other rows ALREADY_EXISTS (REQUEST_ID_REUSED). A bad
+        does. The same batch_id with the same rows is a replay, with other rows ALREADY_EXISTS (REQUEST_ID_REUSED); ids
+        are remembered for 30 days unless the service is set otherwise. A bad
         batch is refused whole with INVALID_ARGUMENT, naming column and row: UNKNOWN_FIELD (a column that the view does not
         have), MISSING_FIELD (no event_time), ENTITY_KEY_MISSING, WRONG_TYPE, NULL_REFUSED (keys and event_time),
         EVENT_TIME_IN_FUTURE (a time further ahead of the service's clock than its tolerance), INVALID_FIELD (NaN or infinite where

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from setpoint.common.v1 import reference_pb2 as setpoint_dot_common_dot_v1_dot_reference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"setpoint/feature/v1/snapshot.proto\x12\x13setpoint.feature.v1\x1a\"setpoint/common/v1/reference.proto\"\x91\x03\n\x08Snapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12<\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\x0b\x32\'.setpoint.common.v1.FeatureSetReference\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12,\n\x05range\x18\x05 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x13\n\x0btime_column\x18\x06 \x01(\t\x12\x18\n\x10\x61s_of_event_time\x18\x07 \x01(\x08\x12.\n\x07\x63olumns\x18\x08 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x15\n\rspine_columns\x18\t \x01(\x05\x12\x30\n\x05views\x18\n \x03(\x0b\x32!.setpoint.feature.v1.ViewSequence\x12\x13\n\x0b\x63reate_time\x18\x0b \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x0c \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\r \x01(\t\"?\n\x0cViewSequence\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"setpoint/feature/v1/snapshot.proto\x12\x13setpoint.feature.v1\x1a\"setpoint/common/v1/reference.proto\"\xa6\x03\n\x08Snapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12<\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\x0b\x32\'.setpoint.common.v1.FeatureSetReference\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12,\n\x05range\x18\x05 \x01(\x0b\x32\x1d.setpoint.common.v1.TimeRange\x12\x13\n\x0btime_column\x18\x06 \x01(\t\x12\x18\n\x10\x61s_of_event_time\x18\x07 \x01(\x08\x12.\n\x07\x63olumns\x18\x08 \x03(\x0b\x32\x1d.setpoint.common.v1.FieldSpec\x12\x15\n\rspine_columns\x18\t \x01(\x05\x12\x30\n\x05views\x18\n \x03(\x0b\x32!.setpoint.feature.v1.ViewSequence\x12\x13\n\x0b\x63reate_time\x18\x0b \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x0c \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\r \x01(\t\x12\x13\n\x0b\x65xpire_time\x18\x0e \x01(\x03\"?\n\x0cViewSequence\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'setpoint.feature.v1.snapsho
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SNAPSHOT']._serialized_start=96
-  _globals['_SNAPSHOT']._serialized_end=497
-  _globals['_VIEWSEQUENCE']._serialized_start=499
-  _globals['_VIEWSEQUENCE']._serialized_end=562
+  _globals['_SNAPSHOT']._serialized_end=518
+  _globals['_VIEWSEQUENCE']._serialized_start=520
+  _globals['_VIEWSEQUENCE']._serialized_end=583
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,7 @@ class Snapshot(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     STORED_BYTES_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     """UUIDv7; the token by which it is read again."""
     digest: builtins.str
@@ -58,6 +59,10 @@ class Snapshot(google.protobuf.message.Message):
     """Size of its files."""
     description: builtins.str
     """For people."""
+    expire_time: builtins.int
+    """When its stated life is over, microseconds UTC; it is removed within about an hour then. 0 for one that stays until it is
+    deleted.
+    """
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """The exact version of the feature set."""
@@ -90,9 +95,10 @@ class Snapshot(google.protobuf.message.Message):
         create_time: builtins.int = ...,
         stored_bytes: builtins.int = ...,
         description: builtins.str = ...,
+        expire_time: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set", "range", b"range"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of_event_time", b"as_of_event_time", "columns", b"columns", "create_time", b"create_time", "description", b"description", "digest", b"digest", "feature_set", b"feature_set", "range", b"range", "rows", b"rows", "snapshot_id", b"snapshot_id", "spine_columns", b"spine_columns", "stored_bytes", b"stored_bytes", "time_column", b"time_column", "views", b"views"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_event_time", b"as_of_event_time", "columns", b"columns", "create_time", b"create_time", "description", b"description", "digest", b"digest", "expire_time", b"expire_time", "feature_set", b"feature_set", "range", b"range", "rows", b"rows", "snapshot_id", b"snapshot_id", "spine_columns", b"spine_columns", "stored_bytes", b"stored_bytes", "time_column", b"time_column", "views", b"views"]) -> None: ...
 
 Global___Snapshot: typing_extensions.TypeAlias = Snapshot
 

@@ -27,7 +27,7 @@ from setpoint.common.v1 import reference_pb2 as setpoint_dot_common_dot_v1_dot_r
 from setpoint.feature.v1 import snapshot_pb2 as setpoint_dot_feature_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*setpoint/feature/v1/snapshot_service.proto\x12\x13setpoint.feature.v1\x1a\x1fsetpoint/common/v1/column.proto\x1a\"setpoint/common/v1/reference.proto\x1a\"setpoint/feature/v1/snapshot.proto\"\xdd\x01\n\x15\x43reateSnapshotRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12<\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\x0b\x32\'.setpoint.common.v1.FeatureSetReference\x12\x13\n\x0btime_column\x18\x03 \x01(\t\x12\x18\n\x10\x61s_of_event_time\x18\x04 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12.\n\x05spine\x18\x06 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\"[\n\x16\x43reateSnapshotResponse\x12/\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1d.setpoint.feature.v1.Snapshot\x12\x10\n\x08replayed\x18\x02 \x01(\x08\")\n\x12GetSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"F\n\x13GetSnapshotResponse\x12/\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1d.setpoint.feature.v1.Snapshot\"R\n\x14ListSnapshotsRequest\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x15ListSnapshotsResponse\x12\x30\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1d.setpoint.feature.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x13ReadSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"m\n\x14ReadSnapshotResponse\x12.\n\x05table\x18\x01 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x10\n\x08statuses\x18\x02 \x03(\x0c\x12\x13\n\x0b\x65vent_times\x18\x03 \x03(\x0c\"-\n\x16\x43ompareSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"\xf6\x01\n\x17\x43ompareSnapshotResponse\x12/\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1d.setpoint.feature.v1.Snapshot\x12<\n\x0b\x61sked_again\x18\x02 \x01(\x0b\x32\'.setpoint.feature.v1.SnapshotDifference\x12:\n\tknown_now\x18\x03 \x01(\x0b\x32\'.setpoint.feature.v1.SnapshotDifference\x12\x30\n\x05views\x18\x04 \x03(\x0b\x32!.setpoint.feature.v1.ViewSequence\"\xbc\x01\n\x12SnapshotDifference\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\r\n\x05share\x18\x02 \x01(\x01\x12S\n\x0frows_by_feature\x18\x03 \x03(\x0b\x32:.setpoint.feature.v1.SnapshotDifference.RowsByFeatureEntry\x1a\x34\n\x12RowsByFeatureEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"@\n\x15\x44\x65leteSnapshotRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\"*\n\x16\x44\x65leteSnapshotResponse\x12\x10\n\x08replayed\x18\x01 \x01(\x08\x32\x88\x05\n\x0fSnapshotService\x12k\n\x0e\x43reateSnapshot\x12*.setpoint.feature.v1.CreateSnapshotRequest\x1a+.setpoint.feature.v1.CreateSnapshotResponse(\x01\x12`\n\x0bGetSnapshot\x12\'.setpoint.feature.v1.GetSnapshotRequest\x1a(.setpoint.feature.v1.GetSnapshotResponse\x12\x66\n\rListSnapshots\x12).setpoint.feature.v1.ListSnapshotsRequest\x1a*.setpoint.feature.v1.ListSnapshotsResponse\x12\x65\n\x0cReadSnapshot\x12(.setpoint.feature.v1.ReadSnapshotRequest\x1a).setpoint.feature.v1.ReadSnapshotResponse0\x01\x12l\n\x0f\x43ompareSnapshot\x12+.setpoint.feature.v1.CompareSnapshotRequest\x1a,.setpoint.feature.v1.CompareSnapshotResponse\x12i\n\x0e\x44\x65leteSnapshot\x12*.setpoint.feature.v1.DeleteSnapshotRequest\x1a+.setpoint.feature.v1.DeleteSnapshotResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*setpoint/feature/v1/snapshot_service.proto\x12\x13setpoint.feature.v1\x1a\x1fsetpoint/common/v1/column.proto\x1a\"setpoint/common/v1/reference.proto\x1a\"setpoint/feature/v1/snapshot.proto\"\xf8\x01\n\x15\x43reateSnapshotRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12<\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\x0b\x32\'.setpoint.common.v1.FeatureSetReference\x12\x13\n\x0btime_column\x18\x03 \x01(\t\x12\x18\n\x10\x61s_of_event_time\x18\x04 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12.\n\x05spine\x18\x06 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x19\n\x11life_microseconds\x18\x07 \x01(\x03\"[\n\x16\x43reateSnapshotResponse\x12/\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1d.setpoint.feature.v1.Snapshot\x12\x10\n\x08replayed\x18\x02 \x01(\x08\")\n\x12GetSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"F\n\x13GetSnapshotResponse\x12/\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1d.setpoint.feature.v1.Snapshot\"R\n\x14ListSnapshotsRequest\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x15ListSnapshotsResponse\x12\x30\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1d.setpoint.feature.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x13ReadSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"m\n\x14ReadSnapshotResponse\x12.\n\x05table\x18\x01 \x01(\x0b\x32\x1f.setpoint.common.v1.ColumnBatch\x12\x10\n\x08statuses\x18\x02 \x03(\x0c\x12\x13\n\x0b\x65vent_times\x18\x03 \x03(\x0c\"-\n\x16\x43ompareSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"\xf6\x01\n\x17\x43ompareSnapshotResponse\x12/\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1d.setpoint.feature.v1.Snapshot\x12<\n\x0b\x61sked_again\x18\x02 \x01(\x0b\x32\'.setpoint.feature.v1.SnapshotDifference\x12:\n\tknown_now\x18\x03 \x01(\x0b\x32\'.setpoint.feature.v1.SnapshotDifference\x12\x30\n\x05views\x18\x04 \x03(\x0b\x32!.setpoint.feature.v1.ViewSequence\"\xbc\x01\n\x12SnapshotDifference\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\r\n\x05share\x18\x02 \x01(\x01\x12S\n\x0frows_by_feature\x18\x03 \x03(\x0b\x32:.setpoint.feature.v1.SnapshotDifference.RowsByFeatureEntry\x1a\x34\n\x12RowsByFeatureEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"@\n\x15\x44\x65leteSnapshotRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\"*\n\x16\x44\x65leteSnapshotResponse\x12\x10\n\x08replayed\x18\x01 \x01(\x08\x32\x88\x05\n\x0fSnapshotService\x12k\n\x0e\x43reateSnapshot\x12*.setpoint.feature.v1.CreateSnapshotRequest\x1a+.setpoint.feature.v1.CreateSnapshotResponse(\x01\x12`\n\x0bGetSnapshot\x12\'.setpoint.feature.v1.GetSnapshotRequest\x1a(.setpoint.feature.v1.GetSnapshotResponse\x12\x66\n\rListSnapshots\x12).setpoint.feature.v1.ListSnapshotsRequest\x1a*.setpoint.feature.v1.ListSnapshotsResponse\x12\x65\n\x0cReadSnapshot\x12(.setpoint.feature.v1.ReadSnapshotRequest\x1a).setpoint.feature.v1.ReadSnapshotResponse0\x01\x12l\n\x0f\x43ompareSnapshot\x12+.setpoint.feature.v1.CompareSnapshotRequest\x1a,.setpoint.feature.v1.CompareSnapshotResponse\x12i\n\x0e\x44\x65leteSnapshot\x12*.setpoint.feature.v1.DeleteSnapshotRequest\x1a+.setpoint.feature.v1.DeleteSnapshotResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,33 +37,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SNAPSHOTDIFFERENCE_ROWSBYFEATUREENTRY']._loaded_options = None
   _globals['_SNAPSHOTDIFFERENCE_ROWSBYFEATUREENTRY']._serialized_options = b'8\001'
   _globals['_CREATESNAPSHOTREQUEST']._serialized_start=173
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=394
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=396
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=487
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=489
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=530
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=532
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=602
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=604
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=686
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=688
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=786
-  _globals['_READSNAPSHOTREQUEST']._serialized_start=788
-  _globals['_READSNAPSHOTREQUEST']._serialized_end=830
-  _globals['_READSNAPSHOTRESPONSE']._serialized_start=832
-  _globals['_READSNAPSHOTRESPONSE']._serialized_end=941
-  _globals['_COMPARESNAPSHOTREQUEST']._serialized_start=943
-  _globals['_COMPARESNAPSHOTREQUEST']._serialized_end=988
-  _globals['_COMPARESNAPSHOTRESPONSE']._serialized_start=991
-  _globals['_COMPARESNAPSHOTRESPONSE']._serialized_end=1237
-  _globals['_SNAPSHOTDIFFERENCE']._serialized_start=1240
-  _globals['_SNAPSHOTDIFFERENCE']._serialized_end=1428
-  _globals['_SNAPSHOTDIFFERENCE_ROWSBYFEATUREENTRY']._serialized_start=1376
-  _globals['_SNAPSHOTDIFFERENCE_ROWSBYFEATUREENTRY']._serialized_end=1428
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=1430
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=1494
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=1496
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=1538
-  _globals['_SNAPSHOTSERVICE']._serialized_start=1541
-  _globals['_SNAPSHOTSERVICE']._serialized_end=2189
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=421
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=423
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=514
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=516
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=557
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=559
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=629
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=631
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=713
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=715
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=813
+  _globals['_READSNAPSHOTREQUEST']._serialized_start=815
+  _globals['_READSNAPSHOTREQUEST']._serialized_end=857
+  _globals['_READSNAPSHOTRESPONSE']._serialized_start=859
+  _globals['_READSNAPSHOTRESPONSE']._serialized_end=968
+  _globals['_COMPARESNAPSHOTREQUEST']._serialized_start=970
+  _globals['_COMPARESNAPSHOTREQUEST']._serialized_end=1015
+  _globals['_COMPARESNAPSHOTRESPONSE']._serialized_start=1018
+  _globals['_COMPARESNAPSHOTRESPONSE']._serialized_end=1264
+  _globals['_SNAPSHOTDIFFERENCE']._serialized_start=1267
+  _globals['_SNAPSHOTDIFFERENCE']._serialized_end=1455
+  _globals['_SNAPSHOTDIFFERENCE_ROWSBYFEATUREENTRY']._serialized_start=1403
+  _globals['_SNAPSHOTDIFFERENCE_ROWSBYFEATUREENTRY']._serialized_end=1455
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=1457
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=1521
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=1523
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=1565
+  _globals['_SNAPSHOTSERVICE']._serialized_start=1568
+  _globals['_SNAPSHOTSERVICE']._serialized_end=2216
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class CreateSnapshotRequest(google.protobuf.message.Message):
     AS_OF_EVENT_TIME_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     SPINE_FIELD_NUMBER: builtins.int
+    LIFE_MICROSECONDS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """In the first message: UUID chosen by the caller."""
     time_column: builtins.str
@@ -41,6 +42,8 @@ class CreateSnapshotRequest(google.protobuf.message.Message):
     """In the first message: drop "created_time <= T" and join as of event time alone. Asked for by name only."""
     description: builtins.str
     """In the first message: for people."""
+    life_microseconds: builtins.int
+    """In the first message: how long the snapshot stays, in microseconds; 0 means until it is deleted."""
     @property
     def feature_set(self) -> setpoint.common.v1.reference_pb2.FeatureSetReference:
         """In the first message: name and version; an empty version means the latest."""
@@ -58,9 +61,10 @@ class CreateSnapshotRequest(google.protobuf.message.Message):
         as_of_event_time: builtins.bool = ...,
         description: builtins.str = ...,
         spine: setpoint.common.v1.column_pb2.ColumnBatch | None = ...,
+        life_microseconds: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["feature_set", b"feature_set", "spine", b"spine"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of_event_time", b"as_of_event_time", "description", b"description", "feature_set", b"feature_set", "request_id", b"request_id", "spine", b"spine", "time_column", b"time_column"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_event_time", b"as_of_event_time", "description", b"description", "feature_set", b"feature_set", "life_microseconds", b"life_microseconds", "request_id", b"request_id", "spine", b"spine", "time_column", b"time_column"]) -> None: ...
 
 Global___CreateSnapshotRequest: typing_extensions.TypeAlias = CreateSnapshotRequest
 
