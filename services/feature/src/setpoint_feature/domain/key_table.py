@@ -51,6 +51,14 @@ class KeyTable:
         np.cumsum(np.fromiter(map(len, keys), np.int64, len(keys)), out=offsets[1:])
         return cls(padded(b"".join(keys)), offsets)
 
+    @classmethod
+    def concat(cls, tables: Sequence["KeyTable"]) -> "KeyTable":
+        """Joins tables, in order."""
+        lengths = [np.diff(table.offsets) for table in tables]
+        offsets = np.zeros(sum(map(len, tables)) + 1, np.int64)
+        np.cumsum(np.concatenate(lengths), out=offsets[1:])
+        return cls(padded(np.concatenate([table.content for table in tables])), offsets)
+
     def __len__(self) -> int:
         """Returns the number of keys."""
         return len(self.offsets) - 1

@@ -9,10 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from setpoint_feature.domain import key_table, run, visibility
-
 MERGED_AT_ONCE: Final = 4
 """Neighbours that are merged into one. Fewer would rewrite rows more often, more would leave more files."""
 FULL_SHARE: Final = 0.7
@@ -97,8 +93,8 @@ def _fits(group: Sequence[Segment], limits: Limits) -> bool:
     return share <= 1 and (len(group) == MERGED_AT_ONCE or share >= FULL_SHARE)
 
 
-def to_thin(live: Sequence[Segment], retention: int, now: int) -> Segment | None:
-    """Returns the next segment from which rows may have to go, or None.
+def to_thin(live: Sequence[Segment], retention: int, now: int) -> list[Segment]:
+    """Returns the segments from which rows may have to go.
 
     Args:
         live: The segments of a view.
@@ -106,56 +102,11 @@ def to_thin(live: Sequence[Segment], retention: int, now: int) -> Segment | None
         now: The service's time.
     """
     if not retention:
-        return None
+        return []
     horizon = now - retention
     step = max(1, retention // THINNING_STEPS)
-    for each in live:
-        if each.rows and each.event_times[0] < horizon and horizon - each.thinned >= step:
-            return each
-    return None
-
-
-def needed(runs: Sequence[run.Run], index: int, rule: visibility.Rule, horizon: int) -> run.Rows:
-    """Returns the rows of a run that some read at the horizon or later can see, ascending.
-
-    Of what an entity knows at the horizon only the greatest row can ever win again; everything that becomes
-    visible later may. So joins at the horizon or later, and online copies, lose nothing.
-
-    Args:
-        runs: All runs of the view, in the order of their sequences.
-        index: Which of them is meant.
-        rule: How the view is seen.
-        horizon: Earliest time that is still asked for.
-    """
-    mine = runs[index]
-    later = rule.visible_from(mine.event_times, mine.created_times) > horizon
-    times = np.full(len(mine.keys), horizon, np.int64)
-    hashes = mine.keys.hashes()
-    winners = mine.search(rule, np.arange(len(mine.keys)), times)
-    kept = later
-    kept[winners[_undefeated(runs, index, rule, times, hashes, winners)]] = True
-    return np.flatnonzero(kept)
-
-
-def _undefeated(
-    runs: Sequence[run.Run],
-    index: int,
-    rule: visibility.Rule,
-    times: visibility.Times,
-    hashes: key_table.Words,
-    winners: run.Rows,
-) -> run.Rows:
-    """Returns the keys of a run whose greatest row is the greatest of all runs."""
-    mine = runs[index]
-    best = winners >= 0
-    for place, other in enumerate(runs):
-        if place == index:
-            continue
-        found = other.search(rule, other.find(mine.keys, hashes), times)
-        rivals = np.flatnonzero((found >= 0) & best)
-        events = other.event_times[found[rivals]], mine.event_times[winners[rivals]]
-        created = other.created_times[found[rivals]], mine.created_times[winners[rivals]]
-        # Sequences of a later run are greater, so it wins where both times are equal.
-        later_wins = created[0] >= created[1] if place > index else created[0] > created[1]
-        best[rivals[(events[0] > events[1]) | ((events[0] == events[1]) & later_wins)]] = False
-    return np.flatnonzero(best)
+    return [
+        each
+        for each in live
+        if each.rows and each.event_times[0] < horizon and horizon - each.thinned >= step
+    ]

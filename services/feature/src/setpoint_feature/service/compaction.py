@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from setpoint_feature import ports
-from setpoint_feature.domain import plan, retention, run, segments
+from setpoint_feature.domain import plan, retention, run, segments, thinning
 from setpoint_feature.service import snapshot
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
@@ -210,11 +210,17 @@ class _Work:
         """Removes rows that retention lets go, as long as definitions are at the revision that says so."""
         kept_for = self._view.view.retention
         horizon = now - kept_for
-        while segment := segments.to_thin(self._live, kept_for, now):
+        rule = self._view.rule
+        due = segments.to_thin(self._live, kept_for, now)
+        if not due:
+            return
+        runs = [await self._store.open(each) for each in self._live]
+        # What goes loses against rows that stay, so rewriting one segment changes nothing for the others.
+        held = await asyncio.to_thread(thinning.holders, runs, rule, horizon)
+        for segment in due:
             place = self._live.index(segment)
-            runs = [await self._store.open(each) for each in self._live]
             content = runs[place]
-            rows = await asyncio.to_thread(segments.needed, runs, place, self._view.rule, horizon)
+            rows = await asyncio.to_thread(thinning.needed, content, held[place], rule, horizon)
             gone = len(content) - len(rows)
             if gone < max(1, segments.THINNED_SHARE * len(content)):
                 self._store.release()
