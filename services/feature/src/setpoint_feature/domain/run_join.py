@@ -103,16 +103,20 @@ def _arrange(view: plan.CompiledView, runs: Sequence[run.Run], best: _Best) -> k
     """Returns rows of equal width, each in its place, and the defaults where there is none and behind."""
     count = len(best.rows)
     found = np.empty((count + 1, view.layout.row_bytes), np.uint8)
+    order = np.empty(count + 1, np.int64)
+    filled = 0
+    # Run by run first, and put in order then: both copy whole rows, which storing them one by one does not.
     for place, source in enumerate(runs):
         rows = np.flatnonzero(best.places == place)
-        if len(rows) == count:
-            np.take(source.packed.matrix(), best.rows, 0, found[:count], "clip")
-        elif len(rows):
-            found[rows] = source.packed.matrix()[best.rows[rows]]
-    defaults = np.frombuffer(view.layout.defaults, np.uint8)
-    found[:count][best.places < 0] = defaults
-    found[count] = defaults
-    return found.reshape(-1)
+        if len(rows):
+            stop = filled + len(rows)
+            np.take(source.packed.matrix(), best.rows[rows], 0, found[filled:stop], "clip")
+            order[rows] = np.arange(filled, stop)
+            filled = stop
+    found[filled] = np.frombuffer(view.layout.defaults, np.uint8)
+    order[:count][best.places < 0] = filled
+    order[count] = filled
+    return found.take(order, 0).reshape(-1)
 
 
 def _gather(
