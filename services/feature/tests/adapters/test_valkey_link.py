@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from setpoint_devstack import ports, valkey
 from setpoint_feature.adapters import valkey_client, valkey_link
@@ -227,3 +229,15 @@ async def test_silence_is_not_waited_for_twice(free_port: Callable[[], int]) -> 
     assert connections == 2
     server.close()
     await server.wait_closed()
+
+
+@given(
+    st.lists(st.binary(max_size=4), max_size=3),
+    st.lists(st.tuples(st.binary(max_size=4), st.lists(st.binary(max_size=3), max_size=4))),
+)
+def test_pack_reads_packs_as_the_library_does(
+    keys: list[bytes], groups: list[tuple[bytes, list[bytes]]]
+) -> None:
+    """Keys of one length and of several, none, empty ones and ones with line ends: the same bytes on the wire."""
+    whole = [*keys, *(prefix + rest for prefix, rests in groups for rest in rests)]
+    assert valkey_link.pack_reads(keys, groups) == valkey_link.pack(("MGET", *whole))

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import urllib.parse
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -26,6 +26,28 @@ ReplyError = hiredis.ReplyError
 Command = tuple[str | bytes | int, ...]
 pack: Callable[[Command], bytes] = cast(Callable[[Command], bytes], hiredis.pack_command)
 """Returns the bytes of a command; the library's own annotation allows for one word alone."""
+
+
+def pack_reads(keys: Sequence[bytes], groups: Iterable[tuple[bytes, Sequence[bytes]]]) -> bytes:
+    """Returns the bytes of an `MGET`, several times as quick as `pack` where keys of one length share a beginning.
+
+    Args:
+        keys: What is read first.
+        groups: Beginnings, and how the keys that have them go on.
+    """
+    listed = list(groups)
+    count = 1 + len(keys) + sum(len(rests) for _, rests in listed)
+    parts = [b"*%d\r\n$4\r\nMGET\r\n" % count]
+    parts += [b"$%d\r\n%s\r\n" % (len(key), key) for key in keys]
+    for prefix, rests in listed:
+        lengths = set(map(len, rests))
+        if len(lengths) == 1:
+            head = b"$%d\r\n%s" % (len(prefix) + lengths.pop(), prefix)
+            parts += (head, (b"\r\n" + head).join(rests), b"\r\n")
+        else:
+            size = len(prefix)
+            parts += [b"$%d\r\n%s%s\r\n" % (size + len(rest), prefix, rest) for rest in rests]
+    return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,11 +116,11 @@ class ValkeyStore:
         if self._is_cluster or sum(len(lookup.keys) for lookup in lookups) > READ_KEYS:
             return await self._read_pieces(lookups, seconds)
         parts = [self._parts(lookup.version)[0] for lookup in lookups]
-        keys = [part.mark for part in parts]
-        for part, lookup in zip(parts, lookups, strict=True):
-            prefix = part.prefix
-            keys += [prefix + key for key in lookup.keys]
-        found = await self._call(0, ("MGET", *keys), seconds)
+        pairs = zip(parts, lookups, strict=True)
+        command = valkey_link.pack_reads(
+            [part.mark for part in parts], ((part.prefix, lookup.keys) for part, lookup in pairs)
+        )
+        found = await self._sent(0, "MGET", command, seconds)
         copies = []
         first = len(lookups)
         for index, lookup in enumerate(lookups):
@@ -326,11 +326,17 @@ class ValkeyStore:
         Raises:
             UnavailableError: ONLINE_STORE_UNAVAILABLE.
         """
+        return await self._sent(slot, command[0], valkey_link.pack(command), seconds)
+
+    async def _sent(
+        self, slot: int, name: object, command: bytes, seconds: float | None = None
+    ) -> Any:
+        """Runs a packed command, as `_call` does."""
         try:
-            reply = await self._client.call(slot, valkey_link.pack(command), seconds)
+            reply = await self._client.call(slot, command, seconds)
         except OSError as error:
-            raise _unavailable(command[0], type(error).__name__) from error
-        return _checked(command[0], reply)
+            raise _unavailable(name, type(error).__name__) from error
+        return _checked(name, reply)
 
 
 class _NoScriptError(Exception):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from setpoint_columns import Column, Columns, DataType
-from setpoint_feature.domain import definitions, key_table
+from setpoint_feature.domain import definitions, key_table, packing
 from setpoint_runtime import errors
 
 FORMAT: Final = 1
@@ -183,8 +183,7 @@ def _integers(start: bytes, column: Column) -> list[bytes]:
     matrix[:, : len(start)] = np.frombuffer(start, np.uint8)
     numbers = np.ascontiguousarray(column.values, np.dtype("<i8"))
     matrix[:, len(start) :] = numbers.view(np.uint8).reshape(column.rows, _INTEGER_BYTES)
-    data = matrix.tobytes()
-    return [data[first : first + width] for first in range(0, len(data), width)]
+    return packing.rows_of(matrix)
 
 
 def _texts(start: bytes, column: Column, field: str) -> list[bytes]:

@@ -6,7 +6,7 @@ A value is event time, created time and sequence as little-endian int64, then th
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,24 +39,49 @@ def judge(
     """
     # One value of defaults at the end stands for every one that is absent, also for position -1.
     absent = bytes(HEADER_BYTES) + view.layout.defaults
-    parts = [absent if value is None else value for value in values]
-    parts.append(absent)
+    exists = np.ones(len(values) + 1, np.bool_)
+    exists[-1] = False
+    if None in values:
+        exists[:-1] = [value is not None for value in values]
+        values = [absent if value is None else value for value in values]
+    parts = [*cast(Sequence[bytes], values), absent]
     data = b"".join(parts)
-    starts = _starts(parts, view.layout)
-    exists = np.array([value is not None for value in values] + [False], np.bool_)
+    if view.layout.row_bytes:
+        return _judge_equal(view, data, exists[rows], rows, times)
+    starts = _starts(parts)
     row_starts = starts[rows]
     headers = packing.windows(data, HEADER_BYTES)[row_starts].view(_HEADER_TYPE)
     event_times = headers[:, 0]
-    created_times = headers[:, 1]
-    codes = view.rule.judge(exists[rows], event_times, created_times, times)
+    codes = view.rule.judge(exists[rows], event_times, headers[:, 1], times)
     return assemble.Winners(
         data, row_starts + HEADER_BYTES, int(starts[-1]) + HEADER_BYTES, codes, event_times
     )
 
 
-def _starts(parts: list[bytes], layout: packing.Layout) -> packing.Positions:
-    if not layout.texts:
-        width = HEADER_BYTES + layout.fixed_bytes
-        return np.arange(0, len(parts) * width, width, dtype=np.int64)
+def _judge_equal(
+    view: plan.CompiledView,
+    data: bytes,
+    exists: visibility.Flags,
+    rows: npt.NDArray[np.intp],
+    times: visibility.Times,
+) -> assemble.Winners:
+    """Returns what values of equal width answer, each row in its place."""
+    count, width = len(rows), view.layout.row_bytes
+    values = np.frombuffer(data, np.uint8).reshape(-1, HEADER_BYTES + width).take(rows, 0)
+    headers = values[:, :HEADER_BYTES].view(_HEADER_TYPE)
+    event_times = headers[:, 0]
+    codes = view.rule.judge(exists, event_times, headers[:, 1], times)
+    found = np.empty((count + 1, width), np.uint8)
+    found[:count] = values[:, HEADER_BYTES:]
+    defaults = np.frombuffer(view.layout.defaults, np.uint8)
+    found[:count][codes != visibility.FRESH] = defaults
+    found[count] = defaults
+    starts = np.arange(count) * width
+    return assemble.Winners(
+        found.reshape(-1), starts, count * width, codes, event_times, is_arranged=True
+    )
+
+
+def _starts(parts: list[bytes]) -> packing.Positions:
     lengths = itertools.accumulate(map(len, parts), initial=0)
     return np.fromiter(lengths, np.int64, len(parts) + 1)[:-1]

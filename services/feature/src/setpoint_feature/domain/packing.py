@@ -131,9 +131,7 @@ class Layout:
             if slot.text >= 0:
                 tails.append(_tails(column))
         matrix[:, : self.bitmap_bytes] = np.packbits(present, axis=1, bitorder="little")
-        data = matrix.tobytes()
-        size = self.fixed_bytes
-        fixed = [data[first : first + size] for first in range(0, len(data), size)]
+        fixed = rows_of(matrix)
         return list(map(b"".join, zip(fixed, *tails, strict=True))) if tails else fixed
 
     def unpack(
@@ -197,6 +195,12 @@ class Layout:
                 found.append(position)
                 position = position + records[str(index)]
         return found
+
+
+def rows_of(matrix: Bytes) -> list[bytes]:
+    """Returns each row of a matrix of bytes; numpy makes the objects, several times as quick as slices of one."""
+    found: list[bytes] = np.ascontiguousarray(matrix).view(f"V{matrix.shape[1]}").ravel().tolist()
+    return found
 
 
 def windows(data: bytes | Bytes, width: int) -> Bytes:

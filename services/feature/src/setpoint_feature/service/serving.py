@@ -258,7 +258,7 @@ class OnlineReader:
 
 def _look_up(group: plan.Group, entities: Columns) -> _Lookup:
     keys = group.view.codec.encode(entities, group.key_columns, _FIELD)
-    distinct = dict.fromkeys(keys)
+    distinct = set(keys)
     if len(distinct) == len(keys) and None not in distinct:
         return _Lookup(cast(list[bytes], keys), np.arange(len(keys)))
     positions: dict[bytes, int] = {}
