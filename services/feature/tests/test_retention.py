@@ -88,6 +88,7 @@ async def test_every_question_about_the_past_is_refused_by_name(thinned: Running
 
     column = pb.LeakageColumn(column="count", view="planes", field="count")
     leaks = audit_service_pb2.MeasureLeaksRequest(table=proto.to_proto(table), columns=[column])
+    found = audit_service_pb2.MeasureLeaksRequest(table=proto.to_proto(table), find_columns=True)
     asked: dict[str, Callable[[], Awaitable[Any]]] = {
         "spine.event_time[1]": lambda: client.historical("all", spine(NOW, OLD)),
         "range.start_time": lambda: collected(
@@ -106,6 +107,8 @@ async def test_every_question_about_the_past_is_refused_by_name(thinned: Running
             pb.CheckLeakageRequest(columns=[column], table=proto.to_proto(table))
         ),
         "table.event_time[0] ": lambda: thinned.audit.MeasureLeaks(iter([leaks])),
+        # Whether a column holds a stored field cannot be told either.
+        "table.event_time[0]  ": lambda: thinned.audit.MeasureLeaks(iter([found])),
         "spine.event_time[0]": lambda: thinned.snapshots.CompareSnapshot(
             snapshot_service_pb2.CompareSnapshotRequest(snapshot_id=kept.snapshot_id)
         ),

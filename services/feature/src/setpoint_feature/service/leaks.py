@@ -169,14 +169,10 @@ class Measurement:
         self.rows += table.rows
         if self.views and table.rows:
             views, self.views = self.views, ()
-            await self._find(table, views)
+            await self._find(table, views, times)
         for targets in _by_lookup(self.targets):
             first = targets[0]
-            past, keys = await self._past(first.view, first.key_columns, table)
-            kept = await self._store.retained()
-            field = f"{_FIELD}.{self._ask.time_column}"
-            retention.check(first.view, (), times, kept, field)
-            retention.check_reach(first.view, self._last.get(first.view.number, 0), kept)
+            past, keys = await self._past(first.view, first.key_columns, table, times)
             for target in targets:
                 column = self._values(target, table, past, keys, times)
                 await asyncio.to_thread(
@@ -210,7 +206,9 @@ class Measurement:
         valid = is_fresh if column.validity is None else is_fresh & column.validity
         return Column(column.name, column.dtype, column.values, column.offsets, valid, column.rows)
 
-    async def _find(self, table: Columns, views: Sequence[plan.CompiledView]) -> None:
+    async def _find(
+        self, table: Columns, views: Sequence[plan.CompiledView], times: visibility.Times
+    ) -> None:
         """Adds the columns of the table that hold stored fields, to the targets."""
         known = {target.column for target in self.targets} | {self._ask.time_column}
         keys = {key.name for view in views for key in view.view.keys}
@@ -223,7 +221,7 @@ class Measurement:
                 or any(key.name not in table for key in view.view.keys)
             ):
                 continue
-            past, numbers = await self._past(view, {}, table)
+            past, numbers = await self._past(view, {}, table, times)
             found = await asyncio.to_thread(_matches, view, past, numbers, left)
             for target in found:
                 earlier = best.get(target.column)
@@ -232,12 +230,25 @@ class Measurement:
         self.targets += [best[each.name] for each in left if each.name in best]
 
     async def _past(
-        self, view: plan.CompiledView, key_columns: Mapping[str, str], table: Columns
+        self,
+        view: plan.CompiledView,
+        key_columns: Mapping[str, str],
+        table: Columns,
+        times: visibility.Times,
     ) -> tuple[history.Past, npt.NDArray[np.int64]]:
-        """Returns all stored rows of the table's entities, and the number of each row's entity."""
+        """Returns all stored rows of the table's entities, and the number of each row's entity.
+
+        Raises:
+            OutOfRangeError: HISTORY_REMOVED: they lack some that were known at a time of the table.
+            UnavailableError: HISTORY_REMOVED.
+        """
         keys = await asyncio.to_thread(view.codec.encode, table, key_columns, _FIELD)
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
-        past = await checking.load(self._store, view, wanted, self._last.get(view.number, 0))
+        upto = self._last.get(view.number, 0)
+        past = await checking.load(self._store, view, wanted, upto)
+        kept = await self._store.retained()
+        retention.check(view, (), times, kept, f"{_FIELD}.{self._ask.time_column}")
+        retention.check_reach(view, upto, kept)
         numbers: dict[bytes | None, int] = {key: place for place, key in enumerate(wanted)}
         numbers[None] = -1
         return past, np.array([numbers[key] for key in keys], np.int64)
