@@ -299,6 +299,26 @@ async def test_work_fails(world: World, error: Exception, reason: str, words: st
     assert not run.steps[-1].done
 
 
+async def test_work_fails_where_the_history_is_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spine from before what the features' history keeps ends its run by name; the worker goes on with the next."""
+    words = "spine.event_time[0] is 2023-01-01, and retention has removed rows"
+
+    async def refuses(*_: Any) -> Columns:
+        raise errors.OutOfRangeError(errors.Reason.HISTORY_REMOVED, words)
+
+    ended = (RunState.FAILED, RunState.REJECTED)
+    async with world.working():
+        with monkeypatch.context() as patch:
+            patch.setattr(world.features, "historical", refuses)
+            run = await world.until(await world.start(), RunState.FAILED)
+        assert (run.error, run.error_reason) == (words, "HISTORY_REMOVED")
+        world.validation.passes = False
+        run = await world.until(await world.start(suite="inputs"), *ended)
+        assert run.error_reason == "RULE_VIOLATED"
+
+
 async def test_work_fails_by_suite(world: World) -> None:
     """A snapshot that its suite refuses is not trained on."""
     world.validation.passes = False
