@@ -8,6 +8,7 @@ import pytest
 from tests.support.departures import Past
 from typer.testing import CliRunner, Result
 
+from setpoint.feature.v1 import snapshot_service_pb2
 from setpoint_cli import main, session
 from setpoint_demo import definitions
 
@@ -31,6 +32,7 @@ async def test_command_keeps_and_reads_a_training_set(
     spine = questions.select(*KEYS, "event_time", asked=pl.int_range(pl.len()))
     spine.write_parquet(tmp_path / "spine.parquet")
     options = ("--feature-set", definitions.FEATURE_SET, "--description", "first week")
+    options += ("--keep-days", "7")
     made = await command("create", str(tmp_path / "spine.parquet"), *options)
     assert made.exit_code == 0, made.output
     token = made.output.splitlines()[0].strip()
@@ -38,6 +40,13 @@ async def test_command_keeps_and_reads_a_training_set(
     listed = await command("list")
     assert token in listed.output
     assert "first week" in listed.output
+    (stored,) = (
+        await past.client.stubs.snapshots.ListSnapshots(
+            snapshot_service_pb2.ListSnapshotsRequest(), timeout=60
+        )
+    ).snapshots
+    assert stored.expire_time == stored.create_time + 7 * 86_400_000_000
+    assert session.show_time(stored.expire_time) in listed.output
     out = tmp_path / "out.parquet"
     read = await command("read", token, str(out))
     assert read.exit_code == 0, read.output
