@@ -32,8 +32,8 @@ async def test_command_keeps_and_reads_a_training_set(
     spine = questions.select(*KEYS, "event_time", asked=pl.int_range(pl.len()))
     spine.write_parquet(tmp_path / "spine.parquet")
     options = ("--feature-set", definitions.FEATURE_SET, "--description", "first week")
-    options += ("--keep-days", "7")
-    made = await command("create", str(tmp_path / "spine.parquet"), *options)
+    kept = ("--keep-days", "7")
+    made = await command("create", str(tmp_path / "spine.parquet"), *options, *kept)
     assert made.exit_code == 0, made.output
     token = made.output.splitlines()[0].strip()
 
