@@ -2,6 +2,7 @@
 
 import json
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_process_is_confined(tmp_path: Path) -> None:
 
 
 CALLS = """
-import ctypes, errno, json, os, socket, sys, threading
+import ctypes, errno, json, os, platform, resource, signal, socket, sys, threading
 from setpoint_inference.adapters import seccomp
 
 def tried(work):
@@ -94,8 +95,15 @@ held = seccomp.refuse_calls(library)
 stop.set()
 other.join()
 
-def call(number):
-    return "refused" if library.syscall(number, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM else "done"
+def call(number, *given):
+    ctypes.set_errno(0)
+    library.syscall(number, *(given or (0, 0, 0)))
+    return "refused" if ctypes.get_errno() == errno.EPERM else "done"
+
+x86 = platform.machine() == "x86_64"
+mine, parent = os.getpid(), os.getppid()
+tkill, queue, queue_thread, send = (200, 129, 297, 424) if x86 else (130, 138, 240, 424)
+limit = resource.RLIMIT_NOFILE
 
 print(json.dumps({
     "held": held,
@@ -106,6 +114,20 @@ print(json.dumps({
     "execute": tried(lambda: os.execv("/bin/sh", ["sh", "-c", "exit 0"])),
     "io_uring_setup": call(425),
     "x32": call(0x40000000 + 39),
+    "kill": tried(lambda: os.kill(parent, 0)),
+    "kill group": tried(lambda: os.kill(0, 0)),
+    "kill all": tried(lambda: os.kill(-1, 0)),
+    "kill a wide number": call(62 if x86 else 129, ctypes.c_long(parent | mine << 32), 0),
+    "tkill": call(tkill, parent, 0),
+    "tgkill": call(234 if x86 else 131, parent, parent, 0),
+    "rt_sigqueueinfo": call(queue, parent, 0, 0),
+    "rt_tgsigqueueinfo": call(queue_thread, parent, parent, 0, 0),
+    "pidfd_send_signal": call(send, 0, 0, 0, 0),
+    "limits": tried(lambda: resource.prlimit(parent, limit)),
+    "kill itself": tried(lambda: os.kill(mine, 0)),
+    "signal a thread": tried(lambda: signal.pthread_kill(threading.get_ident(), 0)),
+    "own limits": tried(lambda: resource.setrlimit(limit, resource.getrlimit(limit))),
+    "own limits by number": tried(lambda: resource.prlimit(mine, limit)),
     "files": tried(lambda: open(sys.executable, "rb").read(10)),
     "pipes": tried(os.pipe),
     "import": tried(lambda: __import__("decimal")),
@@ -116,8 +138,10 @@ print(json.dumps({
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "aarch64"), reason="the filter is made for these"
 )
-def test_filter_refuses_sockets_without_namespaces() -> None:
-    """Where a container gives no namespaces the filter alone keeps every thread from every network."""
+def test_filter_holds_without_namespaces() -> None:
+    """Where a container gives no namespaces the filter alone keeps every thread from every network, and
+    from signals to any other process and its limits; what a process does to itself goes on.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         finished = subprocess.run(
@@ -138,7 +162,41 @@ def test_filter_refuses_sockets_without_namespaces() -> None:
         "execute": "PermissionError",
         "io_uring_setup": "refused",
         "x32": "refused",
+        "kill": "PermissionError",
+        "kill group": "PermissionError",
+        "kill all": "PermissionError",
+        "kill a wide number": "refused",
+        "tkill": "refused",
+        "tgkill": "refused",
+        "rt_sigqueueinfo": "refused",
+        "rt_tgsigqueueinfo": "refused",
+        "pidfd_send_signal": "refused",
+        "limits": "PermissionError",
+        "kill itself": "done",
+        "signal a thread": "done",
+        "own limits": "done",
+        "own limits by number": "done",
         "files": "done",
         "pipes": "done",
         "import": "done",
     }
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64"), reason="the filter is made for these"
+)
+def test_filter_lets_a_process_abort() -> None:
+    """A library that gives up still ends its own process, by the signal that tells so."""
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            "import ctypes, os; from setpoint_inference.adapters import seccomp; "
+            "seccomp.refuse_calls(ctypes.CDLL(None, use_errno=True)); os.abort()",
+        ],
+        check=False,
+        capture_output=True,
+        cwd="/",
+    )
+    assert ended.returncode == -signal.SIGABRT

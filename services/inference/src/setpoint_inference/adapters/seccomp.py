@@ -1,4 +1,4 @@
-"""A filter on system calls: no sockets, no programs, no looks into other processes. Linux, no root.
+"""A filter on system calls: no sockets, no programs, nothing done to other processes. Linux, no root.
 
 Namespaces are mostly closed to processes in containers, and Landlock knows the network from Linux 6.7
 on; a filter is there on every kernel since 3.17 and in every container.
@@ -6,6 +6,7 @@ on; a filter is there on every kernel since 3.17 and in every container.
 
 import ctypes
 import errno
+import os
 import platform
 import struct
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ _RETURN: Final = 0x06
 # Where the kernel puts what is asked for, and what can be said to it.
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
+_FIRST_ARGUMENT: Final = 16
+"""Its lower half, which is all that the kernel looks at in the number of a process."""
 _ALLOW: Final = 0x7FFF_0000
 _KILL: Final = 0x8000_0000
 _REFUSE: Final = 0x0005_0000 | errno.EPERM
@@ -38,11 +41,15 @@ class _Machine(NamedTuple):
     architecture: int
     seccomp: int
     refused: Sequence[int]
+    to_itself: Sequence[int]
+    """Calls whose first argument must be this process; a thread is only named beside its process."""
+    limits: int
+    """prlimit64, for which 0 is this process too."""
 
 
 _EVERYWHERE: Final = (
     *(425, 426, 427),  # io_uring_setup, io_uring_enter, io_uring_register: sockets by another door.
-    *(434, 438),  # pidfd_open, pidfd_getfd
+    *(424, 434, 438),  # pidfd_send_signal, pidfd_open, pidfd_getfd
 )
 _MACHINES: Final = {
     "x86_64": _Machine(
@@ -65,6 +72,9 @@ _MACHINES: Final = {
             *(298, 321, 323),  # perf_event_open, bpf, userfaultfd
             *_EVERYWHERE,
         ),
+        # kill, tkill (the main thread alone), tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo
+        (62, 200, 234, 129, 297),
+        302,
     ),
     "aarch64": _Machine(
         0xC000_00B7,
@@ -86,6 +96,8 @@ _MACHINES: Final = {
             *(241, 280, 282),  # perf_event_open, bpf, userfaultfd
             *_EVERYWHERE,
         ),
+        (129, 130, 131, 138, 240),
+        261,
     ),
 }
 
@@ -100,13 +112,13 @@ def refuse_calls(library: ctypes.CDLL) -> bool:
     if machine is None:
         return False
     library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    instructions = _instructions(machine)
+    instructions = _instructions(machine, os.getpid())
     program = _Program(len(instructions) // 8, instructions)
     found = library.syscall(machine.seccomp, _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program))
     return bool(found == 0)
 
 
-def _instructions(machine: _Machine) -> bytes:
+def _instructions(machine: _Machine, process: int) -> bytes:
     """Return the filter: another architecture ends the process, a refused call fails with EPERM."""
     checks = [(_IF_AT_LEAST, _X32), *((_IF_EQUAL, number) for number in machine.refused)]
     made = [
@@ -115,11 +127,29 @@ def _instructions(machine: _Machine) -> bytes:
         _instruction(_RETURN, _KILL),
         _instruction(_LOAD, _NUMBER),
     ]
+    for number in machine.to_itself:
+        made += _only_for(number, process)
+    made += _only_for(machine.limits, process, 0)
     for at, (kind, number) in enumerate(checks):
         # Behind the checks that follow and the one that allows lies what refuses.
         made.append(_instruction(kind, number, then=len(checks) - at))
     return b"".join([*made, _instruction(_RETURN, _ALLOW), _instruction(_RETURN, _REFUSE)])
 
 
-def _instruction(code: int, value: int, then: int = 0) -> bytes:
-    return struct.pack("<HBBI", code, then, 0, value)
+def _only_for(number: int, *processes: int) -> list[bytes]:
+    """Return what decides on a call by its first argument; other calls pass on to what follows."""
+    allow = [
+        _instruction(_IF_EQUAL, process, then=len(processes) - at)
+        for at, process in enumerate(processes)
+    ]
+    block = [
+        _instruction(_LOAD, _FIRST_ARGUMENT),
+        *allow,
+        _instruction(_RETURN, _REFUSE),
+        _instruction(_RETURN, _ALLOW),
+    ]
+    return [_instruction(_IF_EQUAL, number, otherwise=len(block)), *block]
+
+
+def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
+    return struct.pack("<HBBI", code, then, otherwise, value)
