@@ -182,6 +182,15 @@ def test_filter_holds_without_namespaces() -> None:
     }
 
 
+ABORT = """
+import ctypes, os
+from setpoint_inference.adapters import seccomp
+
+seccomp.refuse_calls(ctypes.CDLL(None, use_errno=True))
+os.abort()
+"""
+
+
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "aarch64"), reason="the filter is made for these"
 )
@@ -192,8 +201,7 @@ def test_filter_lets_a_process_abort() -> None:
             sys.executable,
             "-I",
             "-c",
-            "import ctypes, os; from setpoint_inference.adapters import seccomp; "
-            "seccomp.refuse_calls(ctypes.CDLL(None, use_errno=True)); os.abort()",
+            ABORT,
         ],
         check=False,
         capture_output=True,
