@@ -22,7 +22,7 @@ from setpoint_feature.domain import (
     segments,
     skew,
 )
-from setpoint_feature.service import compaction, joining, standby
+from setpoint_feature.service import apart, compaction, joining, standby
 from setpoint_feature.service import skew as replaying
 from setpoint_feature.store import (
     history_store,
@@ -118,7 +118,7 @@ class World:
         self.base = base_catalog(boundary, ttl)
         known: Any = Known(with_windows(self.base))
         self.known = known
-        self.reader = joining.HistoricalReader(self.store, known, 1000)
+        self.reader = joining.HistoricalReader(self.store, known, 1000, apart.Threads())
 
     async def write(self, rows: Columns) -> None:
         """Writes rows to both views."""

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import random
 import sys
@@ -10,13 +11,14 @@ import pytest
 from setpoint.common.v1 import reference_pb2
 from setpoint.feature.v1 import definition_pb2
 from setpoint.feature.v1 import feature_service_pb2 as pb
-from setpoint_columns import Columns, DataType
+from setpoint_columns import Columns, DataType, proto
 from setpoint_feature import testing
 from setpoint_feature.testing import NOW, Client, Start
 from setpoint_runtime import errors
 
 MODULE = "made_up_transformations"
 SOURCE = """
+import os
 import threading
 import time
 
@@ -57,6 +59,13 @@ def slept(distance):
     time.sleep(0.002)
     is_loop = threading.current_thread() is threading.main_thread()
     return np.full(len(distance), float(is_loop))
+
+
+@transformation(DataType.FLOAT64)
+def endless(distance):
+    while not os.path.exists("GATE"):
+        time.sleep(0.01)
+    return distance
 """
 DISTANCE = testing.spec("distance", DataType.FLOAT64)
 
@@ -65,7 +74,7 @@ DISTANCE = testing.spec("distance", DataType.FLOAT64)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A module with transformations, on the path of this process."""
     path = tmp_path / f"{MODULE}.py"
-    path.write_text(SOURCE, encoding="utf-8")
+    path.write_text(SOURCE.replace("GATE", str(tmp_path / "gate")), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     yield path
     sys.modules.pop(MODULE, None)
@@ -263,6 +272,37 @@ async def test_transformation_that_waits_stays_off_the_event_loop(client: Client
     for _ in range(3):
         found = await client.online("flights", asked([0], [1.0]))
         assert found.values["slept"] == [0.0]
+
+
+async def test_transformation_that_does_not_return_is_refused(
+    client: Client, tmp_path: Path
+) -> None:
+    """Its calls end with their deadlines; then further ones are refused at once, online and joined, and other
+    sets are answered.
+    """
+    await register(client, "endless")
+    made = definition_pb2.Transformation(name="picky", function=f"{MODULE}:picky")
+    await client.feature_set("given", [], request_fields=[DISTANCE], transformations=[made])
+    row = asked([0], [1.0])
+    request = pb.GetOnlineFeaturesRequest(
+        feature_set=reference_pb2.FeatureSetReference(name="flights"), entities=proto.to_proto(row)
+    )
+    try:
+        async with asyncio.timeout(40):
+            # A machine that pauses may let a deadline pass before the call begins.
+            while True:
+                error = await testing.error_of(client.stub.GetOnlineFeatures(request, timeout=0.2))
+                if not isinstance(error, errors.DeadlineExceededError):
+                    break
+        assert isinstance(error, errors.UnavailableError)
+        assert error.reason is errors.Reason.TRANSFORMATION_STUCK
+        times = Columns.from_dict({"event_time": (DataType.TIMESTAMP, [NOW])})
+        joined = client.historical("flights", row.with_column(times["event_time"]))
+        assert (await testing.error_of(joined)).reason is errors.Reason.TRANSFORMATION_STUCK
+        other = await client.online("given", row.select(["distance"]))
+        assert other.values == {"picky": [1.0]}
+    finally:
+        (tmp_path / "gate").touch()
 
 
 async def test_changed_code_is_a_mismatch_at_serving(

@@ -30,6 +30,7 @@ from setpoint_feature.adapters import (
 )
 from setpoint_feature.domain import segments
 from setpoint_feature.service import (
+    apart,
     catch_up,
     compaction,
     definitions,
@@ -88,6 +89,7 @@ async def build(
         follower = catch_up.CatchUp(
             stores.history, stores.online_writes, known, writer, settings.poll_seconds
         )
+        threads = apart.Threads()
         reader = serving.OnlineReader(
             stores.online_reads,
             standby.Standby(
@@ -96,10 +98,12 @@ async def build(
             known,
             clock,
             settings.answer_bytes,
+            threads,
         )
         server.metrics_registry.register(
             metrics.FeatureMetrics(writer.counts, reader.counts, follower.lag)
         )
+        server.metrics_registry.register(metrics.ThreadMetrics(threads))
         live = await _live(settings, stack)
         planner = planning.Planner(stores.definitions, known, clock, live)
         server.add(
@@ -108,7 +112,9 @@ async def build(
             definition_servicer.SERVICE_NAME,
         )
         compactor = _compactor(settings, stores, known, clock)
-        historical = joining.HistoricalReader(stores.history, known, settings.whole_view_rows)
+        historical = joining.HistoricalReader(
+            stores.history, known, settings.whole_view_rows, threads
+        )
         handler = servicer.FeatureServicer(
             definitions.DefinitionService(stores.definitions, known, clock, planner),
             writer,

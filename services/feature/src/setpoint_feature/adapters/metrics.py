@@ -7,7 +7,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from setpoint_feature import ports
-from setpoint_feature.service import compaction, serving, skew, writing
+from setpoint_feature.service import apart, compaction, serving, skew, writing
 
 
 class FeatureMetrics(Collector):
@@ -110,6 +110,22 @@ class ForgettingMetrics(Collector):
         for kind in ports.Results:
             found.add_metric((kind.value,), self._counts.get(kind, 0))
         yield found
+
+
+class ThreadMetrics(Collector):
+    """Transformations that do not return."""
+
+    def __init__(self, threads: apart.Threads) -> None:
+        """Reads the threads' own count."""
+        self._threads = threads
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric as it stands."""
+        yield GaugeMetricFamily(
+            "setpoint_feature_transformation_calls_lost",
+            "Calls of transformations that go on although their callers have left.",
+            value=self._threads.lost,
+        )
 
 
 class CompactionMetrics(Collector):

@@ -1,6 +1,5 @@
 """Transformations of online reads, kept off the event loop when they take long."""
 
-import asyncio
 import dataclasses
 import functools
 import time
@@ -12,6 +11,7 @@ from typing import Final
 
 from setpoint_columns import Columns
 from setpoint_feature.domain import assemble, derivation, derived
+from setpoint_feature.service import apart
 from setpoint_features import evaluation
 from setpoint_runtime import errors
 
@@ -51,8 +51,9 @@ class _Course:
 class Deriver:
     """Runs derivations, and learns how long each takes."""
 
-    def __init__(self) -> None:
-        """Knows of none yet."""
+    def __init__(self, threads: apart.Threads) -> None:
+        """Knows of none yet; those that take long run on threads."""
+        self._threads = threads
         self._courses: weakref.WeakKeyDictionary[derivation.Derivation, _Course] = (
             weakref.WeakKeyDictionary()
         )
@@ -65,6 +66,7 @@ class Deriver:
         Raises:
             InternalError: TRANSFORMATION_FAILED, naming the transformation. One that has mixed rows once is
                 refused from then on, single rows too: a caller who asks again for fewer would get its answers.
+            UnavailableError: TRANSFORMATION_STUCK, when too many calls have not returned.
         """
         course = self._courses.setdefault(recipe, _Course())
         rows = served.features.rows
@@ -77,7 +79,8 @@ class Deriver:
         try:
             if course.is_quick(rows):
                 return _timed(course, recipe, served, given, is_checked)
-            return await asyncio.to_thread(_timed, course, recipe, served, given, is_checked)
+            work = functools.partial(_timed, course, recipe, served, given, is_checked)
+            return await self._threads.run(recipe, work)
         except evaluation.MixedRowsError as error:
             # By its words alone, not with its frames and the rows in them.
             course.refusal = functools.partial(

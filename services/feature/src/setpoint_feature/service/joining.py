@@ -1,6 +1,7 @@
 """Offline reads: the point-in-time join over a streamed spine."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +21,7 @@ from setpoint_feature.domain import (
     training_set,
     visibility,
 )
-from setpoint_feature.service import event_reading, snapshot, view_history
+from setpoint_feature.service import apart, event_reading, snapshot, view_history
 from setpoint_runtime import errors
 
 MAX_ROWS: Final = 100_000
@@ -55,8 +56,10 @@ class Join:
         store: ports.HistoryStore,
         sources: Mapping[int, _Source],
         last: Mapping[int, int],
+        threads: apart.Threads,
     ) -> None:
         """Prepares; made by `HistoricalReader`."""
+        self._threads = threads
         self._ask = ask
         self._compiled = compiled
         self._store = store
@@ -85,7 +88,8 @@ class Join:
         Raises:
             InvalidArgumentError: The piece lacks its time column or a key, or is too large.
             OutOfRangeError: HISTORY_REMOVED, when retention has removed what a row of it may be about.
-            UnavailableError: HISTORY_REMOVED, when it did so while the stream was read.
+            UnavailableError: HISTORY_REMOVED, when it did so while the stream was read; TRANSFORMATION_STUCK,
+                when too many calls of the transformations have not returned.
         """
         if spine.rows > MAX_ROWS:
             rule = f"must be at most {MAX_ROWS}"
@@ -102,7 +106,8 @@ class Join:
         if recipe is None or given is None:
             return served
         # What is learned from must not depend on which rows came together.
-        return await asyncio.to_thread(derived.derive, recipe, served, given, is_checked=True)
+        work = functools.partial(derived.derive, recipe, served, given, is_checked=True)
+        return await self._threads.run(recipe, work)
 
     async def _check_retention(self, times: visibility.Times) -> None:
         """Refuses a piece that was read, where rows may have been gone by then, whoever removed them."""
@@ -117,9 +122,14 @@ class HistoricalReader:
     """Answers from the history."""
 
     def __init__(
-        self, store: ports.HistoryStore, known: snapshot.Snapshot, whole_rows: int
+        self,
+        store: ports.HistoryStore,
+        known: snapshot.Snapshot,
+        whole_rows: int,
+        threads: apart.Threads,
     ) -> None:
         """Prepares; a join keeps at most `whole_rows` recent rows of its views in memory."""
+        self._threads = threads
         self._store = store
         self._known = known
         self._whole_rows = whole_rows
@@ -146,7 +156,7 @@ class HistoricalReader:
                 sources[number] = view_history.ViewHistory(
                     self._store, view, upto, rule, (budget, self._tails)
                 )
-        return Join(ask, compiled, self._store, sources, last)
+        return Join(ask, compiled, self._store, sources, last, self._threads)
 
     async def scan(
         self, view_name: str, start: int | None, end: int, known_at: int

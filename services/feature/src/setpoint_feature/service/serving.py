@@ -27,7 +27,7 @@ from setpoint_feature.domain import (
     tiles,
     visibility,
 )
-from setpoint_feature.service import breaker, deriving, snapshot, standby
+from setpoint_feature.service import apart, breaker, deriving, snapshot, standby
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
@@ -80,8 +80,9 @@ class OnlineReader:
         known: snapshot.Snapshot,
         clock: clocks.Clock,
         max_bytes: int,
+        threads: apart.Threads,
     ) -> None:
-        """Prepares; no answer is larger than about `max_bytes`."""
+        """Prepares; no answer is larger than about `max_bytes`, transformations run on `threads`."""
         self._store = store
         self._past = past
         self._breaker = breaker.Breaker()
@@ -89,7 +90,7 @@ class OnlineReader:
         self._known = known
         self._clock = clock
         self._max_bytes = max_bytes
-        self._deriver = deriving.Deriver()
+        self._deriver = deriving.Deriver(threads)
 
     async def read(
         self,

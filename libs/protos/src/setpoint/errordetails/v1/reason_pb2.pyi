@@ -84,6 +84,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """Retention removed rows that the answer would need. Metadata names the view, the time that was asked for (time), and
     from when on it answers as if nothing had gone (complete_from_time), both microseconds UTC.
     """
+    REASON_TRANSFORMATION_STUCK: _Reason.ValueType  # 62
+    """Calls of the set's transformations have not returned since their callers left; none is begun before some do. UNAVAILABLE."""
     REASON_MODEL_NOT_FOUND: _Reason.ValueType  # 40
     """The model does not exist."""
     REASON_MODEL_VERSION_NOT_FOUND: _Reason.ValueType  # 41
@@ -240,6 +242,8 @@ REASON_HISTORY_REMOVED: Reason.ValueType  # 59
 """Retention removed rows that the answer would need. Metadata names the view, the time that was asked for (time), and
 from when on it answers as if nothing had gone (complete_from_time), both microseconds UTC.
 """
+REASON_TRANSFORMATION_STUCK: Reason.ValueType  # 62
+"""Calls of the set's transformations have not returned since their callers left; none is begun before some do. UNAVAILABLE."""
 REASON_MODEL_NOT_FOUND: Reason.ValueType  # 40
 """The model does not exist."""
 REASON_MODEL_VERSION_NOT_FOUND: Reason.ValueType  # 41

@@ -483,7 +483,8 @@ class FeatureServiceStub(typing.Generic[_FeatureServiceRegisterEntityType, _Feat
     answered exactly for any time, for one before what is merged already from the history (history_views). Transformations follow:
     FAILED_PRECONDITION (TRANSFORMATION_NOT_FOUND, or TRANSFORMATION_MISMATCH with both hashes) where the service's modules do
     not have the code that the set was registered with, INTERNAL (TRANSFORMATION_FAILED) names one that failed on these rows;
-    fewer rows may do. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
+    fewer rows may do, UNAVAILABLE (TRANSFORMATION_STUCK) while earlier calls have not returned. NOT_FOUND
+    (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
     column, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
     is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
     rebuilt, the history answers in its place, as GetHistoricalFeatures would, and history_views says so; what is too large
@@ -734,7 +735,8 @@ class FeatureServiceServicer(metaclass=abc.ABCMeta):
         answered exactly for any time, for one before what is merged already from the history (history_views). Transformations follow:
         FAILED_PRECONDITION (TRANSFORMATION_NOT_FOUND, or TRANSFORMATION_MISMATCH with both hashes) where the service's modules do
         not have the code that the set was registered with, INTERNAL (TRANSFORMATION_FAILED) names one that failed on these rows;
-        fewer rows may do. NOT_FOUND (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
+        fewer rows may do, UNAVAILABLE (TRANSFORMATION_STUCK) while earlier calls have not returned. NOT_FOUND
+        (FEATURE_SET_NOT_FOUND), INVALID_ARGUMENT (ENTITY_KEY_MISSING, MISSING_FIELD for a request
         column, WRONG_TYPE, TOO_LARGE). An unknown entity or a null key
         is no error: its values are MISSING or DEFAULT. With the online store down, or while its copy of a view is being
         rebuilt, the history answers in its place, as GetHistoricalFeatures would, and history_views says so; what is too large
