@@ -2,6 +2,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from setpoint_devstack import health
+from setpoint_rpc import channel
 from setpoint_rpc import server as rpc_server
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import settings as service_settings
@@ -31,3 +32,21 @@ async def test_serves_a_wiring_on_a_free_port(serve: serving.Serve) -> None:
         assert await health.is_serving(server.address)
     assert seen[-1] == "closed"
     assert not await health.is_serving(server.address)
+
+
+async def test_calls_have_time_while_anything_is_served(serve: serving.Serve) -> None:
+    """Calls that name no time get one that a busy machine does not need; afterwards all is as before."""
+
+    @contextlib.asynccontextmanager
+    async def build(*_: object) -> AsyncIterator[None]:
+        yield
+
+    before = channel.DEFAULT_SECONDS, dict(channel.METHOD_SECONDS), dict(channel.SERVICE_SECONDS)
+    settings = service_settings.ServiceSettings(log_level="ERROR")
+    first, second = (contextlib.AsyncExitStack() for _ in range(2))
+    for each in (first, second):
+        await each.enter_async_context(serve(build, settings))
+    for each in (first, second):
+        assert (channel.DEFAULT_SECONDS, channel.METHOD_SECONDS) == (serving.CALL_SECONDS, {})
+        await each.aclose()
+    assert before == (channel.DEFAULT_SECONDS, channel.METHOD_SECONDS, channel.SERVICE_SECONDS)

@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from unittest import mock
 
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import settings as service_settings
@@ -15,6 +16,9 @@ SettingsContraT = TypeVar(
     "SettingsContraT", bound=service_settings.ServiceSettings, contravariant=True
 )
 GRACE_SECONDS = 1.0
+CALL_SECONDS = 30.0
+"""Time of calls that name none while anything is served: how long a busy machine takes is no matter
+of tests, and those of deadlines name one."""
 
 
 class Build(Protocol[SettingsContraT]):
@@ -62,8 +66,34 @@ async def serve(
             "grace_seconds": GRACE_SECONDS,
         }
     )
-    async with run.serving(_name(settings), local, build, clock) as server:
-        yield server
+    with _PATIENCE:
+        async with run.serving(_name(settings), local, build, clock) as server:
+            yield server
+
+
+class _Patience:
+    """Replaces the default times of calls for as long as anything is served, whatever ends first."""
+
+    def __init__(self) -> None:
+        self._served = 0
+        self._replaced = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        from setpoint_rpc import channel
+
+        if not self._served:
+            times: dict[str, Any] = {"METHOD_SECONDS": {}, "SERVICE_SECONDS": {}}
+            times["DEFAULT_SECONDS"] = CALL_SECONDS
+            self._replaced.enter_context(mock.patch.multiple(channel, **times))
+        self._served += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._served -= 1
+        if not self._served:
+            self._replaced.close()
+
+
+_PATIENCE = _Patience()
 
 
 def _name(settings: service_settings.ServiceSettings) -> str:
