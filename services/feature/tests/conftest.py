@@ -46,6 +46,9 @@ def start(
             "database_url": feature_url,
             "valkey_url": valkey_url,
             "poll_seconds": 0.05,
+            # A pause of the machine is no silence of the store; tests of that set it.
+            "online_read_timeout_seconds": 20.0,
+            "online_write_timeout_seconds": 20.0,
             "segment_url": str(tmp_path / "segments"),
         }
         made = config.FeatureSettings(**{**common, **settings})
