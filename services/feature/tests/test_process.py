@@ -2,7 +2,8 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import asyncpg
 import grpc.aio
@@ -24,6 +25,7 @@ COUNTS = aggregation_pb2.Aggregation(
         )
     ],
 )
+T = TypeVar("T")
 BATCHES, ACKNOWLEDGED, ROWS = 40, 7, 50
 PATIENCE_SECONDS = 140.0
 
@@ -42,12 +44,12 @@ async def process(environment: dict[str, str]) -> AsyncIterator[asyncio.subproce
         await child.wait()
 
 
-async def patiently(call: Callable[[], object]) -> object:
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """Repeats a call while the service is away."""
     deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
     while True:
         try:
-            return await call()  # type: ignore[misc]  # every call here is awaitable.
+            return await call()
         except grpc.aio.AioRpcError as error:
             away = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
             if error.code() not in away or asyncio.get_running_loop().time() > deadline:
@@ -121,7 +123,8 @@ async def check(client: Client, url: str) -> None:
     deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
     expected = {"age": [BATCHES - 1] * ROWS, "rows": [BATCHES] * ROWS}
     while True:
-        found = await client.online("planes", planes, NOW + BATCHES)
+        # All may have been written before the kill, and the second process may not be there yet.
+        found = await patiently(lambda: client.online("planes", planes, NOW + BATCHES))
         if found.values == expected and not found.history_views:
             break
         assert asyncio.get_running_loop().time() < deadline, "the online copies never caught up"

@@ -153,7 +153,10 @@ async def test_neither_store_answers(
         await lock.start()
         await connection.execute("LOCK TABLE feature.history IN ACCESS EXCLUSIVE MODE")
         found = await asyncio.gather(
-            *(testing.error_of(running.client.online("planes", ENTITIES)) for _ in range(3))
+            *(
+                testing.error_of(running.client.online("planes", ENTITIES, timeout=5))
+                for _ in range(3)
+            )
         )
         await lock.rollback()
         await connection.close()

@@ -166,7 +166,9 @@ class Client:
             write_request(view, rows, batch_id, keep_good), timeout=30
         )
 
-    async def online(self, name: str, entities: Columns, *as_of: int, version: str = "") -> Answer:
+    async def online(
+        self, name: str, entities: Columns, *as_of: int, version: str = "", timeout: float = 30.0
+    ) -> Answer:
         """Reads online."""
         response = await self.stub.GetOnlineFeatures(
             pb.GetOnlineFeaturesRequest(
@@ -174,7 +176,7 @@ class Client:
                 entities=proto.to_proto(entities),
                 as_of_times=as_of,
             ),
-            timeout=5,
+            timeout=timeout,
         )
         return decode(response)
 
