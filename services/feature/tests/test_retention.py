@@ -83,6 +83,9 @@ async def test_every_question_about_the_past_is_refused_by_name(thinned: Running
         spine=proto.to_proto(table.without("count")),
     )
     kept = (await thinned.snapshots.CreateSnapshot(iter([header]))).snapshot
+    header.request_id = testing.request_id()
+    header.spine.CopyFrom(proto.to_proto(spine(OLD, NOW, OLD + DAY, NOW - DAY).without("count")))
+    mixed = (await thinned.snapshots.CreateSnapshot(iter([header]))).snapshot
     since = await forget(thinned)
     assert since == NOW - DAY
 
@@ -127,10 +130,18 @@ async def test_every_question_about_the_past_is_refused_by_name(thinned: Running
     assert len(await collected(thinned.snapshots.ReadSnapshot(request))) == 1
     (answer,) = await client.historical("all", spine(since, NOW))
     assert answer.values == {"count": [8, 10]}
+    # Of a snapshot some of whose rows can be asked about again, those are compared.
+    await client.write("planes", rows(NOW - 1, NOW))
+    compared = await thinned.snapshots.CompareSnapshot(
+        snapshot_service_pb2.CompareSnapshotRequest(snapshot_id=mixed.snapshot_id)
+    )
+    for side in (compared.asked_again, compared.known_now):
+        assert (side.rows, side.removed_rows, side.share) == (1, 2, 0.5)
+        assert dict(side.rows_by_feature) == {"count": 1}
     everything = await collected(
         client.stub.ReadFeatureView(pb.ReadFeatureViewRequest(view="planes"))
     )
-    assert [proto.from_proto(each.rows).rows for each in everything] == [3]
+    assert [proto.from_proto(each.rows).rows for each in everything] == [4]
 
 
 def windows(days: int, name: str = "sums") -> definition_pb2.FeatureView:

@@ -165,6 +165,9 @@ def compare(snapshot_id: Token, stack: StackFolder = DEFAULT_STACK) -> None:
         told = ", ".join(f"{name} {count:,}" for name, count in features)
         table.add_row(words, f"{side.rows:,}", f"{side.share:.2%}", told)
     console.print(table)
+    if removed := max(found.asked_again.removed_rows, found.known_now.removed_rows):
+        told = f"{removed:,} rows were not compared: the history of their time is no longer kept"
+        console.print(told, highlight=False)
     before = {(each.view, each.version): each.sequence for each in found.snapshot.views}
     for each in found.views:
         written = each.sequence - before.get((each.view, each.version), 0)

@@ -82,6 +82,7 @@ def difference_to_proto(
     """Returns how many rows of a training set would come out otherwise."""
     return pb.SnapshotDifference(
         rows=found.rows,
-        share=found.rows / of.rows,
+        share=found.rows / (of.rows - found.removed),
         rows_by_feature={name: count for name, count in found.by_feature.items() if count},
+        removed_rows=found.removed,
     )

@@ -92,6 +92,17 @@ class Rows:
         return Rows(self.spine.slice(start, stop), served)
 
 
+def since(rows: Rows, time_column: str, time: int) -> Rows:
+    """Returns those of some rows whose times are not before one."""
+    places = np.flatnonzero(rows.spine[time_column].values >= time)
+    served = assemble.Served(
+        rows.served.features.take(places),
+        tuple(np.frombuffer(each, np.uint8)[places].tobytes() for each in rows.served.statuses),
+        tuple(np.frombuffer(each, "<i8")[places].tobytes() for each in rows.served.event_times),
+    )
+    return Rows(rows.spine.take(places), served)
+
+
 class Digest:
     """sha256 of a table's content, fed piece after piece.
 
@@ -153,6 +164,8 @@ class Difference:
 
     rows: int
     by_feature: dict[str, int]
+    removed: int = 0
+    """Rows that were not compared: retention has removed what was known at their times."""
 
     @classmethod
     def none(cls, features: Sequence[str]) -> "Difference":

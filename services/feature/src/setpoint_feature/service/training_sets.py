@@ -9,7 +9,7 @@ from typing import Final
 
 from setpoint_columns import Columns, DataType
 from setpoint_feature import ports
-from setpoint_feature.domain import training_set
+from setpoint_feature.domain import retention, training_set
 from setpoint_feature.service import joining
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
@@ -141,6 +141,7 @@ class TrainingSets:
         Raises:
             NotFoundError: SNAPSHOT_NOT_FOUND, FEATURE_SET_NOT_FOUND.
             DataLossError: SNAPSHOT_DAMAGED.
+            OutOfRangeError: HISTORY_REMOVED, when the history tells of none of its rows' times any more.
         """
         found = await self.get(snapshot_id)
         ask = joining.Ask(found.feature_set, found.version, found.time_column, found.arrival)
@@ -150,8 +151,7 @@ class TrainingSets:
         for number in range(len(found.parts)):
             rows = await self._files.read(found, number)
             for join, difference in zip((again, now), differences, strict=True):
-                served = await join.piece(rows.spine)
-                await asyncio.to_thread(difference.add, rows.served, served)
+                await _compare(join, rows, found, difference)
         return found, differences[0], differences[1], again.sequences
 
     async def delete(self, wish: ports.Wish, snapshot_id: str) -> bool:
@@ -200,6 +200,28 @@ class TrainingSets:
             await self._files.remove(snapshot_id)
         except errors.UnavailableError as error:
             _LOGGER.warning("files of snapshot %s are left behind: %s", snapshot_id, error)
+
+
+async def _compare(
+    join: joining.Join,
+    rows: training_set.Rows,
+    found: training_set.TrainingSet,
+    difference: training_set.Difference,
+) -> None:
+    """Compares rows of a training set with what a join answers; counts those of whose times it does not tell."""
+    try:
+        served = await join.piece(rows.spine)
+    except errors.OutOfRangeError as error:
+        time = retention.complete_from_of(error)
+        if time is None:
+            raise
+        left = training_set.since(rows, found.time_column, time)
+        difference.removed += rows.spine.rows - left.spine.rows
+        if difference.removed == found.rows:
+            raise
+        await _compare(join, left, found, difference)
+        return
+    await asyncio.to_thread(difference.add, rows.served, served)
 
 
 class _Making:

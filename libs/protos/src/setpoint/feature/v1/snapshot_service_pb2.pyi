@@ -317,10 +317,13 @@ class SnapshotDifference(google.protobuf.message.Message):
     ROWS_FIELD_NUMBER: builtins.int
     SHARE_FIELD_NUMBER: builtins.int
     ROWS_BY_FEATURE_FIELD_NUMBER: builtins.int
+    REMOVED_ROWS_FIELD_NUMBER: builtins.int
     rows: builtins.int
     """Rows with any difference in a value or its status."""
     share: builtins.float
-    """Their share of all rows."""
+    """Their share of all rows that were compared."""
+    removed_rows: builtins.int
+    """Rows that were not compared and are in no other count: retention has removed what was known at their times."""
     @property
     def rows_by_feature(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
         """Rows that differ in one feature, for each feature that differs anywhere."""
@@ -331,8 +334,9 @@ class SnapshotDifference(google.protobuf.message.Message):
         rows: builtins.int = ...,
         share: builtins.float = ...,
         rows_by_feature: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        removed_rows: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["rows", b"rows", "rows_by_feature", b"rows_by_feature", "share", b"share"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["removed_rows", b"removed_rows", "rows", b"rows", "rows_by_feature", b"rows_by_feature", "share", b"share"]) -> None: ...
 
 Global___SnapshotDifference: typing_extensions.TypeAlias = SnapshotDifference
 

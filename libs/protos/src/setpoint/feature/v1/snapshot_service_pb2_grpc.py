@@ -111,8 +111,9 @@ class SnapshotServiceServicer(object):
 
     def CompareSnapshot(self, request, context):
         """Asks the question of a snapshot again, on the history as it stands now, and tells what would come out otherwise: once
-        as it was asked, and once with all that is known now. Errors are those of ReadSnapshot and GetHistoricalFeatures. Takes as
-        long as two joins. Callers: people.
+        as it was asked, and once with all that is known now. Rows of times at which a view lacks rows, after retention, are
+        counted apart, and OUT_OF_RANGE (HISTORY_REMOVED) when that is all of them; other errors are those of ReadSnapshot and
+        GetHistoricalFeatures. Takes as long as two joins. Callers: people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

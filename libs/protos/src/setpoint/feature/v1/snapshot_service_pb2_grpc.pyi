@@ -205,8 +205,9 @@ class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _Sn
 
     CompareSnapshot: _SnapshotServiceCompareSnapshotType
     """Asks the question of a snapshot again, on the history as it stands now, and tells what would come out otherwise: once
-    as it was asked, and once with all that is known now. Errors are those of ReadSnapshot and GetHistoricalFeatures. Takes as
-    long as two joins. Callers: people.
+    as it was asked, and once with all that is known now. Rows of times at which a view lacks rows, after retention, are
+    counted apart, and OUT_OF_RANGE (HISTORY_REMOVED) when that is all of them; other errors are those of ReadSnapshot and
+    GetHistoricalFeatures. Takes as long as two joins. Callers: people.
     """
 
     DeleteSnapshot: _SnapshotServiceDeleteSnapshotType
@@ -292,8 +293,9 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[setpoint.feature.v1.snapshot_service_pb2.CompareSnapshotResponse, collections.abc.Awaitable[setpoint.feature.v1.snapshot_service_pb2.CompareSnapshotResponse]]:
         """Asks the question of a snapshot again, on the history as it stands now, and tells what would come out otherwise: once
-        as it was asked, and once with all that is known now. Errors are those of ReadSnapshot and GetHistoricalFeatures. Takes as
-        long as two joins. Callers: people.
+        as it was asked, and once with all that is known now. Rows of times at which a view lacks rows, after retention, are
+        counted apart, and OUT_OF_RANGE (HISTORY_REMOVED) when that is all of them; other errors are those of ReadSnapshot and
+        GetHistoricalFeatures. Takes as long as two joins. Callers: people.
         """
 
     @abc.abstractmethod
