@@ -197,15 +197,15 @@ async def test_watch_takes_new_files(authority: Authority) -> None:
     """The files are looked at regularly; half a rotation is waited out."""
     files = authority.issue("router")
     identity = tls.ServerIdentity(files)
-    before = identity._fetch()
+    before = identity.current
     watch = asyncio.create_task(identity.watch(0.02))
     renewed = authority.issue("renewed")
     files.key.write_bytes(renewed.key.read_bytes())
     await asyncio.sleep(0.2)
-    assert identity._fetch() is before
+    assert identity.current is before
     files.certificate.write_bytes(renewed.certificate.read_bytes())
     async with asyncio.timeout(5):
-        while identity._fetch() is before:
+        while identity.current is before:
             await asyncio.sleep(0.02)
     watch.cancel()
 

@@ -1,8 +1,7 @@
 """What the server does around every handler: statistics, deadline, errors, traces.
 
-Handlers are wrapped once, when they are registered, rather than by interceptors, which grpc.aio
-asks anew for every call. Two wrappers serve the four shapes: whether the request is one message or
-a stream changes nothing for them.
+Handlers are wrapped once, when they are registered. Three wrappers serve the four shapes: whether the
+request is one message or a stream changes nothing for them.
 """
 
 import asyncio
@@ -19,6 +18,7 @@ import grpc.aio
 from opentelemetry import trace
 
 from setpoint_rpc import context, failures, metrics, spans, status
+from setpoint_rpc.http2 import calling
 from setpoint_runtime import errors
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -68,10 +68,8 @@ class Method:
     """The stream goes on until the caller leaves."""
 
 
-def wrap(
-    handler: "grpc.RpcMethodHandler[Any, Any]", method: Method
-) -> "grpc.RpcMethodHandler[Any, Any]":
-    """Return a handler of the same shape with everything around it.
+def wrap(handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> calling.Endpoint:
+    """Return how a method is served, with everything around its handler.
 
     Raises:
         TypeError: The handler is synchronous; a cancelled synchronous stream never ends.
@@ -80,35 +78,36 @@ def wrap(
     shape = f"{request_shape}_{'stream' if handler.response_streaming else 'unary'}"
     behaviour = getattr(handler, shape)
     codec = _Codec(handler)
-    if handler.response_streaming and inspect.isasyncgenfunction(behaviour):
-        wrapped: Any = _wrap_stream(behaviour, method, codec)
-    elif handler.response_streaming and inspect.iscoroutinefunction(behaviour):
-        wrapped = _wrap_writer(behaviour, method, codec)
-    elif inspect.iscoroutinefunction(behaviour):
-        wrapped = _wrap_call(behaviour, method, codec)
-    else:
+    yields = handler.response_streaming and inspect.isasyncgenfunction(behaviour)
+    if yields:
+        serve: Any = _wrap_stream(behaviour, method, codec)
+    elif not inspect.iscoroutinefunction(behaviour):
         raise TypeError(f"{method.service}/{method.name} is not an asynchronous handler")
-    make = getattr(grpc, f"{shape}_rpc_method_handler")
-    made: grpc.RpcMethodHandler[Any, Any] = make(
-        wrapped,
-        request_deserializer=codec.read if handler.request_streaming else None,
-        response_serializer=codec.write if wrapped.__name__ == "writer" else None,
+    elif handler.response_streaming:
+        serve = _wrap_writer(behaviour, method, codec)
+    else:
+        serve = _wrap_call(behaviour, method, codec)
+    return calling.Endpoint(
+        serve=serve,
+        takes_stream=handler.request_streaming,
+        yields=yields,
+        read=codec.read,
+        # A generator's answers are written inside the wrapper.
+        write=_unchanged if yields else codec.write,
     )
-    return made
 
 
 def door(
     turned_away: Callable[[], errors.SetpointError | None], method: Method
-) -> Callable[[], "grpc.RpcMethodHandler[Any, Any] | None"]:
-    """Return what finds the handler of a call that shall not be served, None for the others.
+) -> Callable[[], calling.Refusal | None]:
+    """Return what finds the answer to a call that shall not be served, None for the others.
 
-    A refusal must cost next to nothing. The handler answers as a stream does, whatever the method's
-    shape: on the wire there is no difference, and neither the request is received nor an empty
-    answer sent. It is made once for an error and used as long as that one is given.
+    A refusal must cost next to nothing: the answer is made once for an error and used as long as
+    that one is given.
     """
-    made: dict[errors.SetpointError, grpc.RpcMethodHandler[Any, Any]] = {}
+    made: dict[errors.SetpointError, calling.Refusal] = {}
 
-    def refusing() -> "grpc.RpcMethodHandler[Any, Any] | None":
+    def refusing() -> calling.Refusal | None:
         error = turned_away()
         if error is None:
             return None
@@ -116,37 +115,24 @@ def door(
         if found is None:
             if len(made) >= _REFUSALS_KEPT:
                 made.clear()
-            found = made[error] = _refusing(error, method)
+            code = status.code_of(error)
+            found = made[error] = calling.Refusal(
+                error, lambda: method.stats.observe(code, 0.0)
+            )
         return found
 
     return refusing
 
 
-def _refusing(error: errors.SetpointError, method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
-    code, message, trailing = status.to_status(error)
-
-    async def refuse(_: Any, servicer_context: Context) -> None:
-        method.stats.observe(code, 0.0)
-        servicer_context.set_code(code)
-        servicer_context.set_details(message)
-        servicer_context.set_trailing_metadata(trailing)
-
-    made: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(refuse)
-    return made
-
-
 class _Codec:
-    """Reads and writes messages where failures still become a status.
-
-    grpc.aio does both outside the handler, and tells the caller the text of what went wrong.
-    """
+    """Reads and writes messages where failures still become a status."""
 
     __slots__ = ("_deserialize", "read_unary", "write")
 
     def __init__(self, handler: "grpc.RpcMethodHandler[Any, Any]") -> None:
         self._deserialize = handler.request_deserializer
         self.write = handler.response_serializer or _unchanged
-        # A stream's messages are read by grpc.aio, inside the handler's own loop over them.
+        # A stream's messages are read one by one, in the handler's own loop over them.
         self.read_unary = _unchanged if handler.request_streaming else self.read
 
     def read(self, raw: bytes) -> Any:

@@ -1,52 +1,56 @@
 """Takes handlers in where generated code believes it has a server, and wraps them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-Wrap = Callable[[str, str, "grpc.RpcMethodHandler[Any, Any]"], "grpc.RpcMethodHandler[Any, Any]"]
+from setpoint_rpc.http2 import calling
+
+Wrap = Callable[[str, str, "grpc.RpcMethodHandler[Any, Any]"], calling.Endpoint]
+Door = Callable[[], calling.Refusal | None]
 
 
-Door = Callable[[], "grpc.RpcMethodHandler[Any, Any] | None"]
+@dataclass(frozen=True, slots=True)
+class _Details(grpc.HandlerCallDetails):
+    """What a generic handler is asked with."""
+
+    method: str
+    invocation_metadata: tuple[()] = ()
 
 
-class Registry(grpc.GenericRpcHandler):
+class Registry:
     """All methods of a server, found in one step by their path."""
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, calling.Endpoint] = {}
         self._doors: dict[str, Door] = {}
         self._generic: list[tuple[grpc.GenericRpcHandler, Wrap]] = []
 
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Return the wrapped handler of a method, or None for UNIMPLEMENTED."""
-        path = handler_call_details.method
+    def find(self, path: str) -> calling.Endpoint | calling.Refusal | None:
+        """Return how a method is served now, or None when there is no such method."""
         found = self._wrapped.get(path)
         if found is None:
-            return self._find(path, handler_call_details)
+            return self._find(path)
         door = self._doors.get(path)
         return found if door is None else door() or found
 
-    def add(self, path: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> None:
+    def add(self, path: str, endpoint: calling.Endpoint) -> None:
         """Take in one wrapped handler."""
-        self._wrapped[path] = handler
+        self._wrapped[path] = endpoint
 
-    def add_door(self, path: str, door: "Door") -> None:
-        """Ask at each call of a method whether another handler shall serve it."""
+    def add_door(self, path: str, door: Door) -> None:
+        """Ask at each call of a method whether it shall be turned away."""
         self._doors[path] = door
 
     def add_generic(self, handler: "grpc.GenericRpcHandler", wrap: Wrap) -> None:
         """Take in a handler that tells its methods only when asked."""
         self._generic.append((handler, wrap))
 
-    def _find(
-        self, path: str, details: grpc.HandlerCallDetails
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+    def _find(self, path: str) -> calling.Endpoint | None:
         for generic, wrap in self._generic:
-            handler = generic.service(details)
+            handler = generic.service(_Details(path))
             if handler is not None:
                 service, _, method = path.removeprefix("/").partition("/")
                 # Only methods that exist are kept, so a caller cannot fill the memory with names.

@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import grpc
-import grpc.aio
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]  # no annotations
 from prometheus_client import REGISTRY, CollectorRegistry
 
 import setpoint_telemetry
 from setpoint_rpc import context, handlers, health, metrics, probes, registration, tls
+from setpoint_rpc.http2 import calling, listener
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 from setpoint_runtime import settings as runtime_settings
@@ -115,8 +115,12 @@ class Server:
             self.options.default_deadline_seconds, self.options.maximum_in_flight
         )
         self._registry = registration.Registry()
-        self._server = grpc.aio.server(options=_channel_arguments(self.options))
-        self._server.add_generic_rpc_handlers((self._registry,))
+        self._listener = listener.Listener(
+            self._registry.find,
+            maximum_message=self.options.maximum_message_bytes,
+            maximum_age_seconds=self.options.maximum_connection_age_seconds,
+            age_grace_seconds=self.options.maximum_connection_age_grace_seconds,
+        )
         self._service_names: list[str] = []
         self._descriptors: list[DescriptorPool] = []
         self._identity: tls.ServerIdentity | None = None
@@ -163,7 +167,7 @@ class Server:
 
         def wrap(
             service: str, name: str, handler: "grpc.RpcMethodHandler[Any, Any]"
-        ) -> "grpc.RpcMethodHandler[Any, Any]":
+        ) -> calling.Endpoint:
             method = handlers.Method(
                 service=service,
                 name=name,
@@ -191,14 +195,12 @@ class Server:
         """
         if self.port:
             return
-        address = _joined(self.options.host, self.options.port)
-        credentials = self._credentials()
+        if self.options.identity is not None:
+            self._identity = self._read_identity(self.options.identity)
         try:
-            if credentials is None:
-                self.port = self._server.add_insecure_port(address)
-            else:
-                self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
+            self.port = await self._listener.bind(self.options.host, self.options.port)
+        except OSError as error:
+            address = _joined(self.options.host, self.options.port)
             raise self._taken(address, "PORT") from error
         self._lag.start()
         if self.options.metrics_port is not None:
@@ -217,10 +219,12 @@ class Server:
         await self.bind()
         if self.options.dev:
             self._add_reflection()
+        context = None
         if self._identity is not None:
+            context = self._identity.context()
             watch = self._identity.watch()
             self._watch_identity = asyncio.create_task(watch, name="watch certificate")
-        await self._server.start()
+        await self._listener.start(context)
         _LOGGER.info("listening", address=self.address, metrics_port=self.metrics_port)
 
     async def set_ready(self, is_ready: bool) -> None:
@@ -253,47 +257,52 @@ class Server:
         A second call with less grace shortens the wait of the first.
         """
         await self.drain()
-        await self._server.stop(grace_seconds)
+        await self._listener.stop(grace_seconds)
         self._lag.stop()
         if self._watch_identity is not None:
             self._watch_identity.cancel()
         await self._probes.stop()
 
     def _add_health(self) -> None:
-        guard = handlers.Guard(self.options.default_deadline_seconds, _INFRASTRUCTURE_IN_FLIGHT)
-
-        def wrap(
-            service: str, name: str, handler: "grpc.RpcMethodHandler[Any, Any]"
-        ) -> "grpc.RpcMethodHandler[Any, Any]":
-            # Probes are not traffic: their statistics are kept to themselves.
-            stats = metrics.MethodStats(service, name)
-            return handlers.wrap(handler, handlers.Method(service, name, stats, guard))
-
-        health_pb2_grpc.add_HealthServicer_to_server(
-            self.health, registration.Registrar(self._registry, wrap)
-        )
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._infrastructure())
 
     def _add_reflection(self) -> None:
         # Its descriptors are of no use outside development, so it is loaded only there.
-        from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+        from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]
+            reflection,
+            reflection_pb2_grpc,
+        )
 
         from setpoint_rpc import descriptors
 
         names = (*self._service_names, health.SERVICE, reflection.SERVICE_NAME)
         pools = descriptors.Pools(self._descriptors)
-        reflection.enable_server_reflection(names, self._server, pools)
+        servicer = reflection.aio.ReflectionServicer(names, pool=pools)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            servicer, self._infrastructure()
+        )
 
-    def _credentials(self) -> grpc.ServerCredentials | None:
-        if self.options.identity is None:
-            return None
+    def _infrastructure(self) -> registration.Registrar:
+        """Return what takes in services beside those of the product."""
+        guard = handlers.Guard(self.options.default_deadline_seconds, _INFRASTRUCTURE_IN_FLIGHT)
+
+        def wrap(
+            service: str, name: str, handler: "grpc.RpcMethodHandler[Any, Any]"
+        ) -> calling.Endpoint:
+            # Probes are not traffic: their statistics are kept to themselves.
+            stats = metrics.MethodStats(service, name)
+            return handlers.wrap(handler, handlers.Method(service, name, stats, guard))
+
+        return registration.Registrar(self._registry, wrap)
+
+    def _read_identity(self, files: tls.TLSFiles) -> tls.ServerIdentity:
         try:
-            self._identity = tls.ServerIdentity(self.options.identity)
+            return tls.ServerIdentity(files)
         except OSError as error:
             raise StartError(
                 f"cannot use the certificate: {error}; see {self._variable('TLS_CERTIFICATE_FILE')}, "
                 f"{self._variable('TLS_KEY_FILE')} and {self._variable('TLS_AUTHORITY_FILE')}"
             ) from error
-        return self._identity.credentials()
 
     def _check_exposure(self) -> None:
         options = self.options
@@ -313,44 +322,6 @@ class Server:
 
     def _variable(self, field: str) -> str:
         return f"SETPOINT_{self.service_name.upper()}_{field}"
-
-
-def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
-    """Return the arguments of gRPC core."""
-    return [
-        # Two servers would bind one port silently and share its calls.
-        ("grpc.so_reuseport", 0),
-        # One connection cannot take all: what comes on top waits in its client. More than any
-        # limiter lets in, so that overload is told instead of waited for.
-        ("grpc.max_concurrent_streams", 1000),
-        # Core would reset streams while calls that are already over have not been cleared away,
-        # which hits every burst, and calls beyond 1,000 that nobody has looked at yet end
-        # CANCELLED; a limiter that says OVERLOADED comes first. What is left of both is a fuse.
-        ("grpc.http.overload_protection", 0),
-        ("grpc.server.max_pending_requests", 8000),
-        ("grpc.server.max_pending_requests_hard_limit", 16_000),
-        # The protection against floods of connections (CVE-2023-4785).
-        ("grpc.max_allowed_incoming_connections", 1000),
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        # After the loop was blocked, calls that waited for so long are of no use to anybody; those
-        # whose deadline has passed are gone already.
-        ("grpc.server_max_unrequested_time_in_server", 10),
-        ("grpc.max_connection_age_ms", _milliseconds(options.maximum_connection_age_seconds)),
-        (
-            "grpc.max_connection_age_grace_ms",
-            _milliseconds(options.maximum_connection_age_grace_seconds),
-        ),
-        ("grpc.max_connection_idle_ms", 900_000),
-        # Below the clients' keepalive, else they are sent away for too many pings.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_receive_message_length", options.maximum_message_bytes),
-        ("grpc.max_send_message_length", options.maximum_message_bytes),
-    ]
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
 
 
 def _is_loopback(host: str) -> bool:

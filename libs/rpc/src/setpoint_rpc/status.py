@@ -8,6 +8,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no annotations
 
 from setpoint.errordetails.v1 import failure_pb2
+from setpoint_rpc.http2 import headers
 from setpoint_runtime import errors
 
 DOMAIN = "setpoint"
@@ -53,6 +54,7 @@ _REASONS_BY_CODE = {
 _DETAILS_BYTES = 4096
 _VIOLATIONS = 20
 _MESSAGE_BYTES = 1024
+_ENCODED_MESSAGE_BYTES = 2048
 _FIELD_BYTES = 128
 _DESCRIPTION_BYTES = 256
 _PACKING_BYTES = 80
@@ -76,7 +78,7 @@ def to_status(error: errors.SetpointError) -> tuple[grpc.StatusCode, str, Traili
     Texts and lists are cut so that the details stay within 4 KiB; the reason is always there.
     """
     code = code_of(error)
-    message = _cut(error.message, _MESSAGE_BYTES)
+    message = _told(error.message)
     status = status_pb2.Status(code=code.value[0], message=message)
     status.details.append(_packed(_info(error)))
     if error.retry_after_seconds is not None:
@@ -205,6 +207,14 @@ def _packed(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed
+
+
+def _told(text: str) -> str:
+    """Return as much of a text as leaves room for the details beside it, however it is encoded."""
+    short = _cut(text, _MESSAGE_BYTES)
+    if len(headers.percent_encoded(short)) <= _ENCODED_MESSAGE_BYTES:
+        return short
+    return _cut(text, _ENCODED_MESSAGE_BYTES // 3)
 
 
 def _cut(text: str, size: int) -> str:

@@ -18,6 +18,7 @@ from setpoint_runtime import settings as runtime_settings
 
 _LOGGER = setpoint_telemetry.get_logger(__name__)
 _LOOK_SECONDS = 10.0
+_HTTP2 = "h2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +69,17 @@ class ServerIdentity:
         """
         self._files = files
         self._stamp = self._stamped()
-        self._configuration = self._read()
+        self.current = self._read()
+        """What the next handshake is made with."""
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that ask for the newest certificate at each handshake.
+    def context(self) -> ssl.SSLContext:
+        """Return a context that takes the newest certificate at each handshake.
 
         Callers without a certificate of the authority are refused.
         """
-        return grpc.dynamic_ssl_server_credentials(
-            self._configuration, self._fetch, require_client_authentication=True
-        )
+        made = self._read()
+        made.sni_callback = self._renewed
+        return made
 
     async def watch(self, look_seconds: float = _LOOK_SECONDS) -> None:
         """Take new files as they come, for ever; broken ones are logged and left alone."""
@@ -98,23 +100,25 @@ class ServerIdentity:
         stamp = self._stamped()
         if stamp == self._stamp:
             return False
-        self._configuration = self._read()
+        self.current = self._read()
         self._stamp = stamp
         _LOGGER.info("certificate renewed", file=str(self._files.certificate))
         return True
 
-    def _fetch(self) -> grpc.ServerCertificateConfiguration:
-        # Runs on a thread of gRPC core during a handshake, so it must not touch the disk.
-        return self._configuration
+    def _renewed(
+        self, handshake: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext
+    ) -> None:
+        handshake.context = self.current
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
+    def _read(self) -> ssl.SSLContext:
         files = self._files
-        # gRPC would take a key that does not fit, and then fail every handshake.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)
-        pair = (files.key.read_bytes(), files.certificate.read_bytes())
-        return grpc.ssl_server_certificate_configuration(
-            [pair], root_certificates=files.authority.read_bytes()
-        )
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.set_alpn_protocols([_HTTP2])
+        made.load_cert_chain(files.certificate, files.key)
+        made.load_verify_locations(files.authority)
+        made.verify_mode = ssl.CERT_REQUIRED
+        return made
 
     def _stamped(self) -> tuple[tuple[int, int, int], ...]:
         """Return what changes when a file does, also when it is replaced by a link."""

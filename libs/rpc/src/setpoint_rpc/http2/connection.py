@@ -1,0 +1,536 @@
+"""One connection of a client: frames in, frames out, and the calls on it."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import setpoint_telemetry
+from setpoint_rpc.http2 import calling, frames, headers
+from setpoint_rpc.http2.frames import ConnectionFailure, ErrorCode, Setting
+
+if TYPE_CHECKING:
+    from setpoint_rpc.http2.listener import Listener
+
+MAXIMUM_CALLS = 1000
+"""Calls on one connection at once; what comes on top waits in its client."""
+
+_LOGGER = setpoint_telemetry.get_logger(__name__)
+_MAXIMUM_FRAME = 256 * 1024
+_WINDOW = 4 * 1024 * 1024
+# Handlers of calls that their callers gave up may still be ending; beyond so many of them new calls
+# are refused (CVE-2023-44487 opened and reset streams without end).
+_MAXIMUM_CANCELLED = 2 * MAXIMUM_CALLS
+_MAXIMUM_BLOCK_PARTS = 64
+_HIGH_WATER = 1024 * 1024
+# Answers wait while the peer does not read; only small frames that it asked for come on top.
+_LARGEST_BACKLOG = 16 * _HIGH_WATER
+# Clients of gRPC core take an answer that comes before they have sent their request for a failure of
+# their own (INTERNAL), so a refusal waits so long for it.
+_REFUSAL_SECONDS = 0.02
+_HANDSHAKE_SECONDS = 10.0
+_IDLE_SECONDS = 900.0
+_QUIET_SECONDS = 60.0
+_PING_SECONDS = 20.0
+_LAST_CALLS_SECONDS = 5.0
+_KEEPALIVE = b"alive???"
+_RETIRING = b"leaving!"
+
+_SETTINGS = frames.settings(
+    {
+        Setting.MAX_CONCURRENT_STREAMS: MAXIMUM_CALLS,
+        Setting.INITIAL_WINDOW_SIZE: calling.RECEIVE_WINDOW,
+        Setting.MAX_FRAME_SIZE: _MAXIMUM_FRAME,
+        Setting.MAX_HEADER_LIST_SIZE: headers.MAXIMUM_METADATA_BYTES,
+    }
+) + frames.window_update(0, _WINDOW - frames.DEFAULT_WINDOW)
+
+
+class Connection(asyncio.Protocol):
+    """Speaks HTTP/2 with one client (RFC 9113)."""
+
+    def __init__(self, listener: "Listener") -> None:
+        """Prepare for a client that is about to connect."""
+        self.loop = listener.loop
+        self.listener = listener
+        self.maximum_message = listener.maximum_message
+        self.peer = ""
+        self.calls: dict[int, calling.Call] = {}
+        self.blocked: dict[int, calling.Call] = {}
+        """Calls with something to send that the peer does not take yet."""
+        self.send_window = frames.DEFAULT_WINDOW
+        self.initial_window = frames.DEFAULT_WINDOW
+        self.maximum_frame = frames.SMALLEST_MAXIMUM_FRAME
+        self.is_paused = False
+        self._transport: asyncio.Transport | None = None
+        self._reader = headers.Reader()
+        self._rest = b""
+        self._out: list[bytes] = []
+        self._has_preface = False
+        self._has_settings = False
+        self._is_closing = False
+        self._block: _Block | None = None
+        self._refused: dict[int, tuple[bytes, float]] = {}
+        self._refusing: asyncio.TimerHandle | None = None
+        self._last_stream = 0
+        self._last_taken = frames.LARGEST_STREAM
+        self._received = 0
+        self._age: asyncio.TimerHandle | None = None
+        self._begun = self._heard = self._busy = self.loop.time()
+        self._is_asked = False
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the client."""
+        # uvloop's transports are asyncio's by behaviour, not by class.
+        self._transport = opened = cast("asyncio.Transport", transport)
+        if not self.listener.welcome(self):
+            opened.abort()
+            return
+        self.peer = _peer_name(opened.get_extra_info("peername"))
+        opened.set_write_buffer_limits(high=_HIGH_WATER)
+        protocol = opened.get_extra_info("ssl_object")
+        if protocol is not None and protocol.selected_alpn_protocol() != "h2":
+            opened.abort()
+            return
+        opened.write(_SETTINGS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the calls, which nobody waits for any more."""
+        self._is_closing = True
+        self._out.clear()
+        self._refused.clear()
+        for timer in (self._age, self._refusing):
+            if timer is not None:
+                timer.cancel()
+        for call in tuple(self.calls.values()):
+            call.abandon()
+        self.listener.farewell(self)
+
+    def pause_writing(self) -> None:
+        """Send no more answers until the peer has read what was sent."""
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        """Send what has waited."""
+        self.is_paused = False
+        self._pump()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in frames, which may end anywhere."""
+        if self._is_closing:
+            return
+        self._heard = self.loop.time()
+        try:
+            self._take(self._rest + data if self._rest else data)
+        except ConnectionFailure as failure:
+            self.close(failure.code, failure.message)
+        except Exception:
+            # Whatever it was, the state of this connection is not to be trusted any more.
+            _LOGGER.exception("connection failed", peer=self.peer)
+            self.close(ErrorCode.INTERNAL_ERROR, "internal error")
+        if self._out:
+            self._flush()
+
+    # What calls ask.
+
+    def put(self, data: bytes) -> None:
+        """Send frames, together with all others of this turn of the loop."""
+        if not self._out:
+            self.loop.call_soon(self._flush)
+        self._out.append(data)
+
+    def put_headers(self, stream: int, block: bytes, *, is_end: bool) -> None:
+        """Send a header block, in as many frames as it takes."""
+        flags = frames.END_STREAM if is_end else 0
+        limit = self.maximum_frame
+        if len(block) <= limit:
+            self.put(frames.frame(frames.HEADERS, flags | frames.END_HEADERS, stream, block))
+            return
+        self.put(frames.frame(frames.HEADERS, flags, stream, block[:limit]))
+        for begin in range(limit, len(block), limit):
+            last = frames.END_HEADERS if begin + limit >= len(block) else 0
+            part = block[begin : begin + limit]
+            self.put(frames.frame(frames.CONTINUATION, last, stream, part))
+
+    def forget(self, call: "calling.Call") -> None:
+        """A call is over."""
+        self.calls.pop(call.stream, None)
+        self.blocked.pop(call.stream, None)
+        if not self.calls:
+            self._busy = self._heard
+            if self._last_taken != frames.LARGEST_STREAM:
+                self.loop.call_soon(self._close_when_done)
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """Return what the peer's certificate says, by gRPC's names; empty without TLS."""
+        shown = self._transport and self._transport.get_extra_info("peercert")
+        if not shown:
+            return {}
+        subject = [pair for group in shown.get("subject", ()) for pair in group]
+        return {
+            "transport_security_type": [b"ssl"],
+            "x509_common_name": [v.encode() for key, v in subject if key == "commonName"],
+            "x509_subject_alternative_name": [
+                value.encode() for _, value in shown.get("subjectAltName", ())
+            ],
+        }
+
+    # The life of the connection.
+
+    def age(self, seconds: float, grace_seconds: float) -> None:
+        """Retire after some time."""
+        self._age = self.loop.call_later(seconds, self._retire, grace_seconds)
+
+    def _retire(self, grace_seconds: float) -> None:
+        """Ask the client to go on with another connection; its calls on this one end here."""
+        if self._last_taken != frames.LARGEST_STREAM or self._is_closing:
+            return
+        # What the client sends before it hears of it is still served: it answers the ping after.
+        going = frames.go_away(frames.LARGEST_STREAM, ErrorCode.NO_ERROR, "max_age")
+        self.put(going + frames.frame(frames.PING, 0, 0, _RETIRING))
+        self.loop.call_later(_LAST_CALLS_SECONDS, self.refuse_calls)
+        self._age = self.loop.call_later(grace_seconds, self._end_calls)
+
+    def refuse_calls(self) -> None:
+        """Serve the calls that are here and no others, and close when they are over."""
+        if self._last_taken == frames.LARGEST_STREAM and not self._is_closing:
+            self._last_taken = self._last_stream
+            self.put(frames.go_away(self._last_stream, ErrorCode.NO_ERROR))
+            self._close_when_done()
+
+    def _end_calls(self) -> None:
+        self.close(ErrorCode.NO_ERROR, "max_age")
+
+    def _close_when_done(self) -> None:
+        if not self.calls and not self._is_closing:
+            self.close(ErrorCode.NO_ERROR)
+
+    def close(self, code: ErrorCode, message: str = "") -> None:
+        """End the connection; what was sent before still arrives."""
+        if self._is_closing or self._transport is None:
+            return
+        self._is_closing = True
+        self._out.append(frames.go_away(self._last_stream, code, message))
+        self._flush()
+        self._transport.close()
+        for call in tuple(self.calls.values()):
+            call.abandon()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def look(self, now: float) -> None:
+        """Find out whether the peer is still there and still wants something."""
+        if self._is_closing:
+            # A peer that does not read what was left for it has had its time.
+            if now - self._heard > _PING_SECONDS:
+                self.abort()
+        elif not self._has_settings:
+            if now - self._begun > _HANDSHAKE_SECONDS:
+                self.abort()
+        elif not self.calls and now - self._busy > _IDLE_SECONDS:
+            self.refuse_calls()
+        elif now - self._heard > _QUIET_SECONDS + _PING_SECONDS:
+            self.abort()
+        elif now - self._heard > _QUIET_SECONDS and not self._is_asked:
+            self._is_asked = True
+            self.put(frames.frame(frames.PING, 0, 0, _KEEPALIVE))
+
+    # Frames.
+
+    def _take(self, data: bytes) -> None:
+        place, end = 0, len(data)
+        if not self._has_preface:
+            if not data.startswith(frames.PREFACE[:end]):
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "no HTTP/2")
+            if end < len(frames.PREFACE):
+                self._rest = data
+                return
+            self._has_preface = True
+            place = len(frames.PREFACE)
+        header_bytes = frames.HEADER_BYTES
+        while place + header_bytes <= end and not self._is_closing:
+            begin = place + header_bytes
+            header = int.from_bytes(data[place:begin], "big")
+            size = header >> 48
+            if size > _MAXIMUM_FRAME:
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "frame too long")
+            place_after = begin + size
+            if place_after > end:
+                break
+            kind, flags = header >> 40 & 0xFF, header >> 32 & 0xFF
+            self._frame(kind, flags, header & frames.LARGEST_STREAM, data[begin:place_after])
+            place = place_after
+        self._rest = data[place:]
+
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is not None and kind != frames.CONTINUATION:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a header block was left unfinished")
+        if kind == frames.DATA:
+            self._data(flags, stream, payload)
+        elif kind == frames.HEADERS:
+            self._headers(flags, stream, payload)
+        elif not self._has_settings and kind != frames.SETTINGS:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+        elif (take := _TAKERS.get(kind)) is not None:
+            take(self, flags, stream, payload)
+
+    def _data(self, flags: int, stream: int, payload: bytes) -> None:
+        call = self.calls.get(stream)
+        size = len(payload)
+        self._received += size
+        if self._received * 2 > _WINDOW:
+            self.put(frames.window_update(0, self._received))
+            self._received = 0
+        if call is None:
+            if self._refused and stream in self._refused:
+                self._refuse(stream, is_end=bool(flags & frames.END_STREAM))
+            else:
+                self._check_seen(stream)
+            return
+        if flags & frames.PADDED:
+            payload = frames.content(flags & frames.PADDED, payload)
+        try:
+            call.receive(payload, size, is_end=bool(flags & frames.END_STREAM))
+        except calling.FlowControlError:
+            self._reset(stream, ErrorCode.FLOW_CONTROL_ERROR)
+
+    def _headers(self, flags: int, stream: int, payload: bytes) -> None:
+        if not self._has_settings:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+        if flags & (frames.PADDED | frames.PRIORITIZED):
+            payload = frames.content(flags, payload)
+        is_end = bool(flags & frames.END_STREAM)
+        if flags & frames.END_HEADERS:
+            self._whole_block(stream, payload, is_end=is_end)
+        else:
+            self._block = _Block(stream, payload, is_end=is_end)
+
+    def _continuation(self, flags: int, stream: int, payload: bytes) -> None:
+        block = self._block
+        if block is None or block.stream != stream:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        block.add(payload)
+        if flags & frames.END_HEADERS:
+            self._block = None
+            self._whole_block(stream, bytes(block.content), is_end=block.is_end)
+
+    def _whole_block(self, stream: int, block: bytes, *, is_end: bool) -> None:
+        call = self.calls.get(stream)
+        if call is not None:
+            self._reader.skip(block)
+            if not is_end:
+                self._reset(stream, ErrorCode.PROTOCOL_ERROR)
+            else:
+                call.half_close()
+            return
+        if not stream & 1:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "clients' streams have odd numbers")
+        if stream <= self._last_stream or stream > self._last_taken:
+            # Over already, or to be asked of another connection; the table is shared all the same.
+            self._reader.skip(block)
+            if stream in self._refused:
+                self._refuse(stream, is_end=is_end)
+            return
+        self._last_stream = stream
+        try:
+            head = self._reader.read(block)
+        except headers.MalformedError:
+            self.put(frames.reset(stream, ErrorCode.PROTOCOL_ERROR))
+            return
+        if len(self.calls) >= MAXIMUM_CALLS or self.listener.cancelled > _MAXIMUM_CANCELLED:
+            self.put(frames.reset(stream, ErrorCode.REFUSED_STREAM))
+            return
+        self._open(stream, head, is_end=is_end)
+
+    def _open(self, stream: int, head: headers.Head, *, is_end: bool) -> None:
+        found = self.listener.find(head)
+        if isinstance(found, calling.Endpoint):
+            call = self.calls[stream] = calling.Call(self, stream, head, found)
+            if is_end:
+                call.half_close()
+            return
+        found.observe()
+        self._refused[stream] = (found.block, self.loop.time() + _REFUSAL_SECONDS)
+        if is_end:
+            self._refuse(stream, is_end=True)
+        elif self._refusing is None:
+            self._refusing = self.loop.call_later(_REFUSAL_SECONDS, self._refuse_late)
+
+    def _refuse(self, stream: int, *, is_end: bool) -> None:
+        block, _ = self._refused.pop(stream)
+        self.put_headers(stream, block, is_end=True)
+        if not is_end:
+            self.put(frames.reset(stream, ErrorCode.NO_ERROR))
+
+    def _refuse_late(self) -> None:
+        """Refuse calls whose requests do not come."""
+        self._refusing = None
+        now = self.loop.time()
+        for stream, (_, due) in tuple(self._refused.items()):
+            if due > now:
+                self._refusing = self.loop.call_at(due, self._refuse_late)
+                return
+            self._refuse(stream, is_end=False)
+
+    def _rst_stream(self, flags: int, stream: int, payload: bytes) -> None:
+        _check_length(payload, 4)
+        call = self.calls.get(stream)
+        if call is not None:
+            call.abandon()
+        elif self._refused.pop(stream, None) is None:
+            self._check_seen(stream)
+
+    def _priority(self, flags: int, stream: int, payload: bytes) -> None:
+        _check_length(payload, 5)
+
+    def _settings(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & frames.ACK:
+            _check_length(payload, 0)
+            return
+        for key, value in frames.settings_of(payload):
+            self._set(key, value)
+        self._has_settings = True
+        self.put(frames.frame(frames.SETTINGS, frames.ACK, 0))
+
+    def _set(self, key: int, value: int) -> None:
+        if key == Setting.INITIAL_WINDOW_SIZE:
+            if value > frames.LARGEST_WINDOW:
+                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
+            more = value - self.initial_window
+            self.initial_window = value
+            for call in self.calls.values():
+                call.send_window += more
+                if call.send_window > frames.LARGEST_WINDOW:
+                    raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
+            self._pump()
+        elif key == Setting.MAX_FRAME_SIZE:
+            if not frames.SMALLEST_MAXIMUM_FRAME <= value <= frames.LARGEST_MAXIMUM_FRAME:
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "maximum frame out of range")
+            # Long frames would keep the others waiting.
+            self.maximum_frame = min(value, _MAXIMUM_FRAME)
+        elif key == Setting.ENABLE_PUSH and value > 1:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH must be 0 or 1")
+
+    def _push_promise(self, flags: int, stream: int, payload: bytes) -> None:
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "clients do not push")
+
+    def _ping(self, flags: int, stream: int, payload: bytes) -> None:
+        _check_length(payload, 8)
+        if stream:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
+        if not flags & frames.ACK:
+            self.put(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif payload == _RETIRING:
+            self.refuse_calls()
+        elif payload == _KEEPALIVE:
+            self._is_asked = False
+
+    def _go_away(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream or len(payload) < 8:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a wrong form")
+        self.refuse_calls()
+
+    def _window_update(self, flags: int, stream: int, payload: bytes) -> None:
+        _check_length(payload, 4)
+        more = int.from_bytes(payload, "big") & frames.LARGEST_WINDOW
+        if stream == 0:
+            self.send_window += more
+            if not more or self.send_window > frames.LARGEST_WINDOW:
+                code = ErrorCode.FLOW_CONTROL_ERROR if more else ErrorCode.PROTOCOL_ERROR
+                raise ConnectionFailure(code, "WINDOW_UPDATE of a wrong size")
+            self._pump()
+            return
+        call = self.calls.get(stream)
+        if call is None:
+            self._check_seen(stream)
+            return
+        call.send_window += more
+        if not more or call.send_window > frames.LARGEST_WINDOW:
+            code = ErrorCode.FLOW_CONTROL_ERROR if more else ErrorCode.PROTOCOL_ERROR
+            self._reset(stream, code)
+        elif self.blocked.pop(stream, None) is not None:
+            call.pump()
+
+    def _check_seen(self, stream: int) -> None:
+        """Let pass what concerns a call that is over.
+
+        Raises:
+            ConnectionFailure: There has been no such call.
+        """
+        if stream == 0 or not stream & 1 or stream > self._last_stream:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a frame of a stream that is not open")
+
+    def _reset(self, stream: int, code: ErrorCode) -> None:
+        self.put(frames.reset(stream, code))
+        call = self.calls.get(stream)
+        if call is not None:
+            call.abandon()
+
+    def _pump(self) -> None:
+        """Let the calls that wait send, each in its turn."""
+        waiting, self.blocked = self.blocked, {}
+        for call in waiting.values():
+            call.pump()
+
+    def _flush(self) -> None:
+        out = self._out
+        if not out or self._transport is None:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._transport.write(data)
+        if self.is_paused and self._transport.get_write_buffer_size() > _LARGEST_BACKLOG:
+            _LOGGER.warning("peer asks without reading answers", peer=self.peer)
+            self.abort()
+
+
+class _Block:
+    """A header block that is still coming."""
+
+    __slots__ = ("_parts", "content", "is_end", "stream")
+
+    def __init__(self, stream: int, first: bytes, *, is_end: bool) -> None:
+        self.stream = stream
+        self.content = bytearray(first)
+        self.is_end = is_end
+        self._parts = 1
+
+    def add(self, part: bytes) -> None:
+        """Take in a further part.
+
+        Raises:
+            ConnectionFailure: There are too many, or it is too long (CVE-2024-27316).
+        """
+        self.content += part
+        self._parts += 1
+        if len(self.content) > headers.MAXIMUM_BLOCK_BYTES or self._parts > _MAXIMUM_BLOCK_PARTS:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "headers too long")
+
+
+_TAKERS = {
+    frames.PRIORITY: Connection._priority,
+    frames.RST_STREAM: Connection._rst_stream,
+    frames.SETTINGS: Connection._settings,
+    frames.PUSH_PROMISE: Connection._push_promise,
+    frames.PING: Connection._ping,
+    frames.GOAWAY: Connection._go_away,
+    frames.WINDOW_UPDATE: Connection._window_update,
+    frames.CONTINUATION: Connection._continuation,
+}
+
+
+def _check_length(payload: bytes, length: int) -> None:
+    if len(payload) != length:
+        raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"{len(payload)} bytes, not {length}")
+
+
+def _peer_name(address: Any) -> str:
+    if not isinstance(address, tuple):
+        return "unknown"
+    host, port = address[:2]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
