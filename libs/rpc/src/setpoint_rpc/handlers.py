@@ -116,9 +116,7 @@ def door(
             if len(made) >= _REFUSALS_KEPT:
                 made.clear()
             code = status.code_of(error)
-            found = made[error] = calling.Refusal(
-                error, lambda: method.stats.observe(code, 0.0)
-            )
+            found = made[error] = calling.Refusal(error, lambda: method.stats.observe(code, 0.0))
         return found
 
     return refusing

@@ -278,9 +278,7 @@ class Server:
         names = (*self._service_names, health.SERVICE, reflection.SERVICE_NAME)
         pools = descriptors.Pools(self._descriptors)
         servicer = reflection.aio.ReflectionServicer(names, pool=pools)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            servicer, self._infrastructure()
-        )
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, self._infrastructure())
 
     def _infrastructure(self) -> registration.Registrar:
         """Return what takes in services beside those of the product."""

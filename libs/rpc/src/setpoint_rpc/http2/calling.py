@@ -82,8 +82,8 @@ class Call(grpc.aio.ServicerContext[Any, Any]):
         "_callbacks",
         "_code",
         "_connection",
-        "_details",
         "_deadline",
+        "_details",
         "_end",
         "_endpoint",
         "_has_begun",
@@ -267,6 +267,14 @@ class Call(grpc.aio.ServicerContext[Any, Any]):
         if trailing_metadata:
             self.set_trailing_metadata(trailing_metadata)
         raise grpc.aio.AbortError(f"Locally aborted with {code}: {details}")
+
+    async def abort_with_status(self, status: grpc.Status) -> Any:
+        """End the call with a status.
+
+        Raises:
+            grpc.aio.AbortError: Always.
+        """
+        await self.abort(status.code, status.details, status.trailing_metadata or ())
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
         """Set what is sent with the status."""
@@ -479,9 +487,7 @@ class Call(grpc.aio.ServicerContext[Any, Any]):
         listener.cancelled -= 1
 
     def _expire(self) -> None:
-        self.end(
-            errors.DeadlineExceededError(errors.Reason.DEADLINE_EXCEEDED, "Deadline Exceeded")
-        )
+        self.end(errors.DeadlineExceededError(errors.Reason.DEADLINE_EXCEEDED, "Deadline Exceeded"))
 
     # Answers.
 

@@ -1,10 +1,10 @@
 """One connection of a client: frames in, frames out, and the calls on it."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import setpoint_telemetry
-from setpoint_rpc.http2 import calling, frames, headers
+from setpoint_rpc.http2 import calling, frames, headers, refusals
 from setpoint_rpc.http2.frames import ConnectionFailure, ErrorCode, Setting
 
 if TYPE_CHECKING:
@@ -19,13 +19,9 @@ _WINDOW = 4 * 1024 * 1024
 # Handlers of calls that their callers gave up may still be ending; beyond so many of them new calls
 # are refused (CVE-2023-44487 opened and reset streams without end).
 _MAXIMUM_CANCELLED = 2 * MAXIMUM_CALLS
-_MAXIMUM_BLOCK_PARTS = 64
 _HIGH_WATER = 1024 * 1024
 # Answers wait while the peer does not read; only small frames that it asked for come on top.
 _LARGEST_BACKLOG = 16 * _HIGH_WATER
-# Clients of gRPC core take an answer that comes before they have sent their request for a failure of
-# their own (INTERNAL), so a refusal waits so long for it.
-_REFUSAL_SECONDS = 0.02
 _HANDSHAKE_SECONDS = 10.0
 _IDLE_SECONDS = 900.0
 _QUIET_SECONDS = 60.0
@@ -67,9 +63,8 @@ class Connection(asyncio.Protocol):
         self._has_preface = False
         self._has_settings = False
         self._is_closing = False
-        self._block: _Block | None = None
-        self._refused: dict[int, tuple[bytes, float]] = {}
-        self._refusing: asyncio.TimerHandle | None = None
+        self._block: headers.Block | None = None
+        self._refused = refusals.Refusals(self)
         self._last_stream = 0
         self._last_taken = frames.LARGEST_STREAM
         self._received = 0
@@ -99,9 +94,8 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         self._out.clear()
         self._refused.clear()
-        for timer in (self._age, self._refusing):
-            if timer is not None:
-                timer.cancel()
+        if self._age is not None:
+            self._age.cancel()
         for call in tuple(self.calls.values()):
             call.abandon()
         self.listener.farewell(self)
@@ -274,7 +268,7 @@ class Connection(asyncio.Protocol):
             self._headers(flags, stream, payload)
         elif not self._has_settings and kind != frames.SETTINGS:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
-        elif (take := _TAKERS.get(kind)) is not None:
+        elif (take := self._TAKERS.get(kind)) is not None:
             take(self, flags, stream, payload)
 
     def _data(self, flags: int, stream: int, payload: bytes) -> None:
@@ -285,9 +279,7 @@ class Connection(asyncio.Protocol):
             self.put(frames.window_update(0, self._received))
             self._received = 0
         if call is None:
-            if self._refused and stream in self._refused:
-                self._refuse(stream, is_end=bool(flags & frames.END_STREAM))
-            else:
+            if not self._refused.tell(stream, is_end=bool(flags & frames.END_STREAM)):
                 self._check_seen(stream)
             return
         if flags & frames.PADDED:
@@ -306,7 +298,7 @@ class Connection(asyncio.Protocol):
         if flags & frames.END_HEADERS:
             self._whole_block(stream, payload, is_end=is_end)
         else:
-            self._block = _Block(stream, payload, is_end=is_end)
+            self._block = headers.Block(stream, payload, is_end=is_end)
 
     def _continuation(self, flags: int, stream: int, payload: bytes) -> None:
         block = self._block
@@ -331,8 +323,7 @@ class Connection(asyncio.Protocol):
         if stream <= self._last_stream or stream > self._last_taken:
             # Over already, or to be asked of another connection; the table is shared all the same.
             self._reader.skip(block)
-            if stream in self._refused:
-                self._refuse(stream, is_end=is_end)
+            self._refused.tell(stream, is_end=is_end)
             return
         self._last_stream = stream
         try:
@@ -353,34 +344,17 @@ class Connection(asyncio.Protocol):
                 call.half_close()
             return
         found.observe()
-        self._refused[stream] = (found.block, self.loop.time() + _REFUSAL_SECONDS)
         if is_end:
-            self._refuse(stream, is_end=True)
-        elif self._refusing is None:
-            self._refusing = self.loop.call_later(_REFUSAL_SECONDS, self._refuse_late)
-
-    def _refuse(self, stream: int, *, is_end: bool) -> None:
-        block, _ = self._refused.pop(stream)
-        self.put_headers(stream, block, is_end=True)
-        if not is_end:
-            self.put(frames.reset(stream, ErrorCode.NO_ERROR))
-
-    def _refuse_late(self) -> None:
-        """Refuse calls whose requests do not come."""
-        self._refusing = None
-        now = self.loop.time()
-        for stream, (_, due) in tuple(self._refused.items()):
-            if due > now:
-                self._refusing = self.loop.call_at(due, self._refuse_late)
-                return
-            self._refuse(stream, is_end=False)
+            self.put_headers(stream, found.block, is_end=True)
+        else:
+            self._refused.add(stream, found.block)
 
     def _rst_stream(self, flags: int, stream: int, payload: bytes) -> None:
         _check_length(payload, 4)
         call = self.calls.get(stream)
         if call is not None:
             call.abandon()
-        elif self._refused.pop(stream, None) is None:
+        elif not self._refused.forget(stream):
             self._check_seen(stream)
 
     def _priority(self, flags: int, stream: int, payload: bytes) -> None:
@@ -463,7 +437,9 @@ class Connection(asyncio.Protocol):
             ConnectionFailure: There has been no such call.
         """
         if stream == 0 or not stream & 1 or stream > self._last_stream:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a frame of a stream that is not open")
+            raise ConnectionFailure(
+                ErrorCode.PROTOCOL_ERROR, "a frame of a stream that is not open"
+            )
 
     def _reset(self, stream: int, code: ErrorCode) -> None:
         self.put(frames.reset(stream, code))
@@ -488,40 +464,16 @@ class Connection(asyncio.Protocol):
             _LOGGER.warning("peer asks without reading answers", peer=self.peer)
             self.abort()
 
-
-class _Block:
-    """A header block that is still coming."""
-
-    __slots__ = ("_parts", "content", "is_end", "stream")
-
-    def __init__(self, stream: int, first: bytes, *, is_end: bool) -> None:
-        self.stream = stream
-        self.content = bytearray(first)
-        self.is_end = is_end
-        self._parts = 1
-
-    def add(self, part: bytes) -> None:
-        """Take in a further part.
-
-        Raises:
-            ConnectionFailure: There are too many, or it is too long (CVE-2024-27316).
-        """
-        self.content += part
-        self._parts += 1
-        if len(self.content) > headers.MAXIMUM_BLOCK_BYTES or self._parts > _MAXIMUM_BLOCK_PARTS:
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "headers too long")
-
-
-_TAKERS = {
-    frames.PRIORITY: Connection._priority,
-    frames.RST_STREAM: Connection._rst_stream,
-    frames.SETTINGS: Connection._settings,
-    frames.PUSH_PROMISE: Connection._push_promise,
-    frames.PING: Connection._ping,
-    frames.GOAWAY: Connection._go_away,
-    frames.WINDOW_UPDATE: Connection._window_update,
-    frames.CONTINUATION: Connection._continuation,
-}
+    _TAKERS: ClassVar = {
+        frames.PRIORITY: _priority,
+        frames.RST_STREAM: _rst_stream,
+        frames.SETTINGS: _settings,
+        frames.PUSH_PROMISE: _push_promise,
+        frames.PING: _ping,
+        frames.GOAWAY: _go_away,
+        frames.WINDOW_UPDATE: _window_update,
+        frames.CONTINUATION: _continuation,
+    }
 
 
 def _check_length(payload: bytes, length: int) -> None:

@@ -25,6 +25,7 @@ MAXIMUM_BLOCK_BYTES = 64 * 1024
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
+_MAXIMUM_BLOCK_PARTS = 64
 _KNOWN_BLOCKS = 128
 _LONGEST_KNOWN_BLOCK = 1024
 _STATIC: tuple[tuple[bytes, bytes], ...] = tuple(HeaderTable.STATIC_TABLE)
@@ -71,6 +72,30 @@ class Head:
     problem: str
     """What the call is refused for, empty when it may be served."""
     is_oversized: bool
+
+
+class Block:
+    """A header block that is still coming."""
+
+    __slots__ = ("_parts", "content", "is_end", "stream")
+
+    def __init__(self, stream: int, first: bytes, *, is_end: bool) -> None:
+        """Begin with its first part."""
+        self.stream = stream
+        self.content = bytearray(first)
+        self.is_end = is_end
+        self._parts = 1
+
+    def add(self, part: bytes) -> None:
+        """Take in a further part.
+
+        Raises:
+            ConnectionFailure: There are too many, or it is too long (CVE-2024-27316).
+        """
+        self.content += part
+        self._parts += 1
+        if len(self.content) > MAXIMUM_BLOCK_BYTES or self._parts > _MAXIMUM_BLOCK_PARTS:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "headers too long")
 
 
 class Reader:

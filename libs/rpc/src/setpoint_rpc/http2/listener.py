@@ -155,7 +155,7 @@ class Listener:
         if self._is_stopping or len(self._connections) >= MAXIMUM_CONNECTIONS:
             return False
         self._connections.add(connection)
-        spread = random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)
+        spread = random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311  # no secret
         connection.age(self._maximum_age_seconds * spread, self._age_grace_seconds)
         return True
 
