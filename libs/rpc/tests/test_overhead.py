@@ -1,4 +1,4 @@
-"""What the builder and the channel add to a call, in processor time.
+"""What a call costs beside one through gRPC core's own server, in processor time.
 
 Processor time of one process that is caller and server at once varies far less on a busy machine
 than calls a second do. The variants take turns, and of each the best turn counts, since whatever
@@ -18,10 +18,11 @@ from setpoint_rpc import channel, testing
 _CALLS = 30
 _LEAST_TURNS = 20
 _MOST_TURNS = 300
-# An empty call through the builder keeps 0.85 of a bare echo's throughput; measured is 0.95.
-_BUILDER_GOAL = 0.85
-# Through both builder and channel, which adds metadata to each call, measured is 0.90.
-_CHANNEL_GOAL = 0.75
+# What a bare channel and grpc.aio's server take for an empty call, over what the same takes with this
+# server; measured is 1.8.
+_BUILDER_GOAL = 1.3
+# With this channel too, which adds metadata to each call, measured is 1.7.
+_CHANNEL_GOAL = 1.2
 
 Call = Callable[[bytes], Awaitable[bytes]]
 
@@ -60,8 +61,8 @@ async def _ratio(first: Call, second: Call, goal: float) -> float:
     return best[0] / best[1]
 
 
-async def test_builder_keeps_most_of_a_bare_echo() -> None:
-    """Deadline, errors and statistics cost little beside gRPC itself."""
+async def test_server_is_cheaper_than_a_bare_one() -> None:
+    """With deadline, errors and statistics a call costs less than a bare one of grpc.aio's server."""
     handlers = testing.unary("Echo", _echo)
     async with (
         _bare_server(handlers) as bare,
@@ -76,8 +77,8 @@ async def test_builder_keeps_most_of_a_bare_echo() -> None:
     assert ratio > _BUILDER_GOAL
 
 
-async def test_channel_keeps_most_of_a_bare_echo() -> None:
-    """Balancing, health, deadline and metadata of the channel cost little as well."""
+async def test_channel_adds_little() -> None:
+    """Balancing, health, deadline and metadata of the channel do not eat that up."""
     handlers = testing.unary("Echo", _echo)
     async with (
         _bare_server(handlers) as bare,
