@@ -5,7 +5,9 @@ the call's own Python work. The channel is therefore wrapped instead: a stub's c
 time-out and metadata and calls grpc.aio's directly, whose call object the caller gets.
 """
 
+import ipaddress
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ import grpc.aio
 from opentelemetry import trace
 
 from setpoint_rpc import context, spans, status, tls
+from setpoint_rpc.http2 import direct, headers
 
 from_rpc_error = status.from_rpc_error
 
@@ -36,6 +39,14 @@ METHOD_SECONDS = {
     "/setpoint.router.v1.RouterService/PredictBatch": 10.0,
 }
 """Times by method."""
+
+DIRECT_METHODS = frozenset(
+    (
+        "/setpoint.inference.v1.InferenceService/Predict",
+        "/setpoint.feature.v1.FeatureService/GetOnlineFeatures",
+    )
+)
+"""Methods of the serving path, which are safe to repeat: they take a connection of our own."""
 
 SERVICE_SECONDS = {"setpoint.monitoring.v1.IngestService": 5.0}
 """Times by service."""
@@ -121,7 +132,35 @@ def connect(
         inner = grpc.aio.insecure_channel(target, options=options)
     else:
         inner = grpc.aio.secure_channel(target, identity.channel_credentials(), options=options)
-    return Channel(inner, client)
+    return Channel(
+        inner, client, _direct(target, client, identity, authority), is_replica=is_replica
+    )
+
+
+def _direct(
+    target: str, client: str, identity: tls.TLSFiles | None, authority: str
+) -> direct.Direct | None:
+    """Return a connection beside the channel where the target is one address, else None."""
+    host, _, port = target.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not port.isdecimal() or not _is_address(host):
+        return None
+    return direct.Direct(
+        host,
+        int(port),
+        fields=[("user-agent", f"setpoint-{client}"), (context.CALLER_KEY, client)],
+        maximum_message=_MAXIMUM_MESSAGE_BYTES,
+        context=None if identity is None else identity.client_context,
+        server_name=authority,
+    )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return True
 
 
 def channel_arguments(client: str, *, is_replica: bool = False) -> list[tuple[str, Any]]:
@@ -167,15 +206,12 @@ class _Carrier:
 
     def metadata(self, given: Any) -> grpc.aio.Metadata:
         """Return the given metadata with caller and trace; a given trace is kept."""
-        header = _traceparent()
         if given is None:
+            header = _traceparent()
             if header is None:
                 return self._alone
             return grpc.aio.Metadata(self._caller, (context.TRACEPARENT_KEY, header))
-        pairs = [(key, value) for key, value in given]
-        if header is not None and all(key != context.TRACEPARENT_KEY for key, _ in pairs):
-            pairs.append((context.TRACEPARENT_KEY, header))
-        return grpc.aio.Metadata(self._caller, *pairs)
+        return grpc.aio.Metadata(self._caller, *_with_trace(given))
 
 
 class _Callable:
@@ -209,17 +245,98 @@ class _Callable:
         )
 
 
+class _DirectCallable:
+    """A method of a stub that is called often enough for a connection of our own."""
+
+    __slots__ = (
+        "_direct",
+        "_is_replica",
+        "_method",
+        "_read",
+        "_seconds",
+        "_through_core",
+        "_write",
+    )
+
+    def __init__(
+        self,
+        connection: direct.Direct,
+        method: str,
+        through_core: _Callable,
+        write: Callable[[Any], bytes] | None,
+        read: Callable[[bytes], Any] | None,
+        *,
+        is_replica: bool,
+    ) -> None:
+        self._direct = connection
+        self._method = method
+        self._through_core = through_core
+        self._write = write or _unchanged
+        self._read = read or _unchanged
+        self._seconds = _seconds(method)
+        self._is_replica = is_replica
+
+    def __call__(
+        self, request: Any, *, timeout: float | None = None, metadata: Any = None, **options: Any
+    ) -> Any:
+        """Begin the call."""
+        if not options:
+            seconds = _bounded(self._seconds if timeout is None else timeout)
+            added = _with_trace(metadata)
+            answer = self._direct.ask(
+                self._method, self._write(request), seconds, added, self._read
+            )
+            if answer is not None:
+                if self._is_replica:
+                    return answer
+                return self._repeated(answer, request, time.monotonic() + seconds, metadata)
+        return self._through_core(request, timeout=timeout, metadata=metadata, **options)
+
+    async def _repeated(
+        self, answer: direct.Answer, request: Any, deadline: float, metadata: Any
+    ) -> Any:
+        """Wait for the answer; a call that was lost on its way is made again through gRPC core."""
+        try:
+            return await answer
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or error.trailing_metadata():
+                raise
+        return await self._through_core(
+            request, timeout=max(0.0, deadline - time.monotonic()), metadata=metadata
+        )
+
+
 class Channel(grpc.aio.Channel):
     """A grpc.aio channel whose calls carry deadline, trace and caller."""
 
-    def __init__(self, inner: grpc.aio.Channel, client: str) -> None:
-        """Wrap a channel."""
+    def __init__(
+        self,
+        inner: grpc.aio.Channel,
+        client: str,
+        connection: direct.Direct | None = None,
+        *,
+        is_replica: bool = False,
+    ) -> None:
+        """Wrap a channel; calls of the serving path go through `connection` while it stands."""
         self._inner = inner
         self._carrier = _Carrier(client)
+        self._direct = connection
+        self._is_replica = is_replica
 
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """Return the callable of a method with one request and one answer."""
-        return self._wrapped(self._inner.unary_unary, method, args, kwargs, _seconds(method))
+        codec = (request_serializer, response_deserializer)
+        make = self._inner.unary_unary
+        called = self._wrapped(make, method, codec, kwargs, _seconds(method))
+        if self._direct is None or method not in DIRECT_METHODS:
+            return called
+        return _DirectCallable(self._direct, method, called, *codec, is_replica=self._is_replica)
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Return the callable of a method with one request and many answers."""
@@ -245,6 +362,8 @@ class Channel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """Close the channel; calls in flight get `grace` seconds, none without."""
+        if self._direct is not None:
+            await self._direct.close(grace)
         await self._inner.close(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
@@ -266,6 +385,19 @@ class Channel(grpc.aio.Channel):
     async def __aexit__(self, *error: object) -> None:
         """Close the channel at once."""
         await self.close()
+
+
+def _unchanged(message: Any) -> Any:
+    return message
+
+
+def _with_trace(given: Any) -> headers.Metadata:
+    """Return the given metadata with the trace; a given trace is kept."""
+    pairs = tuple((key, value) for key, value in given) if given else ()
+    header = _traceparent()
+    if header is None or any(key == context.TRACEPARENT_KEY for key, _ in pairs):
+        return pairs
+    return (*pairs, (context.TRACEPARENT_KEY, header))
 
 
 def _seconds(method: str) -> float:

@@ -53,6 +53,19 @@ class TLSFiles:
             certificate_chain=self.certificate.read_bytes(),
         )
 
+    def client_context(self) -> ssl.SSLContext:
+        """Return what a connection shows and trusts, from the files as they are now.
+
+        Raises:
+            OSError: A file cannot be read, or certificate and key do not belong together.
+        """
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.set_alpn_protocols([_HTTP2])
+        made.load_cert_chain(self.certificate, self.key)
+        made.load_verify_locations(self.authority)
+        return made
+
 
 CURRENT: ContextVar[TLSFiles | None] = ContextVar("setpoint_tls_files", default=None)
 """The identity of this process, in effect for every channel that its wiring opens."""

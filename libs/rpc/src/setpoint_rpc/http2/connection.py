@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self.maximum_frame = frames.SMALLEST_MAXIMUM_FRAME
         self.is_paused = False
         self._transport: asyncio.Transport | None = None
-        self._reader = headers.Reader()
+        self._reader = headers.Reader(headers.head_of)
         self._rest = b""
         self._out: list[bytes] = []
         self._has_preface = False

@@ -1,5 +1,6 @@
 """Frames of HTTP/2 as they lie on the wire (RFC 9113, sections 4 and 6)."""
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -69,6 +70,45 @@ class ConnectionFailure(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class Splitter:
+    """Takes the bytes of a connection apart, which may be cut anywhere."""
+
+    __slots__ = ("_maximum", "_rest")
+
+    def __init__(self, maximum: int) -> None:
+        """Take frames with a payload of at most so many bytes."""
+        self._maximum = maximum
+        self._rest = b""
+
+    def split(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+        """Return kind, flags, stream and payload of each frame that is whole now.
+
+        All of them must be taken before more is given.
+
+        Raises:
+            ConnectionFailure: A frame is too long.
+        """
+        if self._rest:
+            data = self._rest + data
+        place, end = 0, len(data)
+        while place + HEADER_BYTES <= end:
+            begin = place + HEADER_BYTES
+            header = int.from_bytes(data[place:begin], "big")
+            after = begin + (header >> 48)
+            if after - begin > self._maximum:
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "frame too long")
+            if after > end:
+                break
+            place = after
+            yield (
+                header >> 40 & 0xFF,
+                header >> 32 & 0xFF,
+                header & LARGEST_STREAM,
+                data[begin:after],
+            )
+        self._rest = data[place:]
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

@@ -6,10 +6,12 @@ have a block that the one before had too, and whose reading changes nothing; tho
 
 import base64
 import binascii
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import hpack
@@ -44,6 +46,7 @@ _CONNECTION_FIELDS = frozenset(
 )
 # Of the transport; handlers are not shown them.
 _RESERVED = frozenset((b"te", b"content-type", b"content-length"))
+_OF_STATUS = frozenset((b"grpc-status", b"grpc-message"))
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -51,6 +54,7 @@ _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _PLAIN = bytes(each for each in range(0x20, 0x7F) if each != ord("%"))
 
 Pairs = list[tuple[bytes, bytes]]
+Parsed = TypeVar("Parsed")
 
 
 class MalformedError(Exception):
@@ -98,34 +102,35 @@ class Block:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "headers too long")
 
 
-class Reader:
+class Reader(Generic[Parsed]):
     """Reads the header blocks of one connection, all of them and in order."""
 
-    def __init__(self) -> None:
-        """Start with the empty table of a new connection."""
+    def __init__(self, parse: Callable[[Pairs], Parsed]) -> None:
+        """Start with the empty table of a new connection; `parse` says what fields mean."""
+        self._parse = parse
         self._decoder = hpack.Decoder(MAXIMUM_BLOCK_BYTES)
         self._entries: list[tuple[bytes, bytes]] = list(_STATIC)
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[bytes, Parsed] = {}
 
-    def read(self, block: bytes) -> Head:
-        """Return what a request's block asks for.
+    def read(self, block: bytes) -> Parsed:
+        """Return what a block means.
 
         Raises:
             ConnectionFailure: The block cannot be read, and so none after it.
-            MalformedError: It is no request.
+            MalformedError: The fields mean nothing.
         """
         found = self._known.get(block)
         if found is not None:
             return found
         pairs = self._quickly(block)
         if pairs is None:
-            return head_of(self._decoded(block))
-        head = head_of(pairs)
+            return self._parse(self._decoded(block))
+        parsed = self._parse(pairs)
         if len(block) <= _LONGEST_KNOWN_BLOCK:
             if len(self._known) >= _KNOWN_BLOCKS:
                 self._known.clear()
-            self._known[block] = head
-        return head
+            self._known[block] = parsed
+        return parsed
 
     def skip(self, block: bytes) -> None:
         """Take in a block whose fields nobody asks for.
@@ -222,6 +227,17 @@ def head_of(pairs: Pairs) -> Head:
         problem=problem,
         is_oversized=size > MAXIMUM_METADATA_BYTES,
     )
+
+
+def metadata_of(fields: Pairs) -> Metadata:
+    """Return what the fields of an answer hold beside the transport's own, unreadable ones left out."""
+    metadata: list[tuple[str, str | bytes]] = []
+    for name, value in fields:
+        if name.startswith(b":") or name in _RESERVED or name in _OF_STATUS:
+            continue
+        with contextlib.suppress(ValueError):
+            metadata.append((name.decode("ascii"), _metadata_value(name, value)))
+    return tuple(metadata)
 
 
 def _http_status(method: bytes, content_type: bytes) -> int:
