@@ -18,7 +18,7 @@ import grpc.aio
 from opentelemetry import trace
 
 from setpoint_rpc import context, failures, metrics, spans, status
-from setpoint_rpc.http2 import calling
+from setpoint_rpc.http2 import endpoints
 from setpoint_runtime import errors
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -68,7 +68,7 @@ class Method:
     """The stream goes on until the caller leaves."""
 
 
-def wrap(handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> calling.Endpoint:
+def wrap(handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> endpoints.Endpoint:
     """Return how a method is served, with everything around its handler.
 
     Raises:
@@ -87,7 +87,7 @@ def wrap(handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> calling.
         serve = _wrap_writer(behaviour, method, codec)
     else:
         serve = _wrap_call(behaviour, method, codec)
-    return calling.Endpoint(
+    return endpoints.Endpoint(
         serve=serve,
         takes_stream=handler.request_streaming,
         yields=yields,
@@ -99,15 +99,15 @@ def wrap(handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> calling.
 
 def door(
     turned_away: Callable[[], errors.SetpointError | None], method: Method
-) -> Callable[[], calling.Refusal | None]:
+) -> Callable[[], endpoints.Refusal | None]:
     """Return what finds the answer to a call that shall not be served, None for the others.
 
     A refusal must cost next to nothing: the answer is made once for an error and used as long as
     that one is given.
     """
-    made: dict[errors.SetpointError, calling.Refusal] = {}
+    made: dict[errors.SetpointError, endpoints.Refusal] = {}
 
-    def refusing() -> calling.Refusal | None:
+    def refusing() -> endpoints.Refusal | None:
         error = turned_away()
         if error is None:
             return None
@@ -116,7 +116,7 @@ def door(
             if len(made) >= _REFUSALS_KEPT:
                 made.clear()
             code = status.code_of(error)
-            found = made[error] = calling.Refusal(error, lambda: method.stats.observe(code, 0.0))
+            found = made[error] = endpoints.Refusal(error, lambda: method.stats.observe(code, 0.0))
         return found
 
     return refusing

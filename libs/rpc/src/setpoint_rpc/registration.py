@@ -6,10 +6,10 @@ from typing import Any
 
 import grpc
 
-from setpoint_rpc.http2 import calling
+from setpoint_rpc.http2 import endpoints
 
-Wrap = Callable[[str, str, "grpc.RpcMethodHandler[Any, Any]"], calling.Endpoint]
-Door = Callable[[], calling.Refusal | None]
+Wrap = Callable[[str, str, "grpc.RpcMethodHandler[Any, Any]"], endpoints.Endpoint]
+Door = Callable[[], endpoints.Refusal | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Registry:
     """All methods of a server, found in one step by their path."""
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, calling.Endpoint] = {}
+        self._wrapped: dict[str, endpoints.Endpoint] = {}
         self._doors: dict[str, Door] = {}
         self._generic: list[tuple[grpc.GenericRpcHandler, Wrap]] = []
 
-    def find(self, path: str) -> calling.Endpoint | calling.Refusal | None:
+    def find(self, path: str) -> endpoints.Endpoint | endpoints.Refusal | None:
         """Return how a method is served now, or None when there is no such method."""
         found = self._wrapped.get(path)
         if found is None:
@@ -36,7 +36,7 @@ class Registry:
         door = self._doors.get(path)
         return found if door is None else door() or found
 
-    def add(self, path: str, endpoint: calling.Endpoint) -> None:
+    def add(self, path: str, endpoint: endpoints.Endpoint) -> None:
         """Take in one wrapped handler."""
         self._wrapped[path] = endpoint
 
@@ -48,7 +48,7 @@ class Registry:
         """Take in a handler that tells its methods only when asked."""
         self._generic.append((handler, wrap))
 
-    def _find(self, path: str) -> calling.Endpoint | None:
+    def _find(self, path: str) -> endpoints.Endpoint | None:
         for generic, wrap in self._generic:
             handler = generic.service(_Details(path))
             if handler is not None:

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 import setpoint_telemetry
 from setpoint_rpc import context, handlers, health, metrics, probes, registration, tls
-from setpoint_rpc.http2 import calling, listener
+from setpoint_rpc.http2 import endpoints, listener
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 from setpoint_runtime import settings as runtime_settings
@@ -167,7 +167,7 @@ class Server:
 
         def wrap(
             service: str, name: str, handler: "grpc.RpcMethodHandler[Any, Any]"
-        ) -> calling.Endpoint:
+        ) -> endpoints.Endpoint:
             method = handlers.Method(
                 service=service,
                 name=name,
@@ -286,7 +286,7 @@ class Server:
 
         def wrap(
             service: str, name: str, handler: "grpc.RpcMethodHandler[Any, Any]"
-        ) -> calling.Endpoint:
+        ) -> endpoints.Endpoint:
             # Probes are not traffic: their statistics are kept to themselves.
             stats = metrics.MethodStats(service, name)
             return handlers.wrap(handler, handlers.Method(service, name, stats, guard))

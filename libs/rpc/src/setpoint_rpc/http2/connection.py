@@ -4,8 +4,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import setpoint_telemetry
-from setpoint_rpc.http2 import calling, frames, headers, refusals
-from setpoint_rpc.http2.frames import ConnectionFailure, ErrorCode, Setting
+from setpoint_rpc import failures
+from setpoint_rpc.http2 import calling, endpoints, frames, headers, messages, refusals
+from setpoint_rpc.http2.frames import ConnectionFailure, ErrorCode, Setting, StreamFailure
 
 if TYPE_CHECKING:
     from setpoint_rpc.http2.listener import Listener
@@ -22,10 +23,18 @@ _MAXIMUM_CANCELLED = 2 * MAXIMUM_CALLS
 _HIGH_WATER = 1024 * 1024
 # Answers wait while the peer does not read; only small frames that it asked for come on top.
 _LARGEST_BACKLOG = 16 * _HIGH_WATER
+# Answers that wait for the peer to open its windows; beyond so many bytes new calls are refused.
+_LARGEST_WAITING = 64 * _HIGH_WATER
+# Frames that ask for work and carry none, in the time between two looks.
+_MAXIMUM_IDLE_FRAMES = 10_000
+# New windows concern all calls, so settings count for many such frames.
+_SETTINGS_COST = 100
+_MAXIMUM_SETTINGS = 32
 _HANDSHAKE_SECONDS = 10.0
 _IDLE_SECONDS = 900.0
 _QUIET_SECONDS = 60.0
 _PING_SECONDS = 20.0
+_LINGER_SECONDS = 5.0
 _LAST_CALLS_SECONDS = 5.0
 _KEEPALIVE = b"alive???"
 _RETIRING = b"leaving!"
@@ -33,7 +42,7 @@ _RETIRING = b"leaving!"
 _SETTINGS = frames.settings(
     {
         Setting.MAX_CONCURRENT_STREAMS: MAXIMUM_CALLS,
-        Setting.INITIAL_WINDOW_SIZE: calling.RECEIVE_WINDOW,
+        Setting.INITIAL_WINDOW_SIZE: messages.RECEIVE_WINDOW,
         Setting.MAX_FRAME_SIZE: _MAXIMUM_FRAME,
         Setting.MAX_HEADER_LIST_SIZE: headers.MAXIMUM_METADATA_BYTES,
     }
@@ -65,12 +74,16 @@ class Connection(asyncio.Protocol):
         self._is_closing = False
         self._block: headers.Block | None = None
         self._refused = refusals.Refusals(self)
+        self.waiting = 0
+        """Bytes of the answers that the peer does not take yet."""
         self._last_stream = 0
         self._last_taken = frames.LARGEST_STREAM
         self._received = 0
         self._age: asyncio.TimerHandle | None = None
-        self._begun = self._heard = self._busy = self.loop.time()
+        self._leaving: asyncio.TimerHandle | None = None
+        self._begun = self._heard = self._busy = self._closed = self.loop.time()
         self._is_asked = False
+        self._idle_frames = 0
 
     # What the transport tells.
 
@@ -94,8 +107,9 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         self._out.clear()
         self._refused.clear()
-        if self._age is not None:
-            self._age.cancel()
+        for timer in (self._age, self._leaving):
+            if timer is not None:
+                timer.cancel()
         for call in tuple(self.calls.values()):
             call.abandon()
         self.listener.farewell(self)
@@ -182,8 +196,8 @@ class Connection(asyncio.Protocol):
         # What the client sends before it hears of it is still served: it answers the ping after.
         going = frames.go_away(frames.LARGEST_STREAM, ErrorCode.NO_ERROR, "max_age")
         self.put(going + frames.frame(frames.PING, 0, 0, _RETIRING))
-        self.loop.call_later(_LAST_CALLS_SECONDS, self.refuse_calls)
-        self._age = self.loop.call_later(grace_seconds, self._end_calls)
+        self._leaving = self.loop.call_later(_LAST_CALLS_SECONDS, self.refuse_calls)
+        self._age = self.loop.call_later(grace_seconds, self._end_age)
 
     def refuse_calls(self) -> None:
         """Serve the calls that are here and no others, and close when they are over."""
@@ -192,7 +206,13 @@ class Connection(asyncio.Protocol):
             self.put(frames.go_away(self._last_stream, ErrorCode.NO_ERROR))
             self._close_when_done()
 
-    def _end_calls(self) -> None:
+    def end_calls(self) -> None:
+        """End the calls that are here, whose callers may ask another server."""
+        for call in tuple(self.calls.values()):
+            call.end(failures.stopping())
+
+    def _end_age(self) -> None:
+        self.end_calls()
         self.close(ErrorCode.NO_ERROR, "max_age")
 
     def _close_when_done(self) -> None:
@@ -201,12 +221,16 @@ class Connection(asyncio.Protocol):
 
     def close(self, code: ErrorCode, message: str = "") -> None:
         """End the connection; what was sent before still arrives."""
-        if self._is_closing or self._transport is None:
+        transport = self._transport
+        if self._is_closing or transport is None:
             return
-        self._is_closing = True
-        self._out.append(frames.go_away(self._last_stream, code, message))
+        self._refused.tell_all()
+        last = min(self._last_stream, self._last_taken)
+        self._out.append(frames.go_away(last, code, message))
         self._flush()
-        self._transport.close()
+        self._is_closing = True
+        self._closed = self.loop.time()
+        _end_writing(transport)
         for call in tuple(self.calls.values()):
             call.abandon()
 
@@ -217,9 +241,10 @@ class Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Find out whether the peer is still there and still wants something."""
+        self._idle_frames = 0
         if self._is_closing:
             # A peer that does not read what was left for it has had its time.
-            if now - self._heard > _PING_SECONDS:
+            if now - self._closed > _LINGER_SECONDS:
                 self.abort()
         elif not self._has_settings:
             if now - self._begun > _HANDSHAKE_SECONDS:
@@ -255,7 +280,11 @@ class Connection(asyncio.Protocol):
             if place_after > end:
                 break
             kind, flags = header >> 40 & 0xFF, header >> 32 & 0xFF
-            self._frame(kind, flags, header & frames.LARGEST_STREAM, data[begin:place_after])
+            stream = header & frames.LARGEST_STREAM
+            try:
+                self._frame(kind, flags, stream, data[begin:place_after])
+            except StreamFailure as failure:
+                self._reset(stream, failure.code)
             place = place_after
         self._rest = data[place:]
 
@@ -270,6 +299,8 @@ class Connection(asyncio.Protocol):
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
         elif (take := self._TAKERS.get(kind)) is not None:
             take(self, flags, stream, payload)
+        else:
+            self._count_idle(1)
 
     def _data(self, flags: int, stream: int, payload: bytes) -> None:
         call = self.calls.get(stream)
@@ -284,10 +315,10 @@ class Connection(asyncio.Protocol):
             return
         if flags & frames.PADDED:
             payload = frames.content(flags & frames.PADDED, payload)
-        try:
-            call.receive(payload, size, is_end=bool(flags & frames.END_STREAM))
-        except calling.FlowControlError:
-            self._reset(stream, ErrorCode.FLOW_CONTROL_ERROR)
+        is_end = bool(flags & frames.END_STREAM)
+        if not payload and not is_end:
+            self._count_idle(1)
+        call.receive(payload, size, is_end=is_end)
 
     def _headers(self, flags: int, stream: int, payload: bytes) -> None:
         if not self._has_settings:
@@ -310,35 +341,46 @@ class Connection(asyncio.Protocol):
             self._whole_block(stream, bytes(block.content), is_end=block.is_end)
 
     def _whole_block(self, stream: int, block: bytes, *, is_end: bool) -> None:
-        call = self.calls.get(stream)
-        if call is not None:
-            self._reader.skip(block)
-            if not is_end:
-                self._reset(stream, ErrorCode.PROTOCOL_ERROR)
-            else:
-                call.half_close()
-            return
         if not stream & 1:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "clients' streams have odd numbers")
-        if stream <= self._last_stream or stream > self._last_taken:
-            # Over already, or to be asked of another connection; the table is shared all the same.
-            self._reader.skip(block)
-            self._refused.tell(stream, is_end=is_end)
+        if stream <= self._last_stream:
+            self._trailers(stream, block, is_end=is_end)
             return
         self._last_stream = stream
-        try:
-            head = self._reader.read(block)
-        except headers.MalformedError:
-            self.put(frames.reset(stream, ErrorCode.PROTOCOL_ERROR))
+        if stream > self._last_taken:
+            # To be asked of another connection; the table is shared all the same.
+            self._reader.fields(block)
             return
-        if len(self.calls) >= MAXIMUM_CALLS or self.listener.cancelled > _MAXIMUM_CANCELLED:
-            self.put(frames.reset(stream, ErrorCode.REFUSED_STREAM))
-            return
+        head = self._reader.read(block)
+        if (
+            len(self.calls) >= MAXIMUM_CALLS
+            or self.listener.cancelled > _MAXIMUM_CANCELLED
+            or self.waiting > _LARGEST_WAITING
+        ):
+            raise StreamFailure(ErrorCode.REFUSED_STREAM)
         self._open(stream, head, is_end=is_end)
 
+    def _trailers(self, stream: int, block: bytes, *, is_end: bool) -> None:
+        pairs = self._reader.fields(block)
+        has_pseudo = any(name.startswith(b":") for name, _ in pairs)
+        call = self.calls.get(stream)
+        if call is not None:
+            if has_pseudo or not is_end:
+                raise StreamFailure(ErrorCode.PROTOCOL_ERROR)
+            call.half_close()
+        elif has_pseudo:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "streams are used once, and in order")
+        else:
+            self._refused.tell(stream, is_end=is_end)
+
     def _open(self, stream: int, head: headers.Head, *, is_end: bool) -> None:
-        found = self.listener.find(head)
-        if isinstance(found, calling.Endpoint):
+        try:
+            found = self.listener.find(head)
+        except Exception as error:
+            # The search asks the service whether it takes calls.
+            _LOGGER.exception("call failed", rpc=head.method)
+            raise StreamFailure(ErrorCode.INTERNAL_ERROR) from error
+        if isinstance(found, endpoints.Endpoint):
             call = self.calls[stream] = calling.Call(self, stream, head, found)
             if is_end:
                 call.half_close()
@@ -353,12 +395,16 @@ class Connection(asyncio.Protocol):
         _check_length(payload, 4)
         call = self.calls.get(stream)
         if call is not None:
+            self._count_idle(1)
             call.abandon()
         elif not self._refused.forget(stream):
             self._check_seen(stream)
 
     def _priority(self, flags: int, stream: int, payload: bytes) -> None:
         _check_length(payload, 5)
+        if not stream:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PRIORITY of no stream")
+        self._count_idle(1)
 
     def _settings(self, flags: int, stream: int, payload: bytes) -> None:
         if stream:
@@ -366,29 +412,30 @@ class Connection(asyncio.Protocol):
         if flags & frames.ACK:
             _check_length(payload, 0)
             return
-        for key, value in frames.settings_of(payload):
-            self._set(key, value)
+        self._count_idle(_SETTINGS_COST)
+        values = frames.settings_of(payload)
+        if len(values) > _MAXIMUM_SETTINGS:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many settings")
+        for key, value in values:
+            _check_setting(key, value)
+        last = dict(values)
+        # Long frames would keep the others waiting.
+        maximum = last.get(Setting.MAX_FRAME_SIZE, self.maximum_frame)
+        self.maximum_frame = min(maximum, _MAXIMUM_FRAME)
+        self._set_window(last.get(Setting.INITIAL_WINDOW_SIZE, self.initial_window))
         self._has_settings = True
         self.put(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
-    def _set(self, key: int, value: int) -> None:
-        if key == Setting.INITIAL_WINDOW_SIZE:
-            if value > frames.LARGEST_WINDOW:
+    def _set_window(self, value: int) -> None:
+        more = value - self.initial_window
+        if not more:
+            return
+        self.initial_window = value
+        for call in self.calls.values():
+            call.send_window += more
+            if call.send_window > frames.LARGEST_WINDOW:
                 raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
-            more = value - self.initial_window
-            self.initial_window = value
-            for call in self.calls.values():
-                call.send_window += more
-                if call.send_window > frames.LARGEST_WINDOW:
-                    raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
-            self._pump()
-        elif key == Setting.MAX_FRAME_SIZE:
-            if not frames.SMALLEST_MAXIMUM_FRAME <= value <= frames.LARGEST_MAXIMUM_FRAME:
-                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "maximum frame out of range")
-            # Long frames would keep the others waiting.
-            self.maximum_frame = min(value, _MAXIMUM_FRAME)
-        elif key == Setting.ENABLE_PUSH and value > 1:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH must be 0 or 1")
+        self._pump()
 
     def _push_promise(self, flags: int, stream: int, payload: bytes) -> None:
         raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "clients do not push")
@@ -397,6 +444,7 @@ class Connection(asyncio.Protocol):
         _check_length(payload, 8)
         if stream:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
+        self._count_idle(1)
         if not flags & frames.ACK:
             self.put(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif payload == _RETIRING:
@@ -425,9 +473,8 @@ class Connection(asyncio.Protocol):
             return
         call.send_window += more
         if not more or call.send_window > frames.LARGEST_WINDOW:
-            code = ErrorCode.FLOW_CONTROL_ERROR if more else ErrorCode.PROTOCOL_ERROR
-            self._reset(stream, code)
-        elif self.blocked.pop(stream, None) is not None:
+            raise StreamFailure(ErrorCode.FLOW_CONTROL_ERROR if more else ErrorCode.PROTOCOL_ERROR)
+        if self.blocked.pop(stream, None) is not None:
             call.pump()
 
     def _check_seen(self, stream: int) -> None:
@@ -440,6 +487,11 @@ class Connection(asyncio.Protocol):
             raise ConnectionFailure(
                 ErrorCode.PROTOCOL_ERROR, "a frame of a stream that is not open"
             )
+
+    def _count_idle(self, count: int) -> None:
+        self._idle_frames += count
+        if self._idle_frames > _MAXIMUM_IDLE_FRAMES:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without work")
 
     def _reset(self, stream: int, code: ErrorCode) -> None:
         self.put(frames.reset(stream, code))
@@ -459,6 +511,8 @@ class Connection(asyncio.Protocol):
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        if self._is_closing:
+            return
         self._transport.write(data)
         if self.is_paused and self._transport.get_write_buffer_size() > _LARGEST_BACKLOG:
             _LOGGER.warning("peer asks without reading answers", peer=self.peer)
@@ -479,6 +533,34 @@ class Connection(asyncio.Protocol):
 def _check_length(payload: bytes, length: int) -> None:
     if len(payload) != length:
         raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"{len(payload)} bytes, not {length}")
+
+
+def _check_setting(key: int, value: int) -> None:
+    """Check what RFC 9113 says of a setting, in section 6.5.2.
+
+    Raises:
+        ConnectionFailure: The value is out of its range.
+    """
+    if key == Setting.INITIAL_WINDOW_SIZE and value > frames.LARGEST_WINDOW:
+        raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
+    if key == Setting.ENABLE_PUSH and value > 1:
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH must be 0 or 1")
+    if key == Setting.MAX_FRAME_SIZE and not (
+        frames.SMALLEST_MAXIMUM_FRAME <= value <= frames.LARGEST_MAXIMUM_FRAME
+    ):
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "maximum frame out of range")
+
+
+def _end_writing(transport: asyncio.Transport) -> None:
+    """Let the peer hang up: who closes with something unread takes back what has not arrived yet."""
+    try:
+        if transport.can_write_eof():
+            transport.write_eof()
+            return
+    except OSError:
+        # It has hung up already.
+        pass
+    transport.close()
 
 
 def _peer_name(address: Any) -> str:

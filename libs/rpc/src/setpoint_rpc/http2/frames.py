@@ -72,6 +72,15 @@ class ConnectionFailure(Exception):
         self.message = message
 
 
+class StreamFailure(Exception):
+    """The peer broke a rule that ends one of its streams."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        """Say by which code."""
+        super().__init__(code.name)
+        self.code = code
+
+
 class Splitter:
     """Takes the bytes of a connection apart, which may be cut anywhere."""
 

@@ -5,7 +5,6 @@ have a block that the one before had too, and whose reading changes nothing; tho
 """
 
 import base64
-import binascii
 import contextlib
 import re
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from urllib.parse import quote
 import hpack
 from hpack.table import HeaderTable
 
-from setpoint_rpc.http2.frames import ConnectionFailure, ErrorCode
+from setpoint_rpc.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
 
 MAXIMUM_METADATA_BYTES = 16 * 1024
 """Of names and values; a call with more is refused."""
@@ -47,7 +46,10 @@ _CONNECTION_FIELDS = frozenset(
 # Of the transport; handlers are not shown them.
 _RESERVED = frozenset((b"te", b"content-type", b"content-length"))
 _OF_STATUS = frozenset((b"grpc-status", b"grpc-message"))
+# What would look like further fields wherever one prints or forwards them.
+_BREAK = re.compile(rb"[\0\r\n]")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_VALUE = re.compile(rb"[ -~]*")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
@@ -55,10 +57,6 @@ _PLAIN = bytes(each for each in range(0x20, 0x7F) if each != ord("%"))
 
 Pairs = list[tuple[bytes, bytes]]
 Parsed = TypeVar("Parsed")
-
-
-class MalformedError(Exception):
-    """The block is no request; its stream is reset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +82,16 @@ class Block:
     __slots__ = ("_parts", "content", "is_end", "stream")
 
     def __init__(self, stream: int, first: bytes, *, is_end: bool) -> None:
-        """Begin with its first part."""
+        """Begin with its first part.
+
+        Raises:
+            ConnectionFailure: It is too long already.
+        """
         self.stream = stream
-        self.content = bytearray(first)
+        self.content = bytearray()
         self.is_end = is_end
-        self._parts = 1
+        self._parts = 0
+        self.add(first)
 
     def add(self, part: bytes) -> None:
         """Take in a further part.
@@ -117,7 +120,7 @@ class Reader(Generic[Parsed]):
 
         Raises:
             ConnectionFailure: The block cannot be read, and so none after it.
-            MalformedError: The fields mean nothing.
+            StreamFailure: The fields mean nothing.
         """
         found = self._known.get(block)
         if found is not None:
@@ -125,6 +128,7 @@ class Reader(Generic[Parsed]):
         pairs = self._quickly(block)
         if pairs is None:
             return self._parse(self._decoded(block))
+        # Its reading leaves the table alone, so it means the same until the table changes.
         parsed = self._parse(pairs)
         if len(block) <= _LONGEST_KNOWN_BLOCK:
             if len(self._known) >= _KNOWN_BLOCKS:
@@ -132,29 +136,35 @@ class Reader(Generic[Parsed]):
             self._known[block] = parsed
         return parsed
 
-    def skip(self, block: bytes) -> None:
-        """Take in a block whose fields nobody asks for.
+    def fields(self, block: bytes) -> Pairs:
+        """Return the fields of a block, whatever they are.
 
         Raises:
             ConnectionFailure: The block cannot be read.
         """
-        if block not in self._known and self._quickly(block) is None:
-            self._decoded(block)
+        pairs = self._quickly(block)
+        return self._decoded(block) if pairs is None else pairs
 
     def _decoded(self, block: bytes) -> Pairs:
+        if len(block) > MAXIMUM_BLOCK_BYTES:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "headers too long")
         try:
             pairs = [(name, value) for name, value in self._decoder.decode(block, raw=True)]
         except hpack.OversizedHeaderListError as error:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "headers too long") from error
         except (hpack.HPACKError, ValueError) as error:
             raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, "headers unreadable") from error
-        # What is known was known under the table as it was.
-        self._known.clear()
-        self._entries = [*_STATIC, *self._decoder.header_table.dynamic_entries]
+        entries = [*_STATIC, *self._decoder.header_table.dynamic_entries]
+        if entries != self._entries:
+            # What is known was known under the table as it was.
+            self._known.clear()
+            self._entries = entries
         return pairs
 
     def _quickly(self, block: bytes) -> Pairs | None:
         """Return the fields of a block that leaves the table alone and is not packed, else None."""
+        if len(block) > MAXIMUM_BLOCK_BYTES:
+            return None
         entries = self._entries
         pairs: Pairs = []
         place, end, size = 0, len(block), 0
@@ -188,7 +198,7 @@ def head_of(pairs: Pairs) -> Head:
     """Return what the fields of a request ask for.
 
     Raises:
-        MalformedError: They are no request (RFC 9113, section 8.3).
+        StreamFailure: They are no request (RFC 9113, section 8.3).
     """
     pseudo: dict[bytes, bytes] = {}
     fields: dict[bytes, bytes] = {}
@@ -198,21 +208,23 @@ def head_of(pairs: Pairs) -> Head:
         size += len(name) + len(value)
         if name.startswith(b":"):
             if fields or name not in _PSEUDO or name in pseudo:
-                raise MalformedError("pseudo-header fields out of place")
+                raise StreamFailure(ErrorCode.PROTOCOL_ERROR)
             pseudo[name] = value
             continue
-        if not _NAME.fullmatch(name) or name in _CONNECTION_FIELDS:
-            raise MalformedError("a field that HTTP/2 does not have")
+        if not _NAME.fullmatch(name) or name in _CONNECTION_FIELDS or _BREAK.search(value):
+            raise StreamFailure(ErrorCode.PROTOCOL_ERROR)
         fields[name] = value
         if name in _RESERVED or name.startswith(b"grpc-"):
             continue
         try:
-            metadata.append((name.decode("ascii"), _metadata_value(name, value)))
+            metadata += _metadata_values(name, value)
         except ValueError:
             problem = f"metadata {name.decode('ascii')} is not encoded as gRPC has it"
     path = pseudo.get(b":path", b"")
     if not path or not pseudo.get(b":method") or b":scheme" not in pseudo:
-        raise MalformedError("a request without method, scheme or path")
+        raise StreamFailure(ErrorCode.PROTOCOL_ERROR)
+    if fields.get(b"te", b"trailers") != b"trailers":
+        raise StreamFailure(ErrorCode.PROTOCOL_ERROR)
     timeout = fields.get(b"grpc-timeout")
     seconds = None if timeout is None else _seconds(timeout)
     if timeout is not None and seconds is None:
@@ -236,7 +248,7 @@ def metadata_of(fields: Pairs) -> Metadata:
         if name.startswith(b":") or name in _RESERVED or name in _OF_STATUS:
             continue
         with contextlib.suppress(ValueError):
-            metadata.append((name.decode("ascii"), _metadata_value(name, value)))
+            metadata += _metadata_values(name, value)
     return tuple(metadata)
 
 
@@ -254,18 +266,20 @@ def _seconds(timeout: bytes) -> float | None:
     return None if found is None else int(found[1]) * _SECONDS[found[2]]
 
 
-def _metadata_value(name: bytes, value: bytes) -> str | bytes:
+def _metadata_values(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:
+    """Return the values of one field.
+
+    Raises:
+        ValueError: They are not encoded as their name says.
+    """
+    key = name.decode("ascii")
     if not name.endswith(b"-bin"):
-        return value.decode("utf-8", "replace")
+        return [(key, value.decode("utf-8", "replace"))]
     # Several values of one name may have been joined; padding is optional.
     parts = [each.strip().rstrip(b"=") for each in value.split(b",")]
-    try:
-        decoded = [
-            base64.b64decode(each + b"=" * (-len(each) % 4), validate=True) for each in parts
-        ]
-    except binascii.Error as error:
-        raise ValueError(name) from error
-    return b",".join(decoded)
+    return [
+        (key, base64.b64decode(each + b"=" * (-len(each) % 4), validate=True)) for each in parts
+    ]
 
 
 def block(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -301,6 +315,19 @@ def encoded(metadata: Iterable[tuple[str, str | bytes]]) -> Pairs:
             text = value.encode("ascii") if isinstance(value, str) else bytes(value)
             pairs.append((name.encode("ascii"), text))
     return pairs
+
+
+def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Metadata:
+    """Return metadata that a handler wants to be sent.
+
+    Raises:
+        ValueError: A name or a value is none that can be sent.
+    """
+    kept = tuple((name, value) for name, value in metadata)
+    for name, value in encoded(kept):
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise ValueError(f"metadata {name!r} must have a lower-case name and printable ASCII")
+    return kept
 
 
 def percent_encoded(text: str) -> bytes:

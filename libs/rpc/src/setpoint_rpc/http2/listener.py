@@ -6,8 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from setpoint_rpc import failures
-from setpoint_rpc.http2 import calling, headers
+from setpoint_rpc.http2 import calling, endpoints, headers
 from setpoint_rpc.http2.connection import Connection
 from setpoint_rpc.http2.frames import ErrorCode
 from setpoint_runtime import errors
@@ -23,7 +22,7 @@ _AGE_SPREAD = 0.1
 _LAST_SECONDS = 1.0
 _STOP_LOOK_SECONDS = 0.01
 
-Find = Callable[[str], "calling.Endpoint | calling.Refusal | None"]
+Find = Callable[[str], "endpoints.Endpoint | endpoints.Refusal | None"]
 
 
 class Listener:
@@ -98,6 +97,7 @@ class Listener:
                 await self.loop.create_server(
                     lambda: Connection(self),
                     sock=each,
+                    backlog=_BACKLOG,
                     ssl=context,
                     ssl_handshake_timeout=None if context is None else _HANDSHAKE_SECONDS,
                 )
@@ -124,20 +124,27 @@ class Listener:
             connection.refuse_calls()
         await self._no_calls()
         for connection in tuple(self._connections):
-            for call in tuple(connection.calls.values()):
-                call.end(failures.stopping())
+            connection.end_calls()
         self._grace_ends = self.loop.time() + _LAST_SECONDS
         await self._no_calls()
         for connection in tuple(self._connections):
             connection.close(ErrorCode.NO_ERROR)
-        # Transports write what is left before they close.
-        await asyncio.sleep(0)
+        # Clients read what is left before they hang up.
+        self._grace_ends = self.loop.time() + _LAST_SECONDS
+        await self._until(lambda: not self._connections)
+        for connection in tuple(self._connections):
+            connection.abort()
         if self._looking is not None:
             self._looking.cancel()
 
     async def _no_calls(self) -> None:
         """Wait until no handler runs and no answer waits, or the grace is over."""
-        while self.running or any(each.calls for each in self._connections):
+        await self._until(
+            lambda: not self.running and not any(each.calls for each in self._connections)
+        )
+
+    async def _until(self, happened: Callable[[], bool]) -> None:
+        while not happened():
             left = self._grace_ends - self.loop.time()
             if left <= 0:
                 return
@@ -163,7 +170,7 @@ class Listener:
         """A connection is closed."""
         self._connections.discard(connection)
 
-    def find(self, head: headers.Head) -> "calling.Endpoint | calling.Refusal":
+    def find(self, head: headers.Head) -> "endpoints.Endpoint | endpoints.Refusal":
         """Return how a call is served, or what it is answered at once."""
         if head.http_status != _OK:
             return _plain_refusal(head.http_status)
@@ -171,7 +178,7 @@ class Listener:
             return _TOO_MUCH_METADATA
         if head.problem:
             problem = errors.InvalidArgumentError(errors.Reason.INVALID_FIELD, head.problem)
-            return calling.Refusal(problem, _unobserved)
+            return endpoints.Refusal(problem, _unobserved)
         return self._find(head.method) or _NO_METHOD
 
     def _look(self) -> None:
@@ -200,16 +207,16 @@ def _unobserved() -> None:
     """Calls of no method have no statistics."""
 
 
-def _plain_refusal(http_status: int) -> calling.Refusal:
-    made = calling.Refusal(_NO_METHOD_ERROR, _unobserved)
+def _plain_refusal(http_status: int) -> endpoints.Refusal:
+    made = endpoints.Refusal(_NO_METHOD_ERROR, _unobserved)
     made.block = headers.plain_response(http_status)
     return made
 
 
 _OK = 200
 _NO_METHOD_ERROR = errors.UnimplementedError(errors.Reason.UNIMPLEMENTED, "Method not found!")
-_NO_METHOD = calling.Refusal(_NO_METHOD_ERROR, _unobserved)
-_TOO_MUCH_METADATA = calling.Refusal(
+_NO_METHOD = endpoints.Refusal(_NO_METHOD_ERROR, _unobserved)
+_TOO_MUCH_METADATA = endpoints.Refusal(
     errors.ResourceExhaustedError(
         errors.Reason.MESSAGE_TOO_LARGE,
         f"metadata must be at most {headers.MAXIMUM_METADATA_BYTES} bytes",

@@ -44,6 +44,11 @@ class Refusals:
         """The caller wants no answer any more; say whether it was to get one here."""
         return self._waiting.pop(stream, None) is not None
 
+    def tell_all(self) -> None:
+        """Answer all of them; the connection ends."""
+        for stream in tuple(self._waiting):
+            self.tell(stream, is_end=False)
+
     def clear(self) -> None:
         """The connection is gone."""
         self._waiting.clear()
