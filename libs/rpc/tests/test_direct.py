@@ -103,7 +103,7 @@ async def test_errors_are_those_of_core() -> None:
         )
 
     async with connected(fail) as (call, opened, _):
-        through_core = opened._inner.unary_unary(PATH)
+        through_core: Any = opened._inner.unary_unary(PATH)
         told = []
         for each in (call, through_core):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
