@@ -51,7 +51,7 @@ async def test_predict_tells_everything_about_an_answer(world: worlds.World) -> 
             if (parcel.crew == parcels.SILENT) is is_silent
         )
         parcel, answer = asked.questions[place], asked.answers[place]
-        story = await world.client.get_prediction(answer.prediction_id)
+        story = await world.client.get_prediction(answer.prediction_id, timeout=worlds.CALL_SECONDS)
         _check_inputs(story, parcel, [before, day])
         assert story.outputs == answer.outputs
         assert story.assignment == answer.assignment
@@ -67,7 +67,10 @@ async def test_predict_tells_everything_about_an_answer(world: worlds.World) -> 
         key = f"{parcels.ROUTE}\0{parcel.parcel_id}".encode()
         assert answer.assignment.slot == xxhash.xxh3_64_intdigest(key) % SLOTS
         explained = await world.client.explain_assignment(
-            parcels.ROUTE, parcel.parcel_id, time=parcel.sent_time
+            parcels.ROUTE,
+            parcel.parcel_id,
+            time=parcel.sent_time,
+            timeout=worlds.CALL_SECONDS,
         )
         assert explained.version == answer.assignment.version
         assert explained.route_revision == answer.assignment.route_revision

@@ -34,7 +34,7 @@ async def test_answered_predictions_survive_kills_of_router(world: worlds.World)
     records = await world.wait_for_records(running.answered)
     assert set(records.values()) == {1}
     for prediction_id in running.answered[:: len(running.answered) // 10]:
-        story = await world.client.get_prediction(prediction_id)
+        story = await world.client.get_prediction(prediction_id, timeout=worlds.CALL_SECONDS)
         _check_complete(story)
 
 

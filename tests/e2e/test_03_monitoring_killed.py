@@ -16,7 +16,7 @@ async def test_predictions_go_on_without_monitoring(world: worlds.World) -> None
         async with world.killed("monitoring"):
             await running.more(300)
             with pytest.raises(errors.UnavailableError):
-                await world.client.get_prediction(running.answered[0], timeout=2)
+                await world.client.get_prediction(running.answered[0], timeout=worlds.CALL_SECONDS)
         await running.more(100)
 
     assert not running.failures

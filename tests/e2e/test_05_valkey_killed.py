@@ -49,7 +49,7 @@ async def test_kill_of_valkey_is_flagged_then_forgotten(world: worlds.World) -> 
     answers = [in_the_dark, afterwards]
     await world.wait_for_records([each.prediction_id for each in answers])
     for each in answers:
-        story = await world.client.get_prediction(each.prediction_id)
+        story = await world.client.get_prediction(each.prediction_id, timeout=worlds.CALL_SECONDS)
         assert story.inputs["queue"] == load["queue"]
         assert story.provenance["queue"].event_time == load["event_time"]
     await world.write({"parcel_sent": day.sent(), "parcel_arrived": day.arrived()})

@@ -86,7 +86,7 @@ async def test_trace_holds_the_spans_of_a_prediction(
         [span] = [each for each in found if each.service == service]
         assert _is_below(span, prediction, found), span
     await world.wait_for_records([answer.prediction_id])
-    story = await world.client.get_prediction(answer.prediction_id)
+    story = await world.client.get_prediction(answer.prediction_id, timeout=worlds.CALL_SECONDS)
     assert story.trace_id == trace_id
     assert story.message.span_id == prediction.span_id
 
@@ -97,7 +97,7 @@ async def test_trace_begins_at_the_router_without_a_caller(
     """Proves that a prediction without a trace gets one, which its record names."""
     answer = await world.services.router.Predict(_request(world), timeout=worlds.CALL_SECONDS)
     await world.wait_for_records([answer.prediction_id])
-    story = await world.client.get_prediction(answer.prediction_id)
+    story = await world.client.get_prediction(answer.prediction_id, timeout=worlds.CALL_SECONDS)
     assert story.trace_id
     found = await _whole_trace(spans, story.trace_id)
     assert _prediction(found, answer.prediction_id).parent_span_id == ""

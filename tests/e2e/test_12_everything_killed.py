@@ -40,7 +40,7 @@ async def test_answers_outlive_whoever_decides(world: worlds.World) -> None:
     assert set(records.values()) == {1}
     assert known.keys() <= records.keys()
     assert await world.route() == before
-    story = await world.client.get_prediction(running.answered[0])
+    story = await world.client.get_prediction(running.answered[0], timeout=worlds.CALL_SECONDS)
     assert story.assignment.route_revision == before.revision
     # Whoever decides can decide again.
     await world.put_policy(parcels.policy())

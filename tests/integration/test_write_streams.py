@@ -91,7 +91,7 @@ async def test_frames_are_written_once_and_in_order(
         async for each in client.stream_features("ages", frames()):
             found.append(each)
             has_begun.set()
-        stored = await client.get_online_features("planes", [{"plane": 3}])
+        stored = await client.get_online_features("planes", [{"plane": 3}], timeout=30)
         times = pl.DataFrame({"plane": [3], "event_time": [NOON]})
         past = await client.get_historical_features("planes", times)
         rows = 0
