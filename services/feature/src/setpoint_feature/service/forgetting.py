@@ -11,7 +11,7 @@ from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors
 
 ROWS_AT_ONCE: Final = 5_000
-"""Rows of one transaction, which takes some ten milliseconds."""
+"""Rows of one transaction, which takes some 25 milliseconds."""
 REST: Final = 9.0
 """After a transaction the task rests this many times as long: it takes a tenth of a connection at most."""
 LOOK_SECONDS: Final = 600.0
