@@ -15,7 +15,11 @@ def test_segments_larger_than_their_offsets_reach_are_refused() -> None:
 def test_lives_are_for_ever_or_end_within_what_a_calendar_reaches(life: str) -> None:
     """0 is for ever; a negative life, and one that a database cannot subtract from now, are refused."""
     name = f"{life}_life_seconds"
-    assert getattr(config.FeatureSettings(**{name: 0}), name) == 0
+
+    def made(seconds: float) -> config.FeatureSettings:
+        return config.FeatureSettings.model_validate({name: seconds})
+
+    assert getattr(made(0), name) == 0
     for bad in (-1, 1e12):
         with pytest.raises(pydantic.ValidationError, match=name):
-            config.FeatureSettings(**{name: bad})
+            made(bad)
