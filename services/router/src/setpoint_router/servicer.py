@@ -18,7 +18,13 @@ from setpoint_db import idempotency
 from setpoint_router import streams
 from setpoint_router.convert import routes
 from setpoint_router.domain.work import CallersOwn, Trace
-from setpoint_router.service import batch_predictor, predictor, replays, route_service
+from setpoint_router.service import (
+    batch_predictor,
+    callers_batch,
+    predictor,
+    replays,
+    route_service,
+)
 from setpoint_rpc import context
 from setpoint_runtime import paging
 
@@ -130,7 +136,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self, request: router_service_pb2.PredictBatchRequest, asked_by: predictor.Origin
     ) -> router_service_pb2.PredictBatchResponse:
         answer = await self._batches.predict(
-            batch_predictor.BatchAsk(
+            callers_batch.BatchAsk(
                 route=request.route,
                 rows=columns_proto.from_proto(request.rows, "rows"),
                 assignment_key_column=request.assignment_key_column,

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from setpoint.router.v1 import router_service_pb2 as pb
 from setpoint_columns import proto as columns_proto
 from setpoint_router.convert import failures as failure_messages
-from setpoint_router.service import batch_predictor, flow
+from setpoint_router.service import batch_predictor, callers_batch, flow
 from setpoint_router.service.predictor import Origin
 from setpoint_rpc import failures
 from setpoint_runtime import errors
@@ -131,7 +131,7 @@ class Streams:
         number: int,
         origin: Origin,
     ) -> pb.PredictBatchStreamResponse:
-        ask = batch_predictor.BatchAsk(
+        ask = callers_batch.BatchAsk(
             route=form.route,
             rows=columns_proto.from_proto(chunk.rows, "rows"),
             assignment_key_column=form.assignment_key_column,

@@ -24,7 +24,7 @@ from setpoint_router.domain import degradation
 from setpoint_router.domain.degradation import Degradation, DegradationKind
 from setpoint_router.domain.plan import Plan, ServingRoute
 from setpoint_router.domain.route import AssignmentReason, Field, ServedTensor, ServedVersion
-from setpoint_router.service import batch_predictor
+from setpoint_router.service import callers_batch
 from setpoint_runtime import errors
 
 PLATFORM: Final = "setpoint_router"
@@ -156,7 +156,7 @@ class Question:
     def each(self) -> list[router_service_pb2.PredictRequest]:
         """Return the rows as single predictions."""
         names = self.route.plans[0].names
-        is_given = batch_predictor.is_given(self.columns, self.route)
+        is_given = callers_batch.is_given(self.columns, self.route)
         make = router_service_pb2.PredictRequest
         made = [make(route=self.route.route.name) for _ in range(self.rows)]
         for column in self.columns.columns:
@@ -175,9 +175,9 @@ class Question:
                     request.inputs[name].CopyFrom(_message(column.dtype, value))
         return made
 
-    def batch(self) -> batch_predictor.BatchAsk:
+    def batch(self) -> callers_batch.BatchAsk:
         """Return the question as a batch."""
-        return batch_predictor.BatchAsk(
+        return callers_batch.BatchAsk(
             route=self.route.route.name,
             rows=self.columns,
             assignment_key_column=ASSIGNMENT_KEY if ASSIGNMENT_KEY in self.columns else "",
@@ -210,7 +210,7 @@ class Question:
                 told["feature_set"] = f"{feature_set}@{answers[0].feature_set.version}"
         return self._reply(values, facts, told)
 
-    def reply_of_batch(self, answer: batch_predictor.BatchAnswer) -> pb.ModelInferResponse:
+    def reply_of_batch(self, answer: callers_batch.BatchAnswer) -> pb.ModelInferResponse:
         """Return the answer of a batch.
 
         Raises:
