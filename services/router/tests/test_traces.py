@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 import setpoint_telemetry
 from setpoint.common.v1 import value_pb2
@@ -28,6 +29,7 @@ GIVEN = {
     "hour": value_pb2.Value(int_value=8),
     "origin": value_pb2.Value(string_value="JFK"),
 }
+TEXT = value_pb2.Value(string_value="much")
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
@@ -180,6 +182,23 @@ async def test_trace_of_tensors_has_a_span_for_each_row(collector: Collector, ro
     assert [each.parent_span_id for each in rows] == [call.span_id] * 2
     told = answer.parameters["setpoint_prediction_id"].string_param.split(",")
     assert {attributes(each)["setpoint.prediction_id"] for each in rows} == set(told)
+
+
+async def test_trace_tells_what_was_wrong(collector: Collector, router: Any) -> None:
+    """Shows that spans of predictions that failed, or that were not as they should be, say so."""
+    metadata = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)
+    router.peers.features.history_views = ("delays",)
+    await router.predict(metadata=metadata)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await router.predict(inputs={**GIVEN, "share": TEXT}, metadata=metadata)
+    spans = await collector.of_trace(TRACE, lambda found: len(named(found, "setpoint.predict")) == 2)
+    degraded, failed = named(spans, "setpoint.predict")
+    assert attributes(degraded)["setpoint.degraded"] == "FEATURES_FROM_HISTORY:delays"
+    assert "setpoint.error_reason" not in attributes(degraded)
+    assert degraded.status.code == trace_pb2.Status.STATUS_CODE_UNSET
+    assert attributes(failed)["setpoint.error_reason"] == "WRONG_TYPE"
+    assert failed.status.code == trace_pb2.Status.STATUS_CODE_ERROR
+    assert "share" in failed.status.message
 
 
 async def test_trace_honours_not_sampled(collector: Collector, router: Any) -> None:
