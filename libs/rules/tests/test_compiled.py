@@ -34,6 +34,48 @@ def _batches(draw: st.DrawFn) -> Columns:
     return Columns(rows, made)
 
 
+_FLOATS = st.sampled_from([DataType.FLOAT32, DataType.FLOAT64])
+_LIMITS = st.sampled_from([0.1, 1.0, 3.4028234663852886e38, 5e-324]) | st.floats(-4, 4)
+
+
+@given(
+    st.lists(
+        st.tuples(_FLOATS, _LIMITS, _LIMITS, st.booleans(), st.booleans()), min_size=1, max_size=4
+    ),
+    st.lists(
+        st.sampled_from([-math.inf, math.inf, math.nan, 0.0, 0.1]) | _LIMITS, min_size=5, max_size=9
+    ),
+    st.integers(0, 3),
+)
+def test_ranges_of_floats_judged_together(
+    drawn: list[Any], values: list[float], nulls: int
+) -> None:
+    """Columns of floats that are looked at together break the rules that they break one by one."""
+    with np.errstate(over="ignore"):
+        batch = Columns(
+            len(values),
+            [
+                Column.from_list(
+                    f"c{at}", [None if at < nulls - 2 else each for each in values], dtype
+                )
+                for at, (dtype, *_) in enumerate(drawn)
+            ],
+        )
+    kept: list[rules.RowRule] = []
+    for at, (_, low, high, strict_min, strict_max) in enumerate(drawn):
+        low, high = sorted((low, high))
+        if low == high:
+            strict_min = strict_max = False
+        kept.append(rules.Range(f"c{at}", low, high, strict_min, strict_max))
+        kept.append(rules.NotNull(f"c{at}", severity=rules.Severity.FLAG))
+    compiled = rules.compile(kept)
+    verdict = compiled.check_rows(batch)
+    for row in range(batch.rows):
+        alone = compiled.check_rows(batch.slice(row, row + 1))
+        assert alone.rejections.get(0) == verdict.rejections.get(row)
+        assert alone.flags.get(0) == verdict.flags.get(row)
+
+
 @given(_batches(), st.lists(testing.row_rules(), min_size=1, max_size=6))
 def test_rows_alone_agree_with_batch(batch: Columns, drawn: list[rules.RowRule]) -> None:
     """Each row judged alone, all rows judged at once, and the batch evaluation find the same failures."""

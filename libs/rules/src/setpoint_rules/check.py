@@ -7,7 +7,7 @@ few rows of a request numpy's call overhead would be most of the time.
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +36,9 @@ class Check:
     passes: Callable[[Column], Mask]
     """Which values of a column pass; what it says about a null is overruled by `nulls_pass`."""
     nulls_pass: bool = True
+    bounds: tuple[float, float] | None = None
+    """Between which numbers, themselves included, exactly the passing values of a column of floats
+    lie; None where bounds alone do not tell."""
     problem: str | None = None
     """Why no row of such a column can pass, whatever its values; None where values decide."""
 
@@ -92,7 +95,8 @@ def _bind_type(rule: Type, dtype: DataType) -> Check:
 
 def _bind_not_null(rule: NotNull, dtype: DataType) -> Check:
     if dtype in _FLOATS:
-        return Check(_is_number, _are_numbers, nulls_pass=False)
+        everything = -math.inf, math.inf
+        return Check(_is_number, _are_numbers, nulls_pass=False, bounds=everything)
     return Check(_is_present, _all, nulls_pass=False)
 
 
@@ -114,7 +118,10 @@ def _bind_range(rule: Range, dtype: DataType) -> Check:
         return _impossible(dtype.name)
     if dtype in _FLOATS:
         low, high = _float_bounds(rule, dtype)
-        return _compare(low, high, rule.strict_min, rule.strict_max)
+        least = math.nextafter(low, math.inf) if rule.strict_min else low
+        most = math.nextafter(high, -math.inf) if rule.strict_max else high
+        compared = _compare(low, high, rule.strict_min, rule.strict_max)
+        return replace(compared, bounds=(least, most))
     # Integers are compared as integers: as doubles, large neighbours would be one number.
     return _compare(*_integer_bounds(rule), strict_min=False, strict_max=False)
 

@@ -1,7 +1,7 @@
 """Rules made ready to judge batches and single rows."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -21,6 +21,9 @@ MAX_RULES: Final = 1_000
 _FEW_ROWS: Final = 4
 """Up to this many rows plain Python judges values quicker than numpy."""
 
+_MANY_ROWS: Final = 1_000
+"""Up to this many rows columns are judged together quicker than one by one."""
+
 _ID_LENGTH: Final = 64
 _NO_ROWS: Final = np.empty(0, np.int64)
 _NO_FAILURES: Final[MappingProxyType[int, Any]] = MappingProxyType({})
@@ -29,13 +32,14 @@ _NO_FAILURES: Final[MappingProxyType[int, Any]] = MappingProxyType({})
 class _Group:
     """The row rules of one column, bound to each type that the column turns out to have."""
 
-    __slots__ = ("_bound", "_fallible", "column", "rules")
+    __slots__ = ("_bound", "_bounds", "_fallible", "column", "rules")
 
     def __init__(self, column: str) -> None:
         self.column = column
         self.rules: dict[int, RowRule] = {}
         self._bound: dict[DataType, dict[int, Check]] = {}
         self._fallible: dict[DataType, list[tuple[int, Check, Any]]] = {}
+        self._bounds: dict[DataType, tuple[float, float] | None] = {}
 
     def bound(self, dtype: DataType) -> dict[int, Check]:
         """Returns the checks for a column of a type by the index of their rule."""
@@ -53,6 +57,22 @@ class _Group:
             found = [(index, each, each.test) for index, each in bound if not each.always_passes]
             self._fallible[dtype] = found
         return found
+
+    def bounds(self, dtype: DataType) -> tuple[float, float] | None:
+        """Returns between which numbers, themselves included, exactly those values lie that pass all rules.
+
+        None when bounds alone do not tell.
+        """
+        try:
+            return self._bounds[dtype]
+        except KeyError:
+            known = [each.bounds for _, each, _ in self.fallible(dtype)]
+            bounds = [each for each in known if each is not None]
+            found = None
+            if bounds and len(bounds) == len(known):
+                found = max(low for low, _ in bounds), min(high for _, high in bounds)
+            self._bounds[dtype] = found
+            return found
 
 
 class CompiledRules:
@@ -85,7 +105,10 @@ class CompiledRules:
         failed: list[tuple[int, int]] = []
         by_name = columns.by_name
         few = columns.rows <= _FEW_ROWS
+        within = () if few or columns.rows > _MANY_ROWS else self._within(by_name)
         for group in self._groups.values():
+            if group.column in within:
+                continue
             column = by_name.get(group.column)
             if column is None:
                 failed += [(row, index) for row in range(columns.rows) for index in group.rules]
@@ -102,6 +125,28 @@ class CompiledRules:
         if not failed:
             return RowVerdict(columns.rows, _NO_FAILURES, _NO_FAILURES)
         return self._verdict(columns, failed)
+
+    def _within(self, by_name: Mapping[str, Column]) -> Collection[str]:
+        """Returns columns of floats that keep their rules in all rows, as one look at all of them tells."""
+        names: list[str] = []
+        tables: list[npt.NDArray[Any]] = []
+        bounds: list[tuple[float, float]] = []
+        for name, group in self._groups.items():
+            column = by_name.get(name)
+            if column is not None and column.validity is None:
+                found = group.bounds(column.dtype)
+                if found is not None:
+                    names.append(name)
+                    tables.append(column.values)
+                    bounds.append(found)
+        if not names:
+            return ()
+        table = np.concatenate(tables).reshape(len(names), -1)
+        limits = np.array(bounds)
+        inside = (table >= limits[:, :1]) & (table <= limits[:, 1:])
+        if b"\0" not in inside.tobytes():
+            return set(names)
+        return {names[at] for at in np.flatnonzero(inside.all(axis=1)).tolist()}
 
     def evaluate(self, columns: Columns) -> list[RuleResult]:
         """Judges a batch by all rules; one result for each, in their order."""
