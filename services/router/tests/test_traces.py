@@ -132,10 +132,10 @@ async def test_spans_that_cannot_be_built_stop_nobody(
     for each in works:
         each.traces = [None] * each.rows
 
-    def spans(self: traces.SpanBuilder, of: work.Work) -> list[bytes]:
-        if of is works[0]:
+    def spans(self: traces.SpanBuilder, of: Any) -> list[bytes]:
+        if of.work is works[0]:
             raise ZeroDivisionError("a defect")
-        return [b"span"] * of.rows
+        return [b"span"] * of.work.rows
 
     monkeypatch.setattr(setpoint_telemetry, "enabled", lambda: True)
     monkeypatch.setattr(setpoint_telemetry, "emit", lambda built, scope: emitted.put_nowait(built))
@@ -191,7 +191,9 @@ async def test_trace_tells_what_was_wrong(collector: Collector, router: Any) -> 
     await router.predict(metadata=metadata)
     with pytest.raises(grpc.aio.AioRpcError):
         await router.predict(inputs={**GIVEN, "share": TEXT}, metadata=metadata)
-    spans = await collector.of_trace(TRACE, lambda found: len(named(found, "setpoint.predict")) == 2)
+    spans = await collector.of_trace(
+        TRACE, lambda found: len(named(found, "setpoint.predict")) == 2
+    )
     degraded, failed = named(spans, "setpoint.predict")
     assert attributes(degraded)["setpoint.degraded"] == "FEATURES_FROM_HISTORY:delays"
     assert "setpoint.error_reason" not in attributes(degraded)

@@ -4,6 +4,7 @@ import os
 import re
 import threading
 import time
+from array import array
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _COUNTER_BITS = 42
@@ -12,9 +13,7 @@ _COUNTER_MASK = (1 << _COUNTER_BITS) - 1
 _COUNTER_SEED_MASK = _COUNTER_MASK >> 1
 _VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
 _LAST_MILLISECOND = (1 << 48) - 1
-_ENTROPY_BYTES = 10
-"""Hold a counter seed and 32 random bits."""
-_POOL_BYTES = 4000
+_POOL_NUMBERS = 500
 """Of entropy asked for at once: a call of the system costs more than all the rest here."""
 
 
@@ -25,8 +24,13 @@ class _Generator:
         self._lock = threading.Lock()
         self._millisecond = -1
         self._counter = 0
-        self._pool = b""
-        self._used = 0
+        self._pool = array("Q")
+
+    def _random(self) -> int:
+        """Return 64 bits that nobody can know."""
+        if not self._pool:
+            self._pool.frombytes(os.urandom(_POOL_NUMBERS * self._pool.itemsize))
+        return self._pool.pop()
 
     def next(self, millisecond: int, *, may_run_ahead: bool) -> int:
         """Return the next identifier.
@@ -35,19 +39,14 @@ class _Generator:
         one, which keeps the identifiers growing; without it the identifier carries its own time.
         """
         with self._lock:
-            used = self._used
-            if used == len(self._pool):
-                self._pool = os.urandom(_POOL_BYTES)
-                used = 0
-            self._used = used + _ENTROPY_BYTES
-            entropy = int.from_bytes(self._pool[used : self._used], "big")
+            entropy = self._random()
             if may_run_ahead and millisecond < self._millisecond:
                 millisecond = self._millisecond
             if millisecond == self._millisecond:
                 self._counter += 1
             else:
                 self._millisecond = millisecond
-                self._counter = (entropy >> 32) & _COUNTER_SEED_MASK
+                self._counter = self._random() & _COUNTER_SEED_MASK
             counter = self._counter
         return (
             (millisecond << 80)
@@ -61,8 +60,7 @@ class _Generator:
         """Start anew in a forked child, which must not go on with its parent's state."""
         self._lock = threading.Lock()
         self._millisecond = -1
-        self._pool = b""
-        self._used = 0
+        self._pool = array("Q")
 
 
 _live = _Generator()

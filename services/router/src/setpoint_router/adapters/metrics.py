@@ -50,13 +50,16 @@ class Metrics:
             buckets=_BATCH_BUCKETS,
             registry=registry,
         )
-        self._stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "setpoint_router_stage_seconds",
             "Time of a stage of a batch.",
             ("stage",),
             buckets=_SECONDS_BUCKETS,
             registry=registry,
         )
+        self._stages = [
+            stage_seconds.labels(stage) for stage in ("features", "checks", "inference")
+        ]
         self._shipped = Counter(
             "setpoint_router_shipped_records",
             "Record messages confirmed by monitoring.",
@@ -125,27 +128,34 @@ class Metrics:
 
     def answered(self, work: Work) -> None:
         """Note a work whose rows have all been answered."""
-        content = work.plan.route.content
-        version = str(work.plan.version.version)
-        good = work.rows - len(work.errors)
-        if good:
-            self._predictions.labels(content.name, version, "0").inc(good)
-        codes = Tally(records.code_of(each) for each in work.errors.values())
-        for code, count in codes.items():
-            self._predictions.labels(content.name, version, str(code)).inc(count)
+        plan, failed = work.plan, work.errors
+        if good := work.rows - len(failed):
+            # To look a metric up by its labels costs more than to count.
+            answered: Counter | None = plan.cache.get("answered")
+            if answered is None:
+                answered = self._count_of(plan, 0)
+                plan.cache["answered"] = answered
+            answered.inc(good)
+        if failed:
+            codes = Tally(records.code_of(each) for each in failed.values())
+            for code, count in codes.items():
+                self._count_of(plan, code).inc(count)
         for each in work.common:
-            self._degraded.labels(content.name, each.kind.name).inc(good)
+            self._degraded.labels(plan.route.name, each.kind.name).inc(good)
         for flags in work.degradations.values():
             for each in flags:
-                self._degraded.labels(content.name, each.kind.name).inc()
+                self._degraded.labels(plan.route.name, each.kind.name).inc()
         self._batch_rows.observe(work.rows)
-        for stage, spent in (
-            ("features", work.features_us),
-            ("checks", work.checks_us),
-            ("inference", work.inference_us),
-        ):
-            if spent is not None:
-                self._stage_seconds.labels(stage).observe(spent / 1e6)
+        features, checks, inference = self._stages
+        if work.features_us is not None:
+            features.observe(work.features_us / 1e6)
+        if work.checks_us is not None:
+            checks.observe(work.checks_us / 1e6)
+        if work.inference_us is not None:
+            inference.observe(work.inference_us / 1e6)
+
+    def _count_of(self, plan: Plan, code: int) -> Counter:
+        return self._predictions.labels(plan.route.name, str(plan.version.version), str(code))
 
     def unrecorded(self, rows: int) -> None:
         """Note predictions whose record could not be kept."""

@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from opentelemetry.trace import SpanKind
 
@@ -37,19 +38,28 @@ TOGETHER_ROWS = 32
 _REMEMBERED_MARKS = 4096
 
 
+class _Answered(NamedTuple):
+    """A work that waits for its spans."""
+
+    work: Work
+    is_batch: bool
+    """It was a piece of a caller's own batch."""
+
+
 class SpanBuilder:
     """Collects works and builds their spans in the background."""
 
     def __init__(self, *, with_values: bool = True) -> None:
         """Prepare a builder; `with_values` adds the inputs that are not sensitive."""
-        self._works: deque[Work] = deque(maxlen=MAX_WORKS)
+        self._works: deque[_Answered] = deque(maxlen=MAX_WORKS)
         self._marks: OrderedDict[int, None] = OrderedDict()
         self._with_values = with_values
 
     def answered(self, work: Work) -> None:
         """Take a work whose rows have all been answered."""
         if work.traces is not None and setpoint_telemetry.enabled():
-            self._works.append(work)
+            # The rows of a caller's own batch have the span of their call.
+            self._works.append(_Answered(work, is_batch=work.jobs is None))
 
     async def run(self) -> None:
         """Build spans until cancelled, and then for what is left."""
@@ -63,29 +73,29 @@ class SpanBuilder:
             while self._works:
                 self._emit(self._take())
 
-    def _take(self) -> list[Work]:
+    def _take(self) -> list["_Answered"]:
         """Return the next works: small ones together, since to hand spans over costs more than they do."""
         taken, rows = [], 0
         while self._works and rows < TOGETHER_ROWS:
             taken.append(self._works.popleft())
-            rows += taken[-1].rows
+            rows += taken[-1].work.rows
         return taken
 
-    def _emit(self, works: Sequence[Work]) -> None:
+    def _emit(self, works: Sequence["_Answered"]) -> None:
         spans: list[bytes] = []
-        for work in works:
-            with _reported(work.rows):
-                spans += self._spans(work)
+        for each in works:
+            with _reported(each.work.rows):
+                spans += self._spans(each)
         with _reported(len(spans)):
             setpoint_telemetry.emit(spans, scope=SCOPE)
 
-    def _spans(self, work: Work) -> Iterator[bytes]:
+    def _spans(self, answered: "_Answered") -> Iterator[bytes]:
+        work = answered.work
         for mark in work.marks:
             if mark.span_id not in self._marks:
                 self._remember(mark)
                 yield encoding.span(_shared(mark, work))
-        # The rows of a caller's own batch have the span of their call.
-        if work.jobs is not None:
+        if not answered.is_batch:
             yield from _predictions(work, _Values(work) if self._with_values else None)
 
     def _remember(self, mark: Mark) -> None:

@@ -420,6 +420,9 @@ class Predictor:
         _resolve(work, jobs, replies)
         if work.plan.shadows:
             self._shadows.offer(work)
+        else:
+            # Spans are built later; that is no reason to keep all that was asked until then.
+            work.jobs = None
 
     def _note_pace(self, work: Work) -> None:
         """Tell the limit how long the youngest of a work took, if there is an answer."""
