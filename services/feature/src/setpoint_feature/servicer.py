@@ -1,7 +1,7 @@
 """The RPCs: convert, call, convert."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 import grpc.aio
@@ -14,6 +14,7 @@ from setpoint_db import idempotency
 from setpoint_feature import convert, ports
 from setpoint_feature.domain import definitions as domain
 from setpoint_feature.service import (
+    ahead,
     definitions,
     joining,
     leakage,
@@ -172,26 +173,33 @@ class FeatureServicer(feature_service_pb2_grpc.FeatureServiceServicer):
         self, request_iterator: AsyncIterator[pb.GetHistoricalFeaturesRequest], context: _Context
     ) -> AsyncIterator[pb.GetHistoricalFeaturesResponse]:
         """Joins a streamed spine with the history."""
+        pieces = ahead.ahead(self._joined(request_iterator))
+        async with contextlib.aclosing(pieces) as found:
+            async for piece in found:
+                for answer in piece:
+                    yield answer
+
+    async def _joined(
+        self, requests: AsyncIterator[pb.GetHistoricalFeaturesRequest]
+    ) -> AsyncGenerator[Iterator[pb.GetHistoricalFeaturesResponse], None]:
+        """Yields the answers of each piece, whose messages are made when they are taken."""
         join: joining.Join | None = None
         piece = 0
         shared = False
-        async for request in request_iterator:
+        async for request in requests:
             if join is None:
                 join = await self._historical.begin(_ask(request))
                 shared = request.shared_event_times
             elif request.HasField("feature_set"):
                 _check_same(request, join.feature_set, piece)
             spine = convert.columns_from_proto(request.spine, "spine")
-            served = await join.piece(spine)
-            answers = convert.historical_to_proto(
+            yield convert.historical_to_proto(
                 join.feature_set,
-                served,
+                await join.piece(spine),
                 piece,
                 self._answer_bytes,
                 shared_event_times=shared,
             )
-            for answer in answers:
-                yield answer
             piece += 1
 
     async def ReadFeatureView(
