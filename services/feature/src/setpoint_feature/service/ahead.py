@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import TypeVar, cast
+from typing import TypeVar
 
 _Item = TypeVar("_Item")
 
@@ -32,7 +32,7 @@ async def ahead(source: AsyncGenerator[_Item, None]) -> AsyncGenerator[_Item, No
         while isinstance(found := await ready.get(), list):
             yield found[0]
         if found is not None:
-            raise cast(Exception, found)
+            raise found
     finally:
         working.cancel()
         await asyncio.wait([working])
