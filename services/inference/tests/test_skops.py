@@ -57,11 +57,19 @@ async def opened(
 
 
 @pytest.fixture(scope="module")
-async def version() -> AsyncIterator[SkopsVersion]:
-    """A forest in its process."""
+async def forest() -> AsyncIterator[SkopsVersion]:
+    """A forest, whose process a test may end."""
     made = await opened(ARTIFACT)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def version(forest: SkopsVersion) -> SkopsVersion:
+    """A forest in its process, the first one or another."""
+    if forest.pid is None:
+        await asked(forest)
+    return forest
 
 
 async def asked(version: SkopsVersion, rows: int = 3, seconds: float = 60.0) -> Sequence[AnyArray]:
