@@ -120,10 +120,13 @@ def _bind_range(rule: Range, dtype: DataType) -> Check:
         low, high = _float_bounds(rule, dtype)
         least = math.nextafter(low, math.inf) if rule.strict_min else low
         most = math.nextafter(high, -math.inf) if rule.strict_max else high
-        compared = _compare(low, high, rule.strict_min, rule.strict_max)
+        # Of the column's own type, which the bounds have been rounded to: a wider one costs a conversion.
+        scalar = np.float32 if dtype is DataType.FLOAT32 else np.float64
+        compared = _compare(low, high, rule.strict_min, rule.strict_max, scalar)
         return replace(compared, bounds=(least, most))
     # Integers are compared as integers: as doubles, large neighbours would be one number.
-    return _compare(*_integer_bounds(rule), strict_min=False, strict_max=False)
+    # The scalars are of numpy's widest type, lest a bound be cast to the column's narrower one.
+    return _compare(*_integer_bounds(rule), strict_min=False, strict_max=False, scalar=np.int64)
 
 
 def _float_bounds(rule: Range, dtype: DataType) -> tuple[float, float]:
@@ -148,18 +151,16 @@ def _integer_bounds(rule: Range) -> tuple[int, int]:
     return max(low, _INT64_MIN), min(high, _INT64_MAX)
 
 
-def _compare(low: float, high: float, strict_min: bool, strict_max: bool) -> Check:
+def _compare(low: float, high: float, strict_min: bool, strict_max: bool, scalar: Any) -> Check:
     above: Any = np.greater if strict_min else np.greater_equal
     below: Any = np.less if strict_max else np.less_equal
 
     def passes(column: Column) -> Mask:
         values = column.values
-        # Scalars of numpy's widest types, lest a bound be cast to the column's narrower one.
-        mask: Mask = above(values, wide_low) & below(values, wide_high)
+        mask: Mask = above(values, least) & below(values, greatest)
         return mask
 
-    wide: Any = np.int64 if isinstance(low, int) else np.float64
-    wide_low, wide_high = wide(low), wide(high)
+    least, greatest = scalar(low), scalar(high)
     if strict_min and strict_max:
         return Check(lambda value: value is None or low < value < high, passes)
     if strict_min:
