@@ -46,6 +46,29 @@ def test_encode_is_injective_and_decodes(rows: list[tuple[str, int, str]]) -> No
     }
 
 
+@given(
+    st.sampled_from(["", "a", "b", "ab", "abc", "ac", "c"]),
+    st.lists(st.tuples(INT64 | st.none(), INT32 | st.none(), TEXT | st.none()), max_size=8),
+)
+def test_encode_table_is_encode_at_once(
+    names: str, rows: list[tuple[int | None, int | None, str | None]]
+) -> None:
+    """Keys of integers, of texts, of both and of nothing: the same bytes, and the same rows without a key."""
+    types = {"a": DataType.INT64, "b": DataType.INT32, "c": DataType.STRING}
+    made = codec(**{name: types[name] for name in names})
+    values = zip(*rows, strict=True) if rows else ((), (), ())
+    named = zip(types.items(), values, strict=True)
+    table = columns(**{name: (dtype, list(each)) for (name, dtype), each in named})
+
+    encoded, valid = made.encode_table(table, {}, "rows")
+
+    listed: list[bytes | None] = list(encoded.to_list())
+    for row, is_valid in enumerate([] if valid is None else valid.tolist()):
+        if not is_valid:
+            listed[row] = None
+    assert listed == made.encode(table, {}, "rows")
+
+
 @given(st.lists(INT32, min_size=1, max_size=5))
 def test_encode_integers_of_both_widths_are_the_same(numbers: list[int]) -> None:
     """int32 and int64 of one number are one key, whatever the entity declares."""

@@ -92,10 +92,19 @@ class KeyTable:
         """Returns a number for each key, the same for equal keys as long as the process lives."""
         lengths = np.diff(self.offsets)
         state = lengths.astype(np.uint64) ^ _SEED
-        for rows, words in self.words(np.arange(len(self)), lengths):
+        for rows, words in self._all_words(lengths):
             mixed = (state[rows] ^ words) * _FACTOR
             state[rows] = mixed ^ (mixed >> _SHIFT)
         return state * _FACTOR
+
+    def _all_words(self, lengths: Positions) -> Iterator[tuple[Positions | slice, Words]]:
+        """Yields what `words` yields of all keys, without gathering where they are of one width."""
+        if not self.width:
+            yield from self.words(np.arange(len(self)), lengths)
+            return
+        for start in range(0, self.width, _WORD):
+            words: Words = np.ndarray((len(self),), "<u8", self.data, start, (self.width,))
+            yield slice(None), words & _MASKS[min(self.width - start, _WORD)]
 
     def equals(
         self, rows: Positions, other: "KeyTable", others: Positions

@@ -99,6 +99,8 @@ class KeyCodec:
         rows = columns.rows
         starts = self._starts or (self._first,)
         texts = [_text_parts(column, field) for column in found]
+        if found and texts.count(None) == len(texts):
+            return _integer_table(starts, found), _complete(found)
         lengths = np.full(rows, sum(map(len, starts)), np.int64)
         for text in texts:
             lengths += _INTEGER_BYTES if text is None else _LENGTH.size + np.diff(text[1])
@@ -184,6 +186,22 @@ def _integers(start: bytes, column: Column) -> list[bytes]:
     numbers = np.ascontiguousarray(column.values, np.dtype("<i8"))
     matrix[:, len(start) :] = numbers.view(np.uint8).reshape(column.rows, _INTEGER_BYTES)
     return packing.rows_of(matrix)
+
+
+def _integer_table(starts: Sequence[bytes], columns: Sequence[Column]) -> key_table.KeyTable:
+    """Returns keys of integers alone, which all have one width."""
+    rows, width = columns[0].rows, sum(map(len, starts)) + _INTEGER_BYTES * len(columns)
+    data = key_table.padded(np.empty(rows * width, np.uint8))
+    matrix = data[: rows * width].reshape(rows, width)
+    place = 0
+    for start, column in zip(starts, columns, strict=True):
+        matrix[:, place : place + len(start)] = np.frombuffer(start, np.uint8)
+        place += len(start)
+        numbers = np.ascontiguousarray(column.values, np.dtype("<i8"))
+        parts = numbers.view(np.uint8).reshape(rows, _INTEGER_BYTES)
+        matrix[:, place : place + _INTEGER_BYTES] = parts
+        place += _INTEGER_BYTES
+    return key_table.KeyTable(data, np.arange(rows + 1) * width)
 
 
 def _texts(start: bytes, column: Column, field: str) -> list[bytes]:
