@@ -88,9 +88,9 @@ def test_forked_child_restarts_counter() -> None:
     """The hook that runs in a forked child makes the generator take a new seed."""
     generator = ids._Generator()
     millisecond = 1_700_000_000_000
-    parent = generator.next(millisecond, may_run_ahead=True)
+    parent = uuid.UUID(generator.next(millisecond, may_run_ahead=True)).int
     generator.reset()
-    child = generator.next(millisecond, may_run_ahead=True)
+    child = uuid.UUID(generator.next(millisecond, may_run_ahead=True)).int
 
     # Both counters are random; that they follow each other has a chance of 2^-41.
     assert (child >> 32) != (parent >> 32) + 1

@@ -11,10 +11,13 @@ _COUNTER_BITS = 42
 _COUNTER_MASK = (1 << _COUNTER_BITS) - 1
 # A fresh millisecond starts its counter in the lower half, so at least 2^41 more fit into it.
 _COUNTER_SEED_MASK = _COUNTER_MASK >> 1
-_VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
+_VERSION = 0x7000
+_VARIANT = 0x8000
 _LAST_MILLISECOND = (1 << 48) - 1
 _POOL_NUMBERS = 500
-"""Of entropy asked for at once: a call of the system costs more than all the rest here."""
+"""Of 64 random bits, asked for at once: a call of the system costs more than all the rest here."""
+_MOST_DRAWN = 2
+"""For one identifier: a seed and what follows the counter."""
 
 
 class _Generator:
@@ -23,38 +26,32 @@ class _Generator:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._millisecond = -1
+        self._prefix = ""
         self._counter = 0
         self._pool = array("Q")
 
-    def _random(self) -> int:
-        """Return 64 bits that nobody can know."""
-        if not self._pool:
-            self._pool.frombytes(os.urandom(_POOL_NUMBERS * self._pool.itemsize))
-        return self._pool.pop()
-
-    def next(self, millisecond: int, *, may_run_ahead: bool) -> int:
-        """Return the next identifier.
+    def next(self, millisecond: int, *, may_run_ahead: bool) -> str:
+        """Return the next identifier as text.
 
         With `may_run_ahead` a millisecond that is not after the last one is replaced by the last
         one, which keeps the identifiers growing; without it the identifier carries its own time.
         """
         with self._lock:
-            entropy = self._random()
+            pool = self._pool
+            if len(pool) < _MOST_DRAWN:
+                pool.frombytes(os.urandom(_POOL_NUMBERS * pool.itemsize))
             if may_run_ahead and millisecond < self._millisecond:
                 millisecond = self._millisecond
             if millisecond == self._millisecond:
                 self._counter += 1
             else:
                 self._millisecond = millisecond
-                self._counter = self._random() & _COUNTER_SEED_MASK
-            counter = self._counter
-        return (
-            (millisecond << 80)
-            | _VERSION_AND_VARIANT
-            | ((counter >> 30) << 64)
-            | ((counter & 0x3FFFFFFF) << 32)
-            | (entropy & 0xFFFFFFFF)
-        )
+                self._prefix = f"{millisecond >> 16:08x}-{millisecond & 0xFFFF:04x}"
+                self._counter = pool.pop() & _COUNTER_SEED_MASK
+            prefix, counter, entropy = self._prefix, self._counter, pool.pop() & 0xFFFFFFFF
+        # The counter's bits, around version and variant, and 32 random ones.
+        first, second = _VERSION | counter >> 30, _VARIANT | counter >> 16 & 0x3FFF
+        return f"{prefix}-{first:04x}-{second:04x}-{(counter & 0xFFFF) << 32 | entropy:012x}"
 
     def reset(self) -> None:
         """Start anew in a forked child, which must not go on with its parent's state."""
@@ -85,14 +82,11 @@ def uuid7(now_us: int | None = None) -> str:
         ValueError: The time does not fit into the 48 bits of an identifier.
     """
     if now_us is None:
-        number = _live.next(time.time_ns() // 1_000_000, may_run_ahead=True)
-    else:
-        millisecond = now_us // 1_000
-        if not 0 <= millisecond <= _LAST_MILLISECOND:
-            raise ValueError(f"an identifier cannot carry the time {now_us} us")
-        number = _replayed.next(millisecond, may_run_ahead=False)
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return _live.next(time.time_ns() // 1_000_000, may_run_ahead=True)
+    millisecond = now_us // 1_000
+    if not 0 <= millisecond <= _LAST_MILLISECOND:
+        raise ValueError(f"an identifier cannot carry the time {now_us} us")
+    return _replayed.next(millisecond, may_run_ahead=False)
 
 
 def is_uuid(text: str) -> bool:
