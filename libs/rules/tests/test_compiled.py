@@ -43,7 +43,7 @@ _LIMITS = st.sampled_from([0.1, 1.0, 3.4028234663852886e38, 5e-324]) | st.floats
         st.tuples(_FLOATS, _LIMITS, _LIMITS, st.booleans(), st.booleans()), min_size=1, max_size=4
     ),
     st.lists(
-        st.sampled_from([-math.inf, math.inf, math.nan, 0.0, 0.1]) | _LIMITS, min_size=5, max_size=9
+        st.sampled_from([-math.inf, math.inf, math.nan, 0.0, 0.1]) | _LIMITS, min_size=2, max_size=9
     ),
     st.integers(0, 3),
 )

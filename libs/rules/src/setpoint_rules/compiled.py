@@ -105,7 +105,7 @@ class CompiledRules:
         failed: list[tuple[int, int]] = []
         by_name = columns.by_name
         few = columns.rows <= _FEW_ROWS
-        within = () if few or columns.rows > _MANY_ROWS else self._within(by_name)
+        within = self._within(by_name) if 1 < columns.rows <= _MANY_ROWS else ()
         for group in self._groups.values():
             if group.column in within:
                 continue
