@@ -1,23 +1,30 @@
 import asyncio
+import contextlib
 import datetime as dt
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import Any
 
 import pytest
 import pytest_asyncio
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 
 from setpoint_db import engine as engines
 from setpoint_db import idempotency
-from setpoint_runtime import errors
+from setpoint_runtime import clock as clocks
+from setpoint_runtime import errors, tasks
+from setpoint_runtime import forgetting as forgettings
 
 METADATA = sqlalchemy.MetaData()
 REQUESTS = idempotency.requests_table(METADATA)
 EFFECTS = sqlalchemy.Table("effects", METADATA, sqlalchemy.Column("what", sqlalchemy.Text))
 METHOD = "Create"
+NOW = 1_700_000_000_000_000
+DAY = 86_400_000_000
 
 
 @pytest_asyncio.fixture
@@ -159,16 +166,101 @@ async def test_refuses_what_is_no_uuid(
     assert await _effects(store) == []
 
 
-async def test_forgets_old_requests(store: sqlalchemy_asyncio.AsyncEngine) -> None:
-    """Requests older than the given time are deleted, at most as many as asked."""
-    for number in range(3):
-        await _call(store, str(uuid.uuid4()), str(number))
-    now = dt.datetime.now(dt.UTC)
-    async with engines.transaction(store) as connection:
-        past = await idempotency.forget(connection, REQUESTS, now - dt.timedelta(days=1))
-        some = await idempotency.forget(connection, REQUESTS, now + dt.timedelta(days=1), limit=2)
-        rest = await idempotency.forget(connection, REQUESTS, now + dt.timedelta(days=1))
-    assert (past, some, rest) == (0, 2, 1)
+async def _remember(engine: sqlalchemy_asyncio.AsyncEngine, days: Iterable[int]) -> list[str]:
+    """Puts a request for each of some days before now, and returns their ids."""
+    ids = [str(uuid.uuid4()) for _ in days]
+    async with engines.transaction(engine) as connection:
+        for request_id, day in zip(ids, days, strict=True):
+            row = sqlalchemy.insert(REQUESTS).values(
+                request_id=request_id,
+                method=METHOD,
+                fingerprint=idempotency.fingerprint("a"),
+                response=b"made a",
+                create_time=dt.datetime.fromtimestamp((NOW - day * DAY) / 1e6, dt.UTC),
+            )
+            await connection.execute(row)
+    return ids
+
+
+async def _remembered(engine: sqlalchemy_asyncio.AsyncEngine) -> set[str]:
+    async with engines.transaction(engine) as connection:
+        found = await connection.execute(sqlalchemy.select(REQUESTS.c.request_id))
+        return set(found.scalars())
+
+
+@contextlib.asynccontextmanager
+async def _forgetting(
+    engine: sqlalchemy_asyncio.AsyncEngine, rows_at_once: int
+) -> AsyncIterator["asyncio.Queue[int]"]:
+    """Runs the task with a life of a month; gives how many rows each of its statements deleted."""
+    pieces: asyncio.Queue[int] = asyncio.Queue()
+
+    def executed(connection: object, cursor: object, statement: str, *rest: Any) -> None:
+        if statement.startswith("DELETE"):
+            pieces.put_nowait(rest[1].rowcount)
+
+    event.listen(engine.sync_engine, "after_cursor_execute", executed)
+    async with tasks.TaskOwner() as owner:
+        clock = clocks.ManualClock(NOW)
+        forgetting = idempotency.forgetting(engine, REQUESTS, clock, 30 * 86_400, rows_at_once)
+        _ = owner.start("forgetting", forgetting)
+        yield pieces
+        assert not owner.failed.is_set()
+    event.remove(engine.sync_engine, "after_cursor_execute", executed)
+
+
+async def test_forgetting_keeps_what_is_young(store: sqlalchemy_asyncio.AsyncEngine) -> None:
+    """What is older than its life goes, in pieces of so many rows; a forgotten id is a new one."""
+    old = await _remember(store, range(31, 38))
+    young = await _remember(store, range(0, 30, 5))
+    async with _forgetting(store, 3) as pieces, asyncio.timeout(30):
+        assert [await pieces.get() for _ in range(3)] == [3, 3, 1]
+    assert await _remembered(store) == set(young)
+    assert await _call(store, young[0], "a") == (b"made a", True)
+    assert await _call(store, old[0], "a") == (b"made a", False)
+
+
+async def test_forgetting_leaves_what_somebody_holds(store: sqlalchemy_asyncio.AsyncEngine) -> None:
+    """Nobody waits for a row that a repeated call, or another replica, has locked."""
+    held, *_ = await _remember(store, [40, 41, 42])
+    async with store.begin() as connection:
+        row = sqlalchemy.select(REQUESTS).where(REQUESTS.c.request_id == held)
+        await connection.execute(row.with_for_update())
+        async with _forgetting(store, 9) as pieces, asyncio.timeout(30):
+            assert await pieces.get() == 2
+    assert await _remembered(store) == {held}
+
+
+async def test_forgetting_outlives_an_outage(
+    store: sqlalchemy_asyncio.AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A connection that is lost in the middle loses nothing else: the next look forgets the same."""
+    monkeypatch.setattr(forgettings, "LOOK_SECONDS", 0.0)
+    caplog.set_level("INFO", logger=forgettings.__name__)
+    await _remember(store, [40, 41])
+    waiting = sqlalchemy.text("SELECT pid FROM pg_locks WHERE NOT granted")
+    end = sqlalchemy.text("SELECT pg_terminate_backend(:pid, 2000)")
+    async with contextlib.AsyncExitStack() as opened:
+        connection = await opened.enter_async_context(store.begin())
+        await connection.execute(sqlalchemy.text("LOCK TABLE requests"))
+        pieces = await opened.enter_async_context(_forgetting(store, 9))
+        async with asyncio.timeout(30):
+            while (pid := (await connection.execute(waiting)).scalar()) is None:
+                await asyncio.sleep(0)
+            await connection.execute(end, {"pid": pid})
+            await connection.commit()
+            assert await pieces.get() == 2
+    assert caplog.text.count("what is old is kept") == 1
+    assert not await _remembered(store)
+
+
+async def test_forgetting_nothing_ends(store: sqlalchemy_asyncio.AsyncEngine) -> None:
+    """With a life of 0 requests are remembered for ever."""
+    ids = await _remember(store, [9_999])
+    await idempotency.forgetting(store, REQUESTS, clocks.ManualClock(NOW), 0.0)
+    assert await _remembered(store) == set(ids)
 
 
 async def test_is_the_first_when_the_earlier_call_is_forgotten_meanwhile(

@@ -141,16 +141,6 @@ async def test_forget_keeps_jobs(store: SQLStore) -> None:
     assert (again.state, started) == (State.SUCCEEDED, False)
 
 
-async def test_forget_replays_in_time(store: SQLStore) -> None:
-    """A request is known again for as long as it may be repeated."""
-    request_id, job = ids.uuid7(), testing.job()
-    await store.start(request_id, FINGERPRINT, job, b"", rerun=False)
-    await store.forget(testing.NOW)
-    assert (await store.start(request_id, FINGERPRINT, job, b"", rerun=False))[2]
-    await store.forget(2**52)
-    assert not (await store.start(request_id, FINGERPRINT, job, b"", rerun=False))[2]
-
-
 async def test_cancel(store: SQLStore) -> None:
     """A job at work is stopped first, and not kept by its worker any more; a replay says so."""
     await start(store, testing.job())

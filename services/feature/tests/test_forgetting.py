@@ -1,7 +1,6 @@
 """Results live as long as is stated, and no longer."""
 
 import asyncio
-import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator
 
@@ -14,11 +13,10 @@ from setpoint_columns import Columns, DataType, proto
 from setpoint_db import engine as engines
 from setpoint_feature import ports, testing
 from setpoint_feature.domain import skew
-from setpoint_feature.service import forgetting
 from setpoint_feature.store import result_store, skew_store, skew_tables, tables
 from setpoint_feature.testing import NOW, Start
 from setpoint_runtime import clock as clocks
-from setpoint_runtime import errors, ids
+from setpoint_runtime import forgetting, ids
 
 DAY = skew.DAY
 
@@ -80,7 +78,7 @@ async def test_each_kind_is_forgotten_after_its_own_life(
     lives = {ports.Results.REQUESTS: 4.5, ports.Results.BATCHES: 0.0, ports.Results.SKEW: 8.0}
     store = result_store.SQLResultStore(engine)
     seconds = {what: days * 86_400 for what, days in lives.items()}
-    cleaner = forgetting.Forgetting(store, clocks.ManualClock(NOW), seconds, rows_at_once)
+    cleaner = forgetting.Forgetting(store.forget, clocks.ManualClock(NOW), seconds, rows_at_once)
     for _ in range(2):
         await cleaner.tick()
     left = {what: [await count(engine, each) for each in found] for what, found in KINDS.items()}
@@ -103,39 +101,6 @@ async def test_several_replicas_get_out_of_each_others_way(
         await connection.execute(oldest.with_for_update())
         assert await store.forget(ports.Results.BATCHES, NOW, 9) == 1
     assert await store.forget(ports.Results.BATCHES, NOW, 9) == 1
-
-
-class Away:
-    """A database that comes back at the third look."""
-
-    def __init__(self) -> None:
-        self.looks = 0
-        self.is_back = asyncio.Event()
-
-    async def forget(self, what: ports.Results, before: int, limit: int) -> int:
-        """Fails twice."""
-        self.looks += 1
-        if self.looks < 3:
-            raise errors.UnavailableError(errors.Reason.DATABASE_UNAVAILABLE, "away")
-        self.is_back.set()
-        return 0
-
-
-async def test_task_outlives_an_outage(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It says so once, and goes on when the database is there again."""
-    caplog.set_level("INFO", logger=forgetting.__name__)
-    monkeypatch.setattr(forgetting, "LOOK_SECONDS", 0.0)
-    store = Away()
-    task = asyncio.create_task(
-        forgetting.Forgetting(store, clocks.ManualClock(NOW), {ports.Results.SKEW: 1.0}).run()
-    )
-    await asyncio.wait_for(store.is_back.wait(), 30)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    assert caplog.text.count("old results are kept") == 1
 
 
 def rows(count: int) -> Columns:

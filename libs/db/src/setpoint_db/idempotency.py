@@ -16,10 +16,14 @@ import sqlalchemy
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 
+from setpoint_db import engine as engines
+from setpoint_runtime import clock as clocks
 from setpoint_runtime import errors, ids
+from setpoint_runtime import forgetting as forgettings
 
 TABLE = "requests"
 FIELD = "request_id"
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def _columns() -> list[sqlalchemy.Column[object]]:
@@ -169,25 +173,56 @@ def _check_same(
 async def forget(
     connection: sqlalchemy_asyncio.AsyncConnection,
     table: sqlalchemy.Table,
-    before: dt.datetime,
-    limit: int = 10_000,
+    before_us: int,
+    limit: int,
 ) -> int:
     """Deletes remembered requests older than a time and returns how many.
 
     Args:
         connection: a transaction.
         table: the service's `requests_table`.
-        before: keep what came at or after this time; at least a day is kept by habit.
+        before_us: keep what came at or after this time, in microseconds since 1970, UTC.
         limit: the most to delete at once, so that the transaction stays short.
     """
+    before = _EPOCH + dt.timedelta(microseconds=before_us)
     old = (
         sqlalchemy.select(table.c.request_id)
         .where(table.c.create_time < before)
         .order_by(table.c.create_time)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .scalar_subquery()
     )
-    result = await connection.execute(
-        sqlalchemy.delete(table).where(table.c.request_id.in_(old)).returning(table.c.request_id)
-    )
-    return len(result.all())
+    # An array is made once; a subquery could be run again for each row, and find others to lock.
+    ids_of_old = sqlalchemy.func.array(old, type_=postgresql.ARRAY(table.c.request_id.type))
+    statement = sqlalchemy.delete(table).where(table.c.request_id == sqlalchemy.any_(ids_of_old))
+    return (await connection.execute(statement)).rowcount
+
+
+async def forgetting(
+    engine: sqlalchemy_asyncio.AsyncEngine,
+    table: sqlalchemy.Table,
+    clock: clocks.Clock,
+    life_seconds: float,
+    rows_at_once: int = forgettings.ROWS_AT_ONCE,
+) -> None:
+    """Forgets requests that are older than they have to be, again and again; for a task of its own.
+
+    It works in short transactions with rests between them, leaves rows alone that somebody holds, as
+    calls and other replicas do, and goes on after the database was away. A request that comes again
+    after it was forgotten is the first of its id.
+
+    Args:
+        engine: one whose schema is the service's, and has the table already.
+        table: the service's `requests_table`.
+        clock: tells how old they are.
+        life_seconds: how long they are remembered; 0 is for ever, and there is nothing to do.
+        rows_at_once: most rows of one transaction.
+    """
+
+    async def forget_some(name: str, before_us: int, limit: int) -> int:
+        async with engines.transaction(engine) as connection:
+            return await forget(connection, table, before_us, limit)
+
+    lives = {table.name: life_seconds}
+    await forgettings.Forgetting(forget_some, clock, lives, rows_at_once).run()

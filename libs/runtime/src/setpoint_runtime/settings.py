@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 # Metrics and probes listen this far above the gRPC port unless told otherwise.
 METRICS_PORT_OFFSET = 1000
 _LAST_PORT = 65_535
+_DAY_SECONDS = 86_400.0
+_CENTURY_SECONDS = 100 * 366 * _DAY_SECONDS
 _HIDDEN = "***"
 _SECRET_NAME = re.compile(
     r"(?:password|secret|token|credential|private_key|api_key)(?!_(?:file|path|url))", re.IGNORECASE
@@ -112,6 +114,14 @@ class ServiceSettings(BaseSettings):
         if self.metrics_port is not None:
             return self.metrics_port
         return self.port + METRICS_PORT_OFFSET if self.port else 0
+
+
+class RememberingSettings(ServiceSettings):
+    """What a service can be told that answers a repeated call as it did the first time."""
+
+    request_life_seconds: float = Field(default=30 * _DAY_SECONDS, ge=0, le=_CENTURY_SECONDS)
+    """How long the answer of a mutating call is remembered for repetitions of it, which do the work again
+    afterwards; 0 for ever."""
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)

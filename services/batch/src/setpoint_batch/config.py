@@ -8,7 +8,7 @@ from pydantic import Field
 from setpoint_runtime import settings
 
 
-class BatchSettings(settings.ServiceSettings):
+class BatchSettings(settings.RememberingSettings):
     """What the batch service can be told."""
 
     model_config = settings.settings_config("batch")

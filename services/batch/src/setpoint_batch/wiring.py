@@ -20,8 +20,9 @@ from setpoint_batch.service.attempt import Needs, Sizes
 from setpoint_batch.service.jobs import Jobs
 from setpoint_batch.service.worker import Worker
 from setpoint_batch.servicer import BatchServicer
+from setpoint_batch.store import tables
 from setpoint_batch.store.sql_store import SQLStore
-from setpoint_db import engine, migrate
+from setpoint_db import engine, idempotency, migrate
 from setpoint_rpc import channel, tls
 from setpoint_rpc.server import Server
 from setpoint_runtime.clock import Clock
@@ -73,6 +74,10 @@ async def build(settings: BatchSettings, server: Server, clock: Clock) -> AsyncI
             store, folder, clock, settings.retention_seconds, CLEAN_SECONDS
         )
         _ = tasks.start("housekeeping", keeping)
+        forgetting = idempotency.forgetting(
+            database, tables.REQUESTS, clock, settings.request_life_seconds
+        )
+        _ = tasks.start("forgetting", forgetting)
         yield
 
 

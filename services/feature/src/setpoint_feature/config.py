@@ -7,7 +7,7 @@ from setpoint_runtime import settings as service_settings
 _CENTURY = 100 * 366 * 86_400.0
 
 
-class FeatureSettings(service_settings.ServiceSettings):
+class FeatureSettings(service_settings.RememberingSettings):
     """What the feature service can be told, as `SETPOINT_FEATURE_<FIELD>`."""
 
     model_config = service_settings.settings_config("feature")
@@ -86,12 +86,8 @@ class FeatureSettings(service_settings.ServiceSettings):
     answer_bytes: int = Field(default=3_500_000, ge=1, le=4_000_000)
     """About how large one answer may be; messages end at 4 MiB."""
 
-    request_life_seconds: float = Field(default=30 * 86_400.0, ge=0, le=_CENTURY)
-    """How long the answer of a registration, or of the making or removal of a snapshot, is remembered for calls that
-    are repeated; 0 for ever."""
-
     batch_life_seconds: float = Field(default=30 * 86_400.0, ge=0, le=_CENTURY)
-    """The same of written batches: a batch that is sent again later is stored again, and the causes of differences
+    """How long written batches are remembered: a batch that is sent again later is stored again, and the causes of differences
     between served and known values are told apart for so long. 0 for ever."""
 
     skew_life_seconds: float = Field(default=90 * 86_400.0, ge=0, le=_CENTURY)

@@ -35,7 +35,6 @@ from setpoint_feature.service import (
     compaction,
     definitions,
     explaining,
-    forgetting,
     joining,
     leakage,
     leaks,
@@ -63,7 +62,7 @@ from setpoint_features import library
 from setpoint_rpc import channel as channels
 from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
-from setpoint_runtime import tasks
+from setpoint_runtime import forgetting, tasks
 
 _LOGGER = logging.getLogger(__name__)
 APPLICATION_NAME = "setpoint-feature"
@@ -267,13 +266,13 @@ async def _stores(settings: config.FeatureSettings, stack: contextlib.AsyncExitS
 
 def _forgetter(
     settings: config.FeatureSettings, stores: _Stores, clock: clocks.Clock
-) -> forgetting.Forgetting:
+) -> forgetting.Forgetting[ports.Results]:
     lives = {
         ports.Results.REQUESTS: settings.request_life_seconds,
         ports.Results.BATCHES: settings.batch_life_seconds,
         ports.Results.SKEW: settings.skew_life_seconds,
     }
-    return forgetting.Forgetting(stores.results, clock, lives)
+    return forgetting.Forgetting(stores.results.forget, clock, lives)
 
 
 def _compactor(

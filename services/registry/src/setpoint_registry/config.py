@@ -9,7 +9,7 @@ from setpoint_runtime import settings
 _MEBIBYTE = 1024 * 1024
 
 
-class RegistrySettings(settings.ServiceSettings):
+class RegistrySettings(settings.RememberingSettings):
     """What the registry can be told."""
 
     model_config = settings.settings_config("registry")

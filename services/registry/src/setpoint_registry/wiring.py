@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 
 from setpoint.registry.v1 import registry_service_pb2_grpc
 from setpoint_db import engine as engines
-from setpoint_db import migrate
+from setpoint_db import idempotency, migrate
 from setpoint_registry import config, domain, service, servicer
 from setpoint_registry.adapters import artifact_folder
 from setpoint_registry.store import sql_store, tables
 from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
+from setpoint_runtime import tasks
 
 SERVICE = "setpoint.registry.v1.RegistryService"
 
@@ -24,10 +25,11 @@ async def build(
     await migrate.upgrade(settings.database_url, schema=tables.SCHEMA, package="setpoint_registry")
     folder = artifact_folder.ArtifactFolder(settings.artifact_url)
     await asyncio.to_thread(folder.prepare)
-    engine = engines.create_engine(
-        settings.database_url, application_name="setpoint-registry", schema=tables.SCHEMA
-    )
-    try:
+    async with contextlib.AsyncExitStack() as opened:
+        engine = engines.create_engine(
+            settings.database_url, application_name="setpoint-registry", schema=tables.SCHEMA
+        )
+        opened.push_async_callback(engine.dispose)
         registry = service.RegistryService(
             sql_store.SqlStore(engine),
             folder,
@@ -41,6 +43,9 @@ async def build(
             servicer.RegistryServicer(registry),
             SERVICE,
         )
+        owner = await opened.enter_async_context(tasks.TaskOwner(server.task_failed))
+        forgetting = idempotency.forgetting(
+            engine, tables.requests, clock, settings.request_life_seconds
+        )
+        _ = owner.start("forgetting", forgetting)
         yield
-    finally:
-        await engine.dispose()

@@ -7,7 +7,7 @@ from pydantic import Field
 from setpoint_runtime import settings
 
 
-class RetrainingSettings(settings.ServiceSettings):
+class RetrainingSettings(settings.RememberingSettings):
     """What retraining can be told."""
 
     model_config = settings.settings_config("retraining")

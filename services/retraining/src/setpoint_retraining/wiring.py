@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 
 from setpoint.retraining.v1 import retraining_service_pb2_grpc
-from setpoint_db import engine, migrate
+from setpoint_db import engine, idempotency, migrate
 from setpoint_retraining.adapters.features import FeaturesClient
 from setpoint_retraining.adapters.peers import (
     InferenceClient,
@@ -26,6 +26,7 @@ from setpoint_retraining.service.rollout import Rollout
 from setpoint_retraining.service.runs import Runs
 from setpoint_retraining.service.worker import Peers, Worker
 from setpoint_retraining.servicer import RetrainingServicer
+from setpoint_retraining.store import tables
 from setpoint_retraining.store.sql_store import SQLStore
 from setpoint_retraining.training import trainers
 from setpoint_rpc import channel
@@ -87,6 +88,10 @@ async def build(settings: RetrainingSettings, server: Server, clock: Clock) -> A
         _ = tasks.start("worker", worker.work(settings.poll_seconds))
         if settings.advance_seconds:
             _ = tasks.start("rollouts", _watch(rollout, settings.advance_seconds))
+        forgetting = idempotency.forgetting(
+            database, tables.REQUESTS, clock, settings.request_life_seconds
+        )
+        _ = tasks.start("forgetting", forgetting)
         yield
 
 

@@ -11,7 +11,7 @@ _METADATA_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 
 
-class RouterSettings(settings.ServiceSettings):
+class RouterSettings(settings.RememberingSettings):
     """What the router can be told."""
 
     model_config = settings.settings_config("router")

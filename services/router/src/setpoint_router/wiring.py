@@ -11,10 +11,11 @@ from pathlib import Path
 
 import grpc.aio
 import tenacity
+from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 
 from setpoint.router.v1 import router_service_pb2_grpc
 from setpoint_db import engine as engines
-from setpoint_db import migrate
+from setpoint_db import idempotency, migrate
 from setpoint_oip import servicer as oip
 from setpoint_router import config, oip_servicer, ports, servicer
 from setpoint_router.adapters import metrics, peers, replicas, rules, traces
@@ -84,7 +85,8 @@ async def build(
             clock,
             stack,
         )
-        await _load_routes(settings, spool_folder, book, store, owner)
+        follower = await _load_routes(settings, spool_folder, book, store, owner)
+        _ = owner.start("forgetting", _forget_requests(settings, follower, engine, clock))
         server.add(
             router_service_pb2_grpc.add_RouterServiceServicer_to_server,
             handlers,
@@ -344,7 +346,7 @@ async def _load_routes(
     book: RouteBook,
     store: sql_store.SqlStore,
     owner: tasks.TaskOwner,
-) -> None:
+) -> "_Follower":
     """Bring routes into force, the last good ones at once, and keep them up to date."""
     copy = route_file.RouteFile(spool_folder.path / "routes.snapshot")
     last_good = await asyncio.to_thread(copy.read)
@@ -354,6 +356,18 @@ async def _load_routes(
     follower = _Follower(settings, book, store, copy)
     _ = owner.start("routes", follower.run())
     await book.loaded.wait()
+    return follower
+
+
+async def _forget_requests(
+    settings: config.RouterSettings,
+    follower: "_Follower",
+    engine: sqlalchemy_asyncio.AsyncEngine,
+    clock: clocks.Clock,
+) -> None:
+    """Forget old requests, once there is a table: the router also starts without its database."""
+    await follower.migrated.wait()
+    await idempotency.forgetting(engine, tables.requests, clock, settings.request_life_seconds)
 
 
 class _Follower:
@@ -370,6 +384,7 @@ class _Follower:
         self._book = book
         self._store = store
         self._copy = copy
+        self.migrated = asyncio.Event()
         self._changed = asyncio.Event()
         # The file is written once at the start, also when nothing has changed.
         self._changed.set()
@@ -378,6 +393,7 @@ class _Follower:
     async def run(self) -> None:
         """Migrate the schema, then follow it until cancelled."""
         await self._migrate()
+        self.migrated.set()
         is_away = False
         while True:
             try:

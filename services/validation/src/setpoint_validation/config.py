@@ -7,7 +7,7 @@ from setpoint_runtime import settings
 _MEBIBYTE = 1024 * 1024
 
 
-class ValidationSettings(settings.ServiceSettings):
+class ValidationSettings(settings.RememberingSettings):
     """What validation can be told."""
 
     model_config = settings.settings_config("validation")

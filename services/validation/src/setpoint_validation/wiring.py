@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from setpoint.validation.v1 import validation_service_pb2_grpc
 from setpoint_db import engine as engines
-from setpoint_db import migrate
+from setpoint_db import idempotency, migrate
 from setpoint_rpc import server as servers
 from setpoint_runtime import clock as clocks
 from setpoint_runtime import tasks
@@ -40,6 +40,10 @@ async def build(
         feed = RuleFeed(suites, settings.poll_seconds)
         owner = await opened.enter_async_context(tasks.TaskOwner(server.task_failed))
         _ = owner.start("rules", feed.run())
+        forgetting = idempotency.forgetting(
+            engine, tables.requests, clock, settings.request_life_seconds
+        )
+        _ = owner.start("forgetting", forgetting)
         server.add(
             validation_service_pb2_grpc.add_ValidationServiceServicer_to_server,
             servicer.ValidationServicer(Suites(suites, feed, clock), batches, feed),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -152,9 +151,7 @@ class SQLStore:
 
     async def forget(self, before_us: int) -> int:
         """Drop what jobs that ended before a time keep for a resume; say how many jobs those were."""
-        before = datetime.fromtimestamp(before_us / 1e6, UTC)
         async with engine.transaction(self._database) as connection:
-            await idempotency.forget(connection, tables.REQUESTS, before)
             return int((await connection.execute(_FORGET, {"before": before_us})).scalar_one())
 
     async def claim(self, holder: str, lease_seconds: float) -> Job | None:

@@ -7,8 +7,10 @@ import sqlalchemy
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 
 from setpoint_db import engine as engines
+from setpoint_db import idempotency
 from setpoint_feature import ports
 from setpoint_feature.domain import skew
+from setpoint_feature.store import tables
 
 # Rows that somebody holds, a repeated call for one, are left for the next time.
 _DELETE: Final = """
@@ -24,7 +26,6 @@ def _delete(table: str, column: str, before: str) -> sqlalchemy.TextClause:
 
 
 _STATEMENTS: Final[Mapping[ports.Results, tuple[sqlalchemy.TextClause, ...]]] = {
-    ports.Results.REQUESTS: (_delete("requests", "create_time", _MOMENT),),
     ports.Results.BATCHES: (_delete("batches", "create_time", _MOMENT),),
     ports.Results.SKEW: tuple(
         _delete(table, "day", f"CAST(:before AS bigint) / {skew.DAY}")
@@ -42,6 +43,9 @@ class SQLResultStore:
 
     async def forget(self, what: ports.Results, before: int, limit: int) -> int:
         """Deletes some results from before a time; returns how many, less than `limit` when none is left."""
+        if what is ports.Results.REQUESTS:
+            async with engines.transaction(self._engine) as connection:
+                return await idempotency.forget(connection, tables.requests, before, limit)
         gone = 0
         for statement in _STATEMENTS[what]:
             if gone == limit:
