@@ -38,11 +38,9 @@ class SqlStore:
         request_id = idempotency.check_request_id(request_id)
         table = tables.requests
         async with engines.transaction(self._engine) as connection:
-            row = (
-                await connection.execute(
-                    sa.select(table.c.response).where(table.c.request_id == request_id)
-                )
-            ).first()
+            # The lock keeps it from being forgotten before it is replayed.
+            query = sa.select(table.c.response).where(table.c.request_id == request_id)
+            row = (await connection.execute(query.with_for_update())).first()
             if row is None or row.response is None:
                 return None
             answer, _ = await idempotency.once(
