@@ -95,7 +95,9 @@ async def test_abort_stops_no_thread_and_loads_nothing_anew(
         for _ in range(3):
             ran.gate.clear()
             calls = [
-                inference.stub.Predict(predict_request("linear", 1, ROW), timeout=SECONDS)
+                asyncio.ensure_future(
+                    inference.stub.Predict(predict_request("linear", 1, ROW), timeout=SECONDS)
+                )
                 for _ in range(8)
             ]
             await inference.until_taken(len(calls))

@@ -369,7 +369,9 @@ async def test_predict_cancelled_while_loading(inference: Inference) -> None:
     """A caller that leaves during a load does not end it for the others."""
     add_linear(inference.registry)
     inference.registry.gate = asyncio.Event()
-    leaving = inference.stub.Predict(predict_request("linear", 1, ROW), timeout=10)
+    leaving = asyncio.ensure_future(
+        inference.stub.Predict(predict_request("linear", 1, ROW), timeout=10)
+    )
     staying = asyncio.ensure_future(inference.predict("linear", 1, ROW))
     await until(lambda: inference.registry.lookups)
     leaving.cancel()

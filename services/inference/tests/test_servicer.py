@@ -222,7 +222,7 @@ async def test_predict_cancelled_run_stops(start: Any) -> None:
     async with start(threads=1) as inference:
         add_counting(inference.registry)
         await inference.load("counting", 1)
-        call = inference.stub.Predict(counting_request(FOR_EVER), timeout=60)
+        call = asyncio.ensure_future(inference.stub.Predict(counting_request(FOR_EVER), timeout=60))
         await inference.until_taken(1)
         call.cancel()
         late = inference.stub.Predict(counting_request(FOR_EVER), timeout=0.5)
@@ -236,7 +236,10 @@ async def test_predict_overloaded(start: Any) -> None:
     async with start(threads=1, max_queued=2) as inference:
         add_counting(inference.registry)
         await inference.load("counting", 1)
-        held = [inference.stub.Predict(counting_request(FOR_EVER), timeout=60) for _ in range(3)]
+        held = [
+            asyncio.ensure_future(inference.stub.Predict(counting_request(FOR_EVER), timeout=60))
+            for _ in range(3)
+        ]
         await inference.until_taken(3)
         for _ in range(5):
             code, error = await failing(inference.stub.Predict(counting_request(1), timeout=20))
