@@ -140,9 +140,9 @@ async def test_late_answer_of_an_aborted_call_reaches_nobody(
         await inference.load("linear", 1)
         ran = Ran(monkeypatch)
         ran.gate.clear()
-        left = inference.stub.Predict(
-            predict_request("linear", 1, floats({"a": np.full(3, 9.0), "b": np.zeros(3)})),
-            timeout=SECONDS,
+        rows = floats({"a": np.full(3, 9.0), "b": np.zeros(3)})
+        left = asyncio.ensure_future(
+            inference.stub.Predict(predict_request("linear", 1, rows), timeout=SECONDS)
         )
         await inference.until_taken(1)
         left.cancel()

@@ -259,7 +259,7 @@ async def test_predict_small_calls_pass_slow_ones(start: Any) -> None:
         add_linear(inference.registry)
         await inference.load("counting", 1)
         await inference.load("linear", 1)
-        slow = inference.stub.Predict(counting_request(FOR_EVER), timeout=60)
+        slow = asyncio.ensure_future(inference.stub.Predict(counting_request(FOR_EVER), timeout=60))
         await inference.until_taken(1)
         for _ in range(20):
             await inference.predict("linear", 1, ROW)
