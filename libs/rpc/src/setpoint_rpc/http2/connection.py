@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._reader = headers.Reader(headers.head_of)
         self._rest = b""
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._has_preface = False
         self._has_settings = False
         self._is_closing = False
@@ -146,6 +147,10 @@ class Connection(asyncio.Protocol):
         if not self._out:
             self.loop.call_soon(self._flush)
         self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes > _HIGH_WATER:
+            # So that whoever has more to send learns whether the peer reads.
+            self._flush()
 
     def put_headers(self, stream: int, block: bytes, *, is_end: bool) -> None:
         """Send a header block, in as many frames as it takes."""
@@ -511,6 +516,7 @@ class Connection(asyncio.Protocol):
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        self._out_bytes = 0
         if self._is_closing:
             return
         self._transport.write(data)

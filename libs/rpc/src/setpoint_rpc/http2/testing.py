@@ -57,10 +57,10 @@ class Answer:
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written, and tells of it."""
+    """Keeps what is written."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """Begin; `changed` is called with each change."""
+    def __init__(self) -> None:
+        """Begin with nothing."""
         super().__init__()
         self.written = bytearray()
         self.is_closed = False
@@ -69,7 +69,6 @@ class Transport(asyncio.Transport):
         """The peer does not read: what is written waits."""
         self.waiting = 0
         self._high = 0
-        self._changed = changed
         self._protocol: Connection | None = None
 
     def set_protocol(self, protocol: Any) -> None:
@@ -97,7 +96,6 @@ class Transport(asyncio.Transport):
             was, self.waiting = self.waiting, self.waiting + len(data)
             if was <= self._high < self.waiting and self._protocol is not None:
                 self._protocol.pause_writing()
-        self._changed()
 
     def read_on(self) -> None:
         """The peer reads again."""
@@ -112,7 +110,6 @@ class Transport(asyncio.Transport):
     def write_eof(self) -> None:
         """End what is written."""
         self.is_closed = True
-        self._changed()
 
     def is_closing(self) -> bool:
         """Say whether the end has come."""
@@ -121,7 +118,6 @@ class Transport(asyncio.Transport):
     def close(self) -> None:
         """End."""
         self.is_closed = True
-        self._changed()
 
     def abort(self) -> None:
         """End at once."""
@@ -170,14 +166,14 @@ class Wire:
     def __init__(self, listener: Listener, *, is_greeting: bool = True) -> None:
         """Connect; greet as HTTP/2 has it unless told otherwise."""
         self.listener = listener
-        self.transport = Transport(self._look_again)
+        self.transport = Transport()
         self.connection = Connection(listener)
         self.transport.set_protocol(self.connection)
         self.frames: list[Frame] = []
         self.answers: dict[int, Answer] = {}
         self._taken = 0
         self._decoder = hpack.Decoder()
-        self._changed = asyncio.Event()
+        self._block = b""
         self.connection.connection_made(self.transport)
         if is_greeting:
             self.feed(frames.PREFACE + frames.settings({}))
@@ -233,11 +229,10 @@ class Wire:
         return [x for x in self.frames if x.kind == kind and stream in (None, x.stream)]
 
     async def until(self, happened: Callable[[], bool]) -> None:
-        """Wait for what the server's frames shall show."""
+        """Let the server work until something has happened."""
         async with asyncio.timeout(WIDE):
             while not happened():
-                self._changed.clear()
-                await self._changed.wait()
+                await asyncio.sleep(0)
 
     async def answer(self, stream: int) -> Answer:
         """Wait for the end of a stream."""
@@ -254,12 +249,8 @@ class Wire:
 
     async def nothing_left(self) -> None:
         """Wait until nothing of any call is left on the server."""
-        async with asyncio.timeout(WIDE):
-            while self.listener.running or self.listener.cancelled or self.connection.calls:
-                await asyncio.sleep(0)
-
-    def _look_again(self) -> None:
-        self._changed.set()
+        server = self.listener
+        await self.until(lambda: not (server.running or server.cancelled or self.connection.calls))
 
     def _parse(self) -> None:
         written = self.transport.written
@@ -282,11 +273,15 @@ class Wire:
             if not found.is_ended:
                 found.reset = int.from_bytes(taken.payload, "big")
             return
-        if found.is_ended:
+        if found.is_ended and taken.kind != frames.CONTINUATION:
             raise AssertionError("a frame after the end of its stream")
         if taken.kind == frames.DATA:
             found.data += taken.payload
-        elif taken.kind == frames.HEADERS and taken.flags & frames.END_HEADERS:
-            found.headers |= dict(self._decoder.decode(taken.payload, raw=True))
-            found.blocks += 1
-        found.is_ended = taken.kind != frames.CONTINUATION and bool(taken.flags & frames.END_STREAM)
+        else:
+            self._block += taken.payload
+            if taken.flags & frames.END_HEADERS:
+                found.headers |= dict(self._decoder.decode(self._block, raw=True))
+                found.blocks += 1
+                self._block = b""
+        if taken.kind != frames.CONTINUATION:
+            found.is_ended = bool(taken.flags & frames.END_STREAM)
