@@ -65,6 +65,7 @@ class Transport(asyncio.Transport):
         self.written = bytearray()
         self.is_closed = False
         self.is_aborted = False
+        self.has_written_eof = False
         self.is_stalled = False
         """The peer does not read: what is written waits."""
         self.waiting = 0
@@ -109,7 +110,7 @@ class Transport(asyncio.Transport):
 
     def write_eof(self) -> None:
         """End what is written."""
-        self.is_closed = True
+        self.is_closed = self.has_written_eof = True
 
     def is_closing(self) -> bool:
         """Say whether the end has come."""
