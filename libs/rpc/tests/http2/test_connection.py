@@ -39,7 +39,7 @@ async def test_greet_tells_limits_first() -> None:
     first = wire.of(frames.SETTINGS)[0]
 
     values = dict(frames.settings_of(first.payload))
-    assert wire.frames[0] is first
+    assert wire.record.frames[0] is first
     assert values[Setting.MAX_CONCURRENT_STREAMS] == 1000
     assert values[Setting.INITIAL_WINDOW_SIZE] == messages.RECEIVE_WINDOW
 

@@ -29,11 +29,6 @@ class Held:
         return bytes(request)
 
 
-def last_stream(wire: Wire) -> list[int]:
-    """Return which stream each GOAWAY names as the last one."""
-    return [int.from_bytes(each.payload[:4], "big") for each in wire.of(frames.GOAWAY)]
-
-
 def aging(seconds: float, grace_seconds: float, handler: testing.Handler) -> Listener:
     """Make a listener whose connections get old."""
     endpoint = endpoints.Endpoint(handler, False, False, bytes, bytes)
@@ -54,12 +49,12 @@ async def test_serve_what_comes_before_the_client_knows() -> None:
     wire = Wire(aging(0.001, WIDE, held))
     wire.ask(1, b"before")
     await wire.until(lambda: bool(wire.of(frames.GOAWAY)))
-    assert last_stream(wire) == [2**31 - 1]
+    assert wire.record.last_streams() == [2**31 - 1]
 
     wire.ask(3, b"meanwhile")
     for ping in wire.of(frames.PING):
         wire.frame(frames.PING, frames.ACK, 0, ping.payload)
-    assert last_stream(wire) == [2**31 - 1, 3]
+    assert wire.record.last_streams() == [2**31 - 1, 3]
     wire.ask(5, b"after")
     held.may_answer.set()
 
@@ -99,7 +94,7 @@ async def test_let_calls_end_that_were_asked_too_late() -> None:
 
     assert (await wire.answer(1)).messages == [b"in time"]
     await wire.until(lambda: wire.is_closed)
-    assert last_stream(wire) == [1, 1]
+    assert wire.record.last_streams() == [1, 1]
     assert 3 not in wire.answers
 
 

@@ -161,6 +161,67 @@ def fields(
     ]
 
 
+class Record:
+    """What a server has sent, taken apart."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.frames: list[Frame] = []
+        self.answers: dict[int, Answer] = {}
+        self._rest = b""
+        self._block = b""
+        self._decoder = hpack.Decoder()
+
+    def add(self, data: bytes) -> None:
+        """Take in bytes, which may end anywhere.
+
+        Raises:
+            AssertionError: Something came on a stream after its end.
+        """
+        data = self._rest + data
+        place = 0
+        while place + frames.HEADER_BYTES <= len(data):
+            begin = place + frames.HEADER_BYTES
+            header = int.from_bytes(data[place:begin], "big")
+            end = begin + (header >> 48)
+            if end > len(data):
+                break
+            place = end
+            kind, flags, stream = header >> 40 & 0xFF, header >> 32 & 0xFF, header & 0x7FFFFFFF
+            self.frames.append(Frame(kind, flags, stream, data[begin:end]))
+            self._take(self.frames[-1])
+        self._rest = data[place:]
+
+    def of(self, kind: int, stream: int | None = None) -> list[Frame]:
+        """Return the frames of a kind that have come so far."""
+        return [x for x in self.frames if x.kind == kind and stream in (None, x.stream)]
+
+    def last_streams(self) -> list[int]:
+        """Return which stream each GOAWAY has named as the last one."""
+        return [int.from_bytes(each.payload[:4], "big") for each in self.of(frames.GOAWAY)]
+
+    def _take(self, taken: Frame) -> None:
+        if taken.kind not in (frames.DATA, frames.HEADERS, frames.CONTINUATION, frames.RST_STREAM):
+            return
+        found = self.answers.setdefault(taken.stream, Answer())
+        if taken.kind == frames.RST_STREAM:
+            if not found.is_ended:
+                found.reset = int.from_bytes(taken.payload, "big")
+            return
+        if found.is_ended and taken.kind != frames.CONTINUATION:
+            raise AssertionError("a frame after the end of its stream")
+        if taken.kind == frames.DATA:
+            found.data += taken.payload
+        else:
+            self._block += taken.payload
+            if taken.flags & frames.END_HEADERS:
+                found.headers |= dict(self._decoder.decode(self._block, raw=True))
+                found.blocks += 1
+                self._block = b""
+        if taken.kind != frames.CONTINUATION:
+            found.is_ended = bool(taken.flags & frames.END_STREAM)
+
+
 class Wire:
     """A connection of a client that writes frames itself."""
 
@@ -170,11 +231,8 @@ class Wire:
         self.transport = Transport()
         self.connection = Connection(listener)
         self.transport.set_protocol(self.connection)
-        self.frames: list[Frame] = []
-        self.answers: dict[int, Answer] = {}
+        self._record = Record()
         self._taken = 0
-        self._decoder = hpack.Decoder()
-        self._block = b""
         self.connection.connection_made(self.transport)
         if is_greeting:
             self.feed(frames.PREFACE + frames.settings({}))
@@ -211,6 +269,20 @@ class Wire:
         self.connection.connection_lost(None)
 
     @property
+    def record(self) -> Record:
+        """What the server has sent so far."""
+        written = self.transport.written
+        if self._taken < len(written):
+            self._record.add(bytes(written[self._taken :]))
+            self._taken = len(written)
+        return self._record
+
+    @property
+    def answers(self) -> dict[int, Answer]:
+        """What has come so far, by stream."""
+        return self.record.answers
+
+    @property
     def is_closed(self) -> bool:
         """Whether the server has ended the connection."""
         return self.transport.is_closed
@@ -218,16 +290,14 @@ class Wire:
     @property
     def failure(self) -> int | None:
         """Why the server has ended the connection, None when it has not."""
-        self._parse()
         if not self.is_closed:
             return None
-        last = [each for each in self.frames if each.kind == frames.GOAWAY][-1:]
+        last = self.of(frames.GOAWAY)[-1:]
         return int.from_bytes(last[0].payload[4:8], "big") if last else -1
 
     def of(self, kind: int, stream: int | None = None) -> list[Frame]:
         """Return the frames of a kind that have come so far."""
-        self._parse()
-        return [x for x in self.frames if x.kind == kind and stream in (None, x.stream)]
+        return self.record.of(kind, stream)
 
     async def until(self, happened: Callable[[], bool]) -> None:
         """Let the server work until something has happened."""
@@ -239,7 +309,6 @@ class Wire:
         """Wait for the end of a stream."""
 
         def is_over() -> bool:
-            self._parse()
             found = self.answers.get(stream)
             return self.is_closed or (
                 found is not None and (found.is_ended or found.reset is not None)
@@ -252,37 +321,3 @@ class Wire:
         """Wait until nothing of any call is left on the server."""
         server = self.listener
         await self.until(lambda: not (server.running or server.cancelled or self.connection.calls))
-
-    def _parse(self) -> None:
-        written = self.transport.written
-        while len(written) - self._taken >= frames.HEADER_BYTES:
-            begin = self._taken + frames.HEADER_BYTES
-            header = int.from_bytes(written[self._taken : begin], "big")
-            end = begin + (header >> 48)
-            if end > len(written):
-                return
-            self._taken = end
-            kind, flags, stream = header >> 40 & 0xFF, header >> 32 & 0xFF, header & 0x7FFFFFFF
-            self.frames.append(Frame(kind, flags, stream, bytes(written[begin:end])))
-            self._take(self.frames[-1])
-
-    def _take(self, taken: Frame) -> None:
-        if taken.kind not in (frames.DATA, frames.HEADERS, frames.CONTINUATION, frames.RST_STREAM):
-            return
-        found = self.answers.setdefault(taken.stream, Answer())
-        if taken.kind == frames.RST_STREAM:
-            if not found.is_ended:
-                found.reset = int.from_bytes(taken.payload, "big")
-            return
-        if found.is_ended and taken.kind != frames.CONTINUATION:
-            raise AssertionError("a frame after the end of its stream")
-        if taken.kind == frames.DATA:
-            found.data += taken.payload
-        else:
-            self._block += taken.payload
-            if taken.flags & frames.END_HEADERS:
-                found.headers |= dict(self._decoder.decode(self._block, raw=True))
-                found.blocks += 1
-                self._block = b""
-        if taken.kind != frames.CONTINUATION:
-            found.is_ended = bool(taken.flags & frames.END_STREAM)
