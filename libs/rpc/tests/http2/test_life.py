@@ -128,7 +128,7 @@ async def test_send_everything_before_the_end() -> None:
     wire = Wire(testing.listener(_echo))
     wire.set({Setting.INITIAL_WINDOW_SIZE: 1})
     wire.ask(1, b"slow")
-    await wire.until(lambda: bool(wire.connection.blocked))
+    await wire.until(lambda: wire.connection.waiting > 0)
     wire.connection.refuse_calls()
     assert not wire.is_closed
 
@@ -382,6 +382,17 @@ async def test_end_resets_without_end() -> None:
 
     assert wire.failure == ErrorCode.ENHANCE_YOUR_CALM
     assert await _others_are_served(listener)
+
+
+async def test_end_provoked_resets_without_end() -> None:
+    """A client that makes the server reset its calls is put out as well (CVE-2025-8671)."""
+    wire = Wire(testing.listener(_echo))
+    block = headers.block(fields())
+    for stream in range(1, 20_101, 2):
+        wire.frame(frames.HEADERS, frames.END_HEADERS, stream, block)
+        wire.frame(frames.WINDOW_UPDATE, 0, stream, bytes(4))
+
+    assert wire.failure == ErrorCode.ENHANCE_YOUR_CALM
 
 
 async def test_refuse_more_calls_than_were_announced() -> None:

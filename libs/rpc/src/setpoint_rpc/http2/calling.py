@@ -143,6 +143,8 @@ class Call(servicing.Servicing):
         connection, outbox = self._connection, self._outbox
         while outbox:
             room = min(self.send_window, connection.send_window, connection.maximum_frame)
+            if self.send_window <= 0:
+                return
             if room <= 0 or connection.is_paused:
                 connection.blocked[self.stream] = self
                 return
@@ -156,7 +158,8 @@ class Call(servicing.Servicing):
             self.send_window -= size
             connection.send_window -= size
             connection.waiting -= size
-            connection.put(frames.frame(frames.DATA, 0, self.stream, bytes(piece)))
+            connection.put(frames.head(size, frames.DATA, 0, self.stream))
+            connection.put(piece)
         self._wake_writer()
         if self._end is not None:
             self._send_end(self._end)
@@ -215,6 +218,8 @@ class Call(servicing.Servicing):
             raise grpc.aio.UsageError("the initial metadata has been sent")
         self._initial = headers.checked(initial_metadata)
         self._begin()
+        # It goes out before anything else is done.
+        await asyncio.sleep(0)
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call back when the call is over."""

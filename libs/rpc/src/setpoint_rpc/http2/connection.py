@@ -1,6 +1,7 @@
 """One connection of a client: frames in, frames out, and the calls on it."""
 
 import asyncio
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import setpoint_telemetry
@@ -59,8 +60,8 @@ class Connection(asyncio.Protocol):
         self.maximum_message = listener.maximum_message
         self.peer = ""
         self.calls: dict[int, calling.Call] = {}
-        self.blocked: dict[int, calling.Call] = {}
-        """Calls with something to send that the peer does not take yet."""
+        self.blocked: OrderedDict[int, calling.Call] = OrderedDict()
+        """Calls that wait for the connection, the longest waiting first; not for their own window."""
         self.send_window = frames.DEFAULT_WINDOW
         self.initial_window = frames.DEFAULT_WINDOW
         self.maximum_frame = frames.SMALLEST_MAXIMUM_FRAME
@@ -68,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = headers.Reader(headers.head_of)
         self._rest = b""
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._has_preface = False
         self._has_settings = False
@@ -142,7 +143,7 @@ class Connection(asyncio.Protocol):
 
     # What calls ask.
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes | memoryview) -> None:
         """Send frames, together with all others of this turn of the loop."""
         if not self._out:
             self.loop.call_soon(self._flush)
@@ -440,7 +441,8 @@ class Connection(asyncio.Protocol):
             call.send_window += more
             if call.send_window > frames.LARGEST_WINDOW:
                 raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
-        self._pump()
+        for call in tuple(self.calls.values()):
+            call.pump()
 
     def _push_promise(self, flags: int, stream: int, payload: bytes) -> None:
         raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "clients do not push")
@@ -479,8 +481,7 @@ class Connection(asyncio.Protocol):
         call.send_window += more
         if not more or call.send_window > frames.LARGEST_WINDOW:
             raise StreamFailure(ErrorCode.FLOW_CONTROL_ERROR if more else ErrorCode.PROTOCOL_ERROR)
-        if self.blocked.pop(stream, None) is not None:
-            call.pump()
+        call.pump()
 
     def _check_seen(self, stream: int) -> None:
         """Let pass what concerns a call that is over.
@@ -503,11 +504,15 @@ class Connection(asyncio.Protocol):
         call = self.calls.get(stream)
         if call is not None:
             call.abandon()
+            # Whoever provokes resets is as bad as who resets (CVE-2025-8671).
+            self._count_idle(1)
 
     def _pump(self) -> None:
-        """Let the calls that wait send, each in its turn."""
-        waiting, self.blocked = self.blocked, {}
-        for call in waiting.values():
+        """Let the calls that wait send, each in its turn, for as long as the connection takes it."""
+        for _ in range(len(self.blocked)):
+            if self.send_window <= 0 or self.is_paused or not self.blocked:
+                return
+            _, call = self.blocked.popitem(last=False)
             call.pump()
 
     def _flush(self) -> None:

@@ -120,10 +120,14 @@ class Splitter:
         self._rest = data[place:]
 
 
+def head(size: int, kind: int, flags: int, stream: int) -> bytes:
+    """Return what a frame with a payload of some size begins with."""
+    return (size << 48 | kind << 40 | flags << 32 | stream).to_bytes(HEADER_BYTES, "big")
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """Return a frame."""
-    header = len(payload) << 48 | kind << 40 | flags << 32 | stream
-    return header.to_bytes(HEADER_BYTES, "big") + payload
+    return head(len(payload), kind, flags, stream) + payload
 
 
 def settings(values: dict[Setting, int]) -> bytes:
