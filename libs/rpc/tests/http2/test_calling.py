@@ -533,7 +533,10 @@ async def test_leave_nothing_of_abandoned_call(
     is_serving = asyncio.Event()
     ends: list[str] = []
 
+    contexts: list[Any] = []
+
     async def serve(request: Any, context: Any) -> bytes:
+        contexts.append(context)
         context.add_done_callback(lambda _: ends.append("done"))
         if stage == "waiting answer":
             is_serving.set()
@@ -574,6 +577,7 @@ async def test_leave_nothing_of_abandoned_call(
     assert len(wire.transport.written) == written
     assert wire.connection.waiting == 0
     assert not wire.connection.blocked
+    assert all(context.cancelled() for context in contexts)
     if stage == "handler":
         assert sorted(ends) == ["cancelled", "done"]
 

@@ -120,6 +120,8 @@ class Call(servicing.Servicing):
     def abandon(self) -> None:
         """The peer is gone or wants no answer any more."""
         if not self.is_over:
+            # What was still to be sent never is.
+            self._end = None
             self._be_over()
         self._cancel()
 

@@ -198,6 +198,8 @@ class _Connection(asyncio.Protocol):
         is_full = self._is_paused or len(self._asked) >= self._maximum_calls
         if size > room or is_full or seconds <= 0:
             return None
+        # Fails for metadata that cannot be sent, before anything has changed.
+        extra = headers.block([(b"grpc-timeout", _timeout(seconds)), *headers.encoded(metadata)])
         stream = self._next_stream
         self._next_stream = stream + 2
         if self._next_stream > frames.LARGEST_STREAM:
@@ -206,8 +208,7 @@ class _Connection(asyncio.Protocol):
         asked.timer = self._loop.call_later(seconds, self._expire, asked)
         asked.answer.add_done_callback(lambda _: self._settle(asked))
         self._asked[stream] = asked
-        extra = [(b"grpc-timeout", _timeout(seconds)), *headers.encoded(metadata)]
-        block = self._method_block(method) + headers.block(extra)
+        block = self._method_block(method) + extra
         self._put(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block))
         self._send_window -= size
         content = b"\0" + len(request).to_bytes(4, "big") + request
