@@ -423,6 +423,20 @@ async def test_give_up_client_that_asks_and_never_reads(monkeypatch: pytest.Monk
     assert wire.transport.is_aborted
 
 
+async def test_break_a_rule_after_being_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is given up in the middle of what it sends is not spoken to any more."""
+    monkeypatch.setattr(connection, "_LARGEST_BACKLOG", 2 * 1024 * 1024)
+    monkeypatch.setattr(connection, "_MAXIMUM_IDLE_FRAMES", 1_000_000)
+    wire = Wire(testing.listener(_echo))
+    wire.transport.is_stalled = True
+
+    wire.feed(frames.frame(frames.PING, 0, 0, bytes(8)) * 300_000 + frames.settings({}) * 9)
+    wire.frame(frames.PUSH_PROMISE)
+
+    assert wire.transport.is_aborted
+    assert not wire.of(frames.GOAWAY)
+
+
 async def test_refuse_connection_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections beyond the limit are closed at once; one that ends makes room."""
     monkeypatch.setattr("setpoint_rpc.http2.listener.MAXIMUM_CONNECTIONS", 2)

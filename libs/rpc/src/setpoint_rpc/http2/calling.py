@@ -94,8 +94,8 @@ class Call(servicing.Servicing):
         except errors.SetpointError as error:
             self.end(error)
             return
-        if inbox.waiting:
-            self._wake_reader()
+        if inbox.waiting and self._reader is not None:
+            _wake(self._reader)
         if is_end:
             self.half_close()
 
@@ -115,7 +115,8 @@ class Call(servicing.Servicing):
                 self._start(inbox.take())
         except errors.SetpointError as error:
             self.end(error)
-        self._wake_reader()
+        if self._reader is not None:
+            _wake(self._reader)
 
     def abandon(self) -> None:
         """The peer is gone or wants no answer any more."""
@@ -162,7 +163,8 @@ class Call(servicing.Servicing):
             connection.waiting -= size
             connection.put(frames.head(size, frames.DATA, 0, self.stream))
             connection.put(piece)
-        self._wake_writer()
+        if self._writer is not None:
+            _wake(self._writer)
         if self._end is not None:
             self._send_end(self._end)
 
@@ -261,10 +263,6 @@ class Call(servicing.Servicing):
             is_single=not self._endpoint.takes_stream,
         )
         return self._inbox
-
-    def _wake_reader(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
     # The handler.
 
@@ -416,18 +414,17 @@ class Call(servicing.Servicing):
             self._connection.put(frames.reset(self.stream, ErrorCode.NO_ERROR))
         self._be_over()
 
-    def _wake_writer(self) -> None:
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
-
     def _be_over(self) -> None:
         self.is_over = True
-        self._drop_outbox()
+        if self._outbox:
+            self._drop_outbox()
         self._connection.forget(self)
         if self._timer is not None:
             self._timer.cancel()
-        self._wake_reader()
-        self._wake_writer()
+        if self._reader is not None:
+            _wake(self._reader)
+        if self._writer is not None:
+            _wake(self._writer)
         for callback in self._callbacks or ():
             # What one of them raises is no concern of the connection.
             self._connection.loop.call_soon(callback, self)
@@ -449,3 +446,8 @@ class _Requests:
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
         return message
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -242,6 +242,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End the connection at once."""
+        self._is_closing = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -564,6 +565,8 @@ def _check_setting(key: int, value: int) -> None:
 
 def _end_writing(transport: asyncio.Transport) -> None:
     """Let the peer hang up: who closes with something unread takes back what has not arrived yet."""
+    if transport.is_closing():
+        return
     try:
         if transport.can_write_eof():
             transport.write_eof()
