@@ -141,8 +141,6 @@ class Call(servicing.Servicing):
 
     def pump(self) -> None:
         """Send as much of what waits as the peer takes now."""
-        if self.is_over:
-            return
         connection, outbox = self._connection, self._outbox
         while outbox:
             room = min(self.send_window, connection.send_window, connection.maximum_frame)

@@ -103,8 +103,6 @@ class Inbox:
             more = RECEIVE_WINDOW - self._window - self._unread
             if more * 2 >= RECEIVE_WINDOW:
                 self._grant(more)
-            if self._buffer:
-                self._grant_rest()
         return unpacked(raw, self._encoding, self._connection.maximum_message) if flag else raw
 
     def _assemble(self) -> None:
@@ -136,8 +134,8 @@ class Inbox:
         self._unread += len(raw) + HEADER_BYTES
 
     def _grant_rest(self) -> None:
-        """Let a message come to its end that is longer than the window, once it is its turn."""
-        if self.waiting or len(self._buffer) < HEADER_BYTES:
+        """Let a message come to its end that is longer than the window, and nothing after it."""
+        if len(self._buffer) < HEADER_BYTES:
             return
         length = int.from_bytes(self._buffer[1:HEADER_BYTES], "big")
         missing = HEADER_BYTES + length - len(self._buffer)
