@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 # A timer beyond this is none.
 _LONGEST_SECONDS = 1e7
 _MESSAGE_HEADER = messages.HEADER_BYTES
-_RESPONSE_HEADER = len(headers.RESPONSE).to_bytes(3, "big") + bytes(
-    (frames.HEADERS, frames.END_HEADERS)
-)
-_DATA_HEADER = bytes((frames.DATA, 0))
-_GOOD_END_HEADER = len(headers.GOOD_END).to_bytes(3, "big") + bytes(
-    (frames.HEADERS, frames.END_HEADERS | frames.END_STREAM)
-)
 _ACCEPT_ENCODING = ("grpc-accept-encoding", messages.ACCEPTED_ENCODINGS)
 
 
@@ -333,36 +326,14 @@ class Call(servicing.Servicing):
             and not (connection.is_paused or self._has_begun or self._trailing)
             and self._is_half_closed
         ):
-            self._answer_at_once(answer, size)
+            connection.send_window -= size
+            connection.put(endpoints.whole_answer(self.stream, answer))
+            self._end = headers.GOOD_END
+            self._be_over()
             return
         self._begin()
         self._post(answer)
         self._finish_as_said()
-
-    def _answer_at_once(self, answer: bytes, size: int) -> None:
-        """Send everything of an ordinary answer together."""
-        connection = self._connection
-        stream = self.stream.to_bytes(4, "big")
-        whole = b"".join(
-            (
-                _RESPONSE_HEADER,
-                stream,
-                headers.RESPONSE,
-                size.to_bytes(3, "big"),
-                _DATA_HEADER,
-                stream,
-                b"\0",
-                (size - _MESSAGE_HEADER).to_bytes(4, "big"),
-                answer,
-                _GOOD_END_HEADER,
-                stream,
-                headers.GOOD_END,
-            )
-        )
-        connection.send_window -= size
-        connection.put(whole)
-        self._end = headers.GOOD_END
-        self._be_over()
 
     def _check_open(self) -> None:
         if self.is_over or self._end is not None:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import setpoint_telemetry
 from setpoint_rpc import failures
-from setpoint_rpc.http2 import calling, endpoints, frames, headers, messages, refusals
+from setpoint_rpc.http2 import calling, endpoints, frames, headers, messages, peers, refusals
 from setpoint_rpc.http2.frames import ConnectionFailure, ErrorCode, Setting, StreamFailure
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         if not self.listener.welcome(self):
             opened.abort()
             return
-        self.peer = _peer_name(opened.get_extra_info("peername"))
+        self.peer = peers.name(opened.get_extra_info("peername"))
         opened.set_write_buffer_limits(high=_HIGH_WATER)
         protocol = opened.get_extra_info("ssl_object")
         if protocol is not None and protocol.selected_alpn_protocol() != "h2":
@@ -177,17 +177,7 @@ class Connection(asyncio.Protocol):
 
     def auth_context(self) -> dict[str, list[bytes]]:
         """Return what the peer's certificate says, by gRPC's names; empty without TLS."""
-        shown = self._transport and self._transport.get_extra_info("peercert")
-        if not shown:
-            return {}
-        subject = [pair for group in shown.get("subject", ()) for pair in group]
-        return {
-            "transport_security_type": [b"ssl"],
-            "x509_common_name": [v.encode() for key, v in subject if key == "commonName"],
-            "x509_subject_alternative_name": [
-                value.encode() for _, value in shown.get("subjectAltName", ())
-            ],
-        }
+        return peers.auth_context(self._transport)
 
     # The life of the connection.
 
@@ -399,7 +389,7 @@ class Connection(asyncio.Protocol):
             self._refused.add(stream, found.block)
 
     def _rst_stream(self, flags: int, stream: int, payload: bytes) -> None:
-        _check_length(payload, 4)
+        frames.check_length(payload, 4)
         call = self.calls.get(stream)
         if call is not None:
             self._count_idle(1)
@@ -408,7 +398,7 @@ class Connection(asyncio.Protocol):
             self._check_seen(stream)
 
     def _priority(self, flags: int, stream: int, payload: bytes) -> None:
-        _check_length(payload, 5)
+        frames.check_length(payload, 5)
         if not stream:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PRIORITY of no stream")
         self._count_idle(1)
@@ -417,14 +407,14 @@ class Connection(asyncio.Protocol):
         if stream:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
         if flags & frames.ACK:
-            _check_length(payload, 0)
+            frames.check_length(payload, 0)
             return
         self._count_idle(_SETTINGS_COST)
         values = frames.settings_of(payload)
         if len(values) > _MAXIMUM_SETTINGS:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many settings")
         for key, value in values:
-            _check_setting(key, value)
+            frames.check_setting(key, value)
         last = dict(values)
         # Long frames would keep the others waiting.
         maximum = last.get(Setting.MAX_FRAME_SIZE, self.maximum_frame)
@@ -449,7 +439,7 @@ class Connection(asyncio.Protocol):
         raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "clients do not push")
 
     def _ping(self, flags: int, stream: int, payload: bytes) -> None:
-        _check_length(payload, 8)
+        frames.check_length(payload, 8)
         if stream:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
         self._count_idle(1)
@@ -466,7 +456,7 @@ class Connection(asyncio.Protocol):
         self.refuse_calls()
 
     def _window_update(self, flags: int, stream: int, payload: bytes) -> None:
-        _check_length(payload, 4)
+        frames.check_length(payload, 4)
         more = int.from_bytes(payload, "big") & frames.LARGEST_WINDOW
         if stream == 0:
             self.send_window += more
@@ -542,27 +532,6 @@ class Connection(asyncio.Protocol):
     }
 
 
-def _check_length(payload: bytes, length: int) -> None:
-    if len(payload) != length:
-        raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"{len(payload)} bytes, not {length}")
-
-
-def _check_setting(key: int, value: int) -> None:
-    """Check what RFC 9113 says of a setting, in section 6.5.2.
-
-    Raises:
-        ConnectionFailure: The value is out of its range.
-    """
-    if key == Setting.INITIAL_WINDOW_SIZE and value > frames.LARGEST_WINDOW:
-        raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
-    if key == Setting.ENABLE_PUSH and value > 1:
-        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH must be 0 or 1")
-    if key == Setting.MAX_FRAME_SIZE and not (
-        frames.SMALLEST_MAXIMUM_FRAME <= value <= frames.LARGEST_MAXIMUM_FRAME
-    ):
-        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "maximum frame out of range")
-
-
 def _end_writing(transport: asyncio.Transport) -> None:
     """Let the peer hang up: who closes with something unread takes back what has not arrived yet."""
     if transport.is_closing():
@@ -575,10 +544,3 @@ def _end_writing(transport: asyncio.Transport) -> None:
         # It has hung up already.
         pass
     transport.close()
-
-
-def _peer_name(address: Any) -> str:
-    if not isinstance(address, tuple):
-        return "unknown"
-    host, port = address[:2]
-    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

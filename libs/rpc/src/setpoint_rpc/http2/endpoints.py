@@ -1,4 +1,4 @@
-"""How methods are served, and what calls are answered with that are not."""
+"""How methods are served, and the answers that are made in one piece."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,16 @@ from typing import Any
 import grpc.aio
 
 from setpoint_rpc import status
-from setpoint_rpc.http2 import headers
+from setpoint_rpc.http2 import frames, headers, messages
 from setpoint_runtime import errors
+
+_RESPONSE_HEADER = len(headers.RESPONSE).to_bytes(3, "big") + bytes(
+    (frames.HEADERS, frames.END_HEADERS)
+)
+_DATA_HEADER = bytes((frames.DATA, 0))
+_GOOD_END_HEADER = len(headers.GOOD_END).to_bytes(3, "big") + bytes(
+    (frames.HEADERS, frames.END_HEADERS | frames.END_STREAM)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +50,25 @@ class Refusal:
 def end_alone(code: int, message: str, trailing: headers.Metadata) -> bytes:
     """Return the block of an answer that has a status and no message."""
     return headers.RESPONSE + headers.block(headers.status_fields(code, message, trailing))
+
+
+def whole_answer(stream: int, answer: bytes) -> bytes:
+    """Return all frames of an ordinary answer: one message that fits into a frame, and no error."""
+    place = stream.to_bytes(4, "big")
+    size = len(answer)
+    return b"".join(
+        (
+            _RESPONSE_HEADER,
+            place,
+            headers.RESPONSE,
+            (size + messages.HEADER_BYTES).to_bytes(3, "big"),
+            _DATA_HEADER,
+            place,
+            b"\0",
+            size.to_bytes(4, "big"),
+            answer,
+            _GOOD_END_HEADER,
+            place,
+            headers.GOOD_END,
+        )
+    )

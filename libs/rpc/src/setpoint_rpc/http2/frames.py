@@ -187,3 +187,29 @@ def content(flags: int, payload: bytes) -> bytes:
     if begin > end:
         raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
     return payload[begin:end]
+
+
+def check_length(payload: bytes, length: int) -> None:
+    """Check the length of a frame that can have only one.
+
+    Raises:
+        ConnectionFailure: It has another.
+    """
+    if len(payload) != length:
+        raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"{len(payload)} bytes, not {length}")
+
+
+def check_setting(key: int, value: int) -> None:
+    """Check what RFC 9113 says of a setting, in section 6.5.2.
+
+    Raises:
+        ConnectionFailure: The value is out of its range.
+    """
+    if key == Setting.INITIAL_WINDOW_SIZE and value > LARGEST_WINDOW:
+        raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "window too large")
+    if key == Setting.ENABLE_PUSH and value > 1:
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH must be 0 or 1")
+    if key == Setting.MAX_FRAME_SIZE and not (
+        SMALLEST_MAXIMUM_FRAME <= value <= LARGEST_MAXIMUM_FRAME
+    ):
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "maximum frame out of range")
