@@ -122,6 +122,26 @@ async def test_names_a_backend_killed_in_a_transaction(
     await other.dispose()
 
 
+async def test_failure_outlives_a_rollback_that_fails(
+    engine: sqlalchemy_asyncio.AsyncEngine,
+) -> None:
+    """Proves that callers hear what happened, not that it could not be undone by the same session."""
+    busy: asyncio.Task[object] | None = None
+    with pytest.raises(errors.NotFoundError, match="what happened"):
+        async with engines.transaction(engine) as connection:
+            await connection.execute(sqlalchemy.text("SELECT 1"))
+            raw = await connection.get_raw_connection()
+            driver = raw.driver_connection
+            assert driver is not None
+            busy = asyncio.create_task(driver.execute("SELECT pg_sleep(30)"))
+            await asyncio.sleep(0)
+            raise errors.NotFoundError(errors.Reason.RUN_NOT_FOUND, "what happened")
+    assert busy is not None
+    await asyncio.wait([busy])
+    assert busy.exception() is not None
+    await engines.check(engine)
+
+
 async def test_names_an_exhausted_pool(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for a connection has an end, and it is UNAVAILABLE."""
     monkeypatch.setattr(engines, "POOL_SECONDS", 0.1)

@@ -104,9 +104,9 @@ def _name_failure(context: ExceptionContext) -> None:
         # The pool replaces a dead connection itself; nobody has to hear of it.
         return
     error = context.original_exception
-    if isinstance(error, TimeoutError):
-        # The server did not answer. Whether it will is unknown, so the connection is not used
-        # again; the others of the pool may well be fine.
+    if isinstance(error, TimeoutError) or "another operation is in progress" in str(error):
+        # The server did not answer, or not all of it was taken. In what state the session is is
+        # unknown, so it is not used again; the others of the pool may well be fine.
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False
     failure = failures.unavailable(error)
@@ -125,10 +125,21 @@ async def transaction(
     Raises:
         UnavailableError: if the database is away, hangs, or is too slow.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        with failures.translated():
-            connection = await stack.enter_async_context(engine.begin())
-        yield connection
+    failure: BaseException | None = None
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            with failures.translated():
+                connection = await stack.enter_async_context(engine.begin())
+            try:
+                yield connection
+            except BaseException as error:
+                failure = error
+                raise
+    except Exception:
+        if failure is None:
+            raise
+        # A session that broke off cannot be rolled back either; what broke it off is what happened.
+        raise failure from failure.__cause__
 
 
 async def check(engine: sqlalchemy_asyncio.AsyncEngine) -> None:

@@ -158,7 +158,7 @@ class _Asked:
         self.stream = stream
         self.answer = answer
         self.read = read
-        self.content = b""
+        self.content = bytearray()
         self.fields: headers.Pairs = []
         self.timer: asyncio.TimerHandle | None = None
 
@@ -366,7 +366,7 @@ class _Connection(asyncio.Protocol):
         if asked is None:
             return
         payload = frames.content(flags & frames.PADDED, payload)
-        asked.content = asked.content + payload if asked.content else payload
+        asked.content += payload
         if len(asked.content) > self._owner.maximum_message + _MESSAGE_HEADER:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             limit = self._owner.maximum_message
@@ -471,7 +471,7 @@ def _read(asked: _Asked) -> Any:
     if not content or content[0] or len(content) != _MESSAGE_HEADER + size:
         raise failure(grpc.StatusCode.INTERNAL, "the answer is not one message")
     try:
-        return asked.read(content[_MESSAGE_HEADER:])
+        return asked.read(bytes(memoryview(content)[_MESSAGE_HEADER:]))
     except Exception as error:
         # Whatever the deserializer says is about bytes of the server's making.
         raise failure(grpc.StatusCode.INTERNAL, "the answer cannot be read") from error
