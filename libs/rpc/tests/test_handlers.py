@@ -352,8 +352,10 @@ async def test_oversize_request_is_typed() -> None:
 async def test_too_many_calls_are_refused_at_once() -> None:
     """Above the fuse a call is refused with OVERLOADED and a time to come back."""
     release = asyncio.Event()
+    reached = asyncio.Semaphore(0)
 
     async def hold(request: bytes, _: Any) -> bytes:
+        reached.release()
         await release.wait()
         return request
 
@@ -361,12 +363,13 @@ async def test_too_many_calls_are_refused_at_once() -> None:
     options = server.ServerOptions(maximum_in_flight=2)
     async with testing.serve_and_connect(handlers, options) as opened:
         multicallable = opened.unary_unary(testing.path("Hold"))
-        held = [multicallable(b"", timeout=5) for _ in range(2)]
-        await asyncio.sleep(0.1)
-        error = channel.from_rpc_error(await _failure(multicallable(b"", timeout=5)))
+        held = [multicallable(b"", timeout=30) for _ in range(2)]
+        for _ in held:
+            await reached.acquire()
+        error = channel.from_rpc_error(await _failure(multicallable(b"", timeout=30)))
         release.set()
         assert await asyncio.gather(*held) == [b"", b""]
-        assert await multicallable(b"") == b""
+        assert await multicallable(b"", timeout=30) == b""
 
     assert type(error) is errors.ResourceExhaustedError
     assert error.reason is errors.Reason.OVERLOADED
@@ -385,17 +388,20 @@ async def test_waves_above_the_fuse_leave_it_whole() -> None:
     async with testing.serve_and_connect(handlers, options) as opened:
         multicallable = opened.unary_unary(testing.path("Work"))
         for _ in range(4):
-            wave = [multicallable(b"x", timeout=5) for _ in range(40)]
+            wave = [multicallable(b"x", timeout=30) for _ in range(40)]
             ended = await asyncio.gather(*wave, return_exceptions=True)
             assert sum(each == b"x" for each in ended) >= 5
-        assert await asyncio.gather(*[multicallable(b"y") for _ in range(5)]) == [b"y"] * 5
+        assert (
+            await asyncio.gather(*[multicallable(b"y", timeout=30) for _ in range(5)]) == [b"y"] * 5
+        )
 
 
 async def test_disconnect_cancels_handler() -> None:
     """A caller that leaves frees the work done for it, and the cancellation is not swallowed."""
-    cancelled = asyncio.Event()
+    reached, cancelled = asyncio.Event(), asyncio.Event()
 
     async def wait(request: bytes, _: Any) -> bytes:
+        reached.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -406,9 +412,9 @@ async def test_disconnect_cancels_handler() -> None:
     handlers = testing.unary("Wait", wait)
     async with testing.serve_and_connect(handlers) as opened:
         call = opened.unary_unary(testing.path("Wait"))(b"", timeout=30)
-        await asyncio.sleep(0.1)
+        await reached.wait()
         call.cancel()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await cancelled.wait()
 
 
@@ -429,7 +435,7 @@ async def test_dropped_stream_ends_its_generator() -> None:
         call = opened.unary_stream(testing.path("Count"))(b"")
         assert await call.read() == b"x"
         call.cancel()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await ended.wait()
 
 

@@ -81,12 +81,15 @@ async def test_unknown_name_is_not_found() -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_watch_tells_each_change_and_ends_with_drain() -> None:
-    """Watchers see every change at once and do not hold up the stop."""
+async def test_watch_tells_each_change_and_ends_with_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Watchers see every change at once, not at the next look, and do not hold up the stop."""
+    monkeypatch.setattr(health, "_LOOK_SECONDS", 3_600.0)
     async with _started() as (built, stub):
-        call = stub.Watch(health_pb2.HealthCheckRequest(service=testing.SERVICE), timeout=10)
+        call = stub.Watch(health_pb2.HealthCheckRequest(service=testing.SERVICE), timeout=60)
         seen = [(await call.read()).status]
-        async with asyncio.timeout(0.9):
+        async with asyncio.timeout(30):
             await built.set_ready(True)
             seen.append((await call.read()).status)
             await built.drain()
@@ -129,14 +132,15 @@ async def test_watch_of_unknown_name_says_so() -> None:
         call.cancel()
 
 
-async def test_frozen_watcher_holds_up_nobody() -> None:
+async def test_frozen_watcher_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A watcher that does not read delays neither the next change nor the others."""
+    monkeypatch.setattr(health, "_LOOK_SECONDS", 3_600.0)
     async with _started() as (built, stub):
         request = health_pb2.HealthCheckRequest(service="")
-        frozen = stub.Watch(request, timeout=10)
-        other = stub.Watch(request, timeout=10)
+        frozen = stub.Watch(request, timeout=60)
+        other = stub.Watch(request, timeout=60)
         await other.read()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             for ready in (True, False, True):
                 await built.set_ready(ready)
                 await other.read()

@@ -65,9 +65,10 @@ async def test_metrics_count_calls() -> None:
 
 async def test_metrics_show_calls_in_flight() -> None:
     """A call being served is in the gauge."""
-    release = asyncio.Event()
+    reached, release = asyncio.Event(), asyncio.Event()
 
     async def hold(request: bytes, _: Any) -> bytes:
+        reached.set()
         await release.wait()
         return request
 
@@ -75,8 +76,8 @@ async def test_metrics_show_calls_in_flight() -> None:
         testing.serve(testing.unary("Hold", hold)) as served,
         channel.connect(served.address, client="tester") as opened,
     ):
-        held = asyncio.ensure_future(opened.unary_unary(testing.path("Hold"))(b""))
-        await asyncio.sleep(0.1)
+        held = asyncio.ensure_future(opened.unary_unary(testing.path("Hold"))(b"", timeout=30))
+        await reached.wait()
         _, _, body = await _get(served.metrics_port, "/metrics")
         release.set()
         await held
@@ -164,6 +165,7 @@ async def test_blocked_loop_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> Non
     lag.start()
     time.sleep(0.8)
     assert not lag.is_alive()
-    await asyncio.sleep(0.6)
-    assert lag.is_alive()
+    async with asyncio.timeout(30):
+        while not lag.is_alive():
+            await asyncio.sleep(0.01)
     lag.stop()

@@ -145,7 +145,7 @@ async def test_stop_answers_calls_in_flight() -> None:
         stopping = asyncio.ensure_future(built.stop(5))
         await asyncio.sleep(0.05)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await multicallable(b"", timeout=1)
+            await multicallable(b"", timeout=30)
         assert await early == b"done"
         await stopping
 
@@ -154,8 +154,10 @@ async def test_stop_answers_calls_in_flight() -> None:
 
 async def test_stop_cancels_what_outlasts_its_grace() -> None:
     """A call that does not end is cancelled when the grace is over, typed for its caller."""
+    reached = asyncio.Event()
 
     async def hang(request: bytes, _: Any) -> bytes:
+        reached.set()
         await asyncio.Event().wait()
         return request
 
@@ -164,9 +166,9 @@ async def test_stop_cancels_what_outlasts_its_grace() -> None:
     await built.start()
     await built.set_ready(True)
     async with channel.connect(built.address, client="tester") as opened:
-        call = asyncio.ensure_future(opened.unary_unary(testing.path("Hang"))(b"", timeout=30))
-        await asyncio.sleep(0.1)
-        async with asyncio.timeout(3):
+        call = asyncio.ensure_future(opened.unary_unary(testing.path("Hang"))(b"", timeout=300))
+        await reached.wait()
+        async with asyncio.timeout(30):
             await built.stop(0.2)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
@@ -176,8 +178,10 @@ async def test_stop_cancels_what_outlasts_its_grace() -> None:
 
 async def test_second_stop_shortens_first() -> None:
     """A shorter grace given later holds."""
+    reached = asyncio.Event()
 
     async def hang(request: bytes, _: Any) -> bytes:
+        reached.set()
         await asyncio.Event().wait()
         return request
 
@@ -186,9 +190,9 @@ async def test_second_stop_shortens_first() -> None:
     await built.start()
     await built.set_ready(True)
     async with channel.connect(built.address, client="tester") as opened:
-        call = asyncio.ensure_future(opened.unary_unary(testing.path("Hang"))(b"", timeout=30))
-        await asyncio.sleep(0.1)
-        async with asyncio.timeout(3):
+        call = asyncio.ensure_future(opened.unary_unary(testing.path("Hang"))(b"", timeout=300))
+        await reached.wait()
+        async with asyncio.timeout(30):
             long = asyncio.ensure_future(built.stop(60))
             await asyncio.sleep(0.05)
             await built.stop(0.1)
@@ -218,7 +222,7 @@ async def test_drain_ends_watches_and_leaves_streams() -> None:
         assert await watching.read() == b"now"
         reading = opened.unary_stream(testing.path("Finite"))(b"")
         assert await reading.read() == b"one"
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await served.drain()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await watching.read()
@@ -237,7 +241,7 @@ async def test_failed_task_asks_for_the_end() -> None:
     built = server.Server("example")
     async with tasks.TaskOwner(built.task_failed) as owner:
         _ = owner.start("shipper", die())
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             await built.failed.wait()
 
     assert built.failure == "background task shipper died: RuntimeError"

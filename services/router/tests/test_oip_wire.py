@@ -397,7 +397,7 @@ async def test_metadata_and_readiness(router: Any) -> None:
 def test_refusals_at_the_door_are_made_once() -> None:
     """Proves that a full router refuses with a code of Triton's, without making an error each time."""
     full = errors.ResourceExhaustedError(errors.Reason.OVERLOADED, "full", retry_after_seconds=0.1)
-    predictions: Any = SimpleNamespace(turned_away=lambda: full)
+    predictions: Any = SimpleNamespace(turned_away=lambda _: full)
     unused: Any = None
     made = oip_servicer.OipServicer(
         unused, predictions, unused, unused, oip_servicer.Readiness(unused, unused)
@@ -406,7 +406,7 @@ def test_refusals_at_the_door_are_made_once() -> None:
     assert isinstance(refusal, errors.UnavailableError)
     assert refusal.retry_after_seconds == 0.1
     assert made.turned_away() is refusal
-    predictions.turned_away = lambda: None
+    predictions.turned_away = lambda _: None
     assert made.turned_away() is None
 
 

@@ -5,6 +5,7 @@ the call's own Python work. The channel is therefore wrapped instead: a stub's c
 time-out and metadata and calls grpc.aio's directly, whose call object the caller gets.
 """
 
+import asyncio
 import ipaddress
 import json
 import time
@@ -279,7 +280,7 @@ class _DirectCallable:
     def __call__(
         self, request: Any, *, timeout: float | None = None, metadata: Any = None, **options: Any
     ) -> Any:
-        """Begin the call."""
+        """Begin the call; what is returned can be waited for and cancelled."""
         if not options:
             seconds = _bounded(self._seconds if timeout is None else timeout)
             added = _with_trace(metadata)
@@ -289,7 +290,8 @@ class _DirectCallable:
             if answer is not None:
                 if self._is_replica:
                     return answer
-                return self._repeated(answer, request, time.monotonic() + seconds, metadata)
+                deadline = time.monotonic() + seconds
+                return asyncio.ensure_future(self._repeated(answer, request, deadline, metadata))
         return self._through_core(request, timeout=timeout, metadata=metadata, **options)
 
     async def _repeated(

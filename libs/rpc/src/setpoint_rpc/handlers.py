@@ -98,17 +98,17 @@ def wrap(handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> endpoint
 
 
 def door(
-    turned_away: Callable[[], errors.SetpointError | None], method: Method
-) -> Callable[[], endpoints.Refusal | None]:
+    turned_away: Callable[[int], errors.SetpointError | None], method: Method
+) -> Callable[[int], endpoints.Refusal | None]:
     """Return what finds the answer to a call that shall not be served, None for the others.
 
-    A refusal must cost next to nothing: the answer is made once for an error and used as long as
+    Both are told how many calls have been let in whose handlers have not begun. A refusal must cost next to nothing: the answer is made once for an error and used as long as
     that one is given.
     """
     made: dict[errors.SetpointError, endpoints.Refusal] = {}
 
-    def refusing() -> endpoints.Refusal | None:
-        error = turned_away()
+    def refusing(beginning: int) -> endpoints.Refusal | None:
+        error = turned_away(beginning)
         if error is None:
             return None
         found = made.get(error)
@@ -116,7 +116,9 @@ def door(
             if len(made) >= _REFUSALS_KEPT:
                 made.clear()
             code = status.code_of(error)
-            found = made[error] = endpoints.Refusal(error, lambda: method.stats.observe(code, 0.0))
+            found = made[error] = endpoints.Refusal.of(
+                error, lambda: method.stats.observe(code, 0.0)
+            )
         return found
 
     return refusing

@@ -9,7 +9,7 @@ import grpc
 from setpoint_rpc.http2 import endpoints
 
 Wrap = Callable[[str, str, "grpc.RpcMethodHandler[Any, Any]"], endpoints.Endpoint]
-Door = Callable[[], endpoints.Refusal | None]
+Door = Callable[[int], endpoints.Refusal | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,18 @@ class Registry:
         self._doors: dict[str, Door] = {}
         self._generic: list[tuple[grpc.GenericRpcHandler, Wrap]] = []
 
-    def find(self, path: str) -> endpoints.Endpoint | endpoints.Refusal | None:
-        """Return how a method is served now, or None when there is no such method."""
+    def find(self, path: str, beginning: int) -> endpoints.Endpoint | endpoints.Refusal | None:
+        """Return how a method is served now, or None when there is no such method.
+
+        Args:
+            path: Such as `/package.Service/Method`.
+            beginning: Calls that have been let in and whose handlers have not begun.
+        """
         found = self._wrapped.get(path)
         if found is None:
             return self._find(path)
         door = self._doors.get(path)
-        return found if door is None else door() or found
+        return found if door is None else door(beginning) or found
 
     def add(self, path: str, endpoint: endpoints.Endpoint) -> None:
         """Take in one wrapped handler."""

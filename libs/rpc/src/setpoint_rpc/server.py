@@ -46,7 +46,7 @@ class ServerOptions:
     """Serve with mutual TLS."""
     default_deadline_seconds: float = 30.0
     """Time for a call with one request and one answer whose caller set no deadline."""
-    maximum_in_flight: int = 2000
+    maximum_in_flight: int = 5000
     """Calls served at once; an outer fuse, services set their own limits below it."""
     maximum_message_bytes: int = 4 * 1024 * 1024
     """Greatest message in either direction."""
@@ -146,7 +146,7 @@ class Server:
         *,
         untraced_methods: frozenset[str] = frozenset(),
         watch_methods: frozenset[str] = frozenset(),
-        doors: Mapping[str, Callable[[], errors.SetpointError | None]] = MappingProxyType({}),
+        doors: Mapping[str, Callable[[int], errors.SetpointError | None]] = MappingProxyType({}),
         descriptors: DescriptorPool | None = None,
     ) -> None:
         """Serve one more service.
@@ -158,8 +158,9 @@ class Server:
             untraced_methods: Methods whose spans the service builds by itself, off the path.
             watch_methods: Streams that go on until the caller leaves; they end when the server
                 drains, instead of using up the grace of the others.
-            doors: By method, asked before a call's request is read: an error turns the call away, as
-                cheaply as that can be done. Give the same few errors again and again.
+            doors: By method, asked before a call's request is read, and told how many calls have been
+                let in whose handlers have not begun: an error turns the call away, as cheaply as
+                that can be done. Give the same few errors again and again.
             descriptors: Where its messages are described, if not in the pool that generated code
                 shares; for reflection.
         """

@@ -52,7 +52,7 @@ async def serve(
     service: str = SERVICE,
     watch_methods: frozenset[str] = frozenset(),
     untraced_methods: frozenset[str] = frozenset(),
-    doors: Mapping[str, Callable[[], errors.SetpointError | None]] = MappingProxyType({}),
+    doors: Mapping[str, Callable[[int], errors.SetpointError | None]] = MappingProxyType({}),
 ) -> AsyncIterator[servers.Server]:
     """Serve handlers on a free port, ready when the block begins."""
     server = servers.Server("example", options)

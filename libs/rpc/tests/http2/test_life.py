@@ -33,7 +33,7 @@ def aging(seconds: float, grace_seconds: float, handler: testing.Handler) -> Lis
     """Make a listener whose connections get old."""
     endpoint = endpoints.Endpoint(handler, False, False, bytes, bytes)
     return Listener(
-        lambda path: endpoint if path == PATH else None,
+        lambda path, _: endpoint if path == PATH else None,
         maximum_message=1000,
         maximum_age_seconds=seconds,
         age_grace_seconds=grace_seconds,
@@ -454,7 +454,7 @@ async def test_refuse_connection_beyond_the_limit(monkeypatch: pytest.MonkeyPatc
 async def test_survive_defect_in_the_search() -> None:
     """A service that fails when asked whether it takes a call costs that call."""
 
-    def find(_: str) -> endpoints.Endpoint:
+    def find(_: str, beginning: int) -> endpoints.Endpoint:
         raise RuntimeError("door")
 
     wire = Wire(Listener(find, maximum_message=1, maximum_age_seconds=WIDE, age_grace_seconds=WIDE))

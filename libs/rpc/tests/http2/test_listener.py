@@ -53,7 +53,7 @@ async def serving(
     """Serve on a free port; yields the listener and the port."""
     endpoint = endpoints.Endpoint(handler, False, False, bytes, bytes)
     listener = Listener(
-        lambda path: endpoint if path == PATH else None,
+        lambda path, _: endpoint if path == PATH else None,
         maximum_message=4 * MEGABYTE,
         maximum_age_seconds=3600,
         age_grace_seconds=WIDE,

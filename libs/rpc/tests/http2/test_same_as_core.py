@@ -133,7 +133,7 @@ async def both(servicer: Servicer) -> AsyncIterator[tuple[grpc.aio.Channel, grpc
     core_port = core.add_insecure_port("127.0.0.1:0")
     await core.start()
     own = Listener(
-        servicer.endpoint,
+        lambda path, _: servicer.endpoint(path),
         maximum_message=MAXIMUM_MESSAGE,
         maximum_age_seconds=3600,
         age_grace_seconds=WIDE,

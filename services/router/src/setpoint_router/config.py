@@ -114,7 +114,7 @@ class RouterSettings(settings.RememberingSettings):
     waiting_predictions_least: int = Field(default=32, ge=1)
     """So many predictions may always be on their way, however slow the versions are."""
 
-    latency_tolerance_seconds: float = Field(default=0.25, gt=0)
+    latency_tolerance_seconds: float = Field(default=0.1, gt=0)
     """What the fastest predictions may take under load before fewer are let in; of slow versions
     twice their latency without load."""
 

@@ -61,9 +61,9 @@ class OipServicer(servicer.Servicer):
         self._recorded_headers = recorded_headers
         self._refusals: dict[errors.SetpointError, errors.SetpointError] = {}
 
-    def turned_away(self) -> errors.SetpointError | None:
+    def turned_away(self, beginning: int = 0) -> errors.SetpointError | None:
         """Return why no request can be taken now, None when one can; always the same few errors."""
-        error = self._predictor.turned_away()
+        error = self._predictor.turned_away(beginning)
         if error is None:
             return None
         found = self._refusals.get(error)

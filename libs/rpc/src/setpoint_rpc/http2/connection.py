@@ -50,7 +50,7 @@ _SETTINGS = frames.settings(
 ) + frames.window_update(0, _WINDOW - frames.DEFAULT_WINDOW)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Speaks HTTP/2 with one client (RFC 9113)."""
 
     def __init__(self, listener: "Listener") -> None:
@@ -68,7 +68,8 @@ class Connection(asyncio.Protocol):
         self.is_paused = False
         self._transport: asyncio.Transport | None = None
         self._reader = headers.Reader(headers.head_of)
-        self._rest = b""
+        self._splitter = frames.Splitter(_MAXIMUM_FRAME)
+        self._preface = b""
         self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._has_preface = False
@@ -125,13 +126,21 @@ class Connection(asyncio.Protocol):
         self.is_paused = False
         self._pump()
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes are put, before they are taken in."""
+        return self.listener.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take in the bytes that were put there."""
+        self.data_received(bytes(self.listener.buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
         """Take in frames, which may end anywhere."""
         if self._is_closing:
             return
         self._heard = self.loop.time()
         try:
-            self._take(self._rest + data if self._rest else data)
+            self._take(data)
         except ConnectionFailure as failure:
             self.close(failure.code, failure.message)
         except Exception:
@@ -257,33 +266,25 @@ class Connection(asyncio.Protocol):
     # Frames.
 
     def _take(self, data: bytes) -> None:
-        place, end = 0, len(data)
         if not self._has_preface:
-            if not data.startswith(frames.PREFACE[:end]):
-                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "no HTTP/2")
-            if end < len(frames.PREFACE):
-                self._rest = data
+            data = self._begin(data)
+        for kind, flags, stream, payload in self._splitter.split(data):
+            if self._is_closing:
                 return
-            self._has_preface = True
-            place = len(frames.PREFACE)
-        header_bytes = frames.HEADER_BYTES
-        while place + header_bytes <= end and not self._is_closing:
-            begin = place + header_bytes
-            header = int.from_bytes(data[place:begin], "big")
-            size = header >> 48
-            if size > _MAXIMUM_FRAME:
-                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "frame too long")
-            place_after = begin + size
-            if place_after > end:
-                break
-            kind, flags = header >> 40 & 0xFF, header >> 32 & 0xFF
-            stream = header & frames.LARGEST_STREAM
             try:
-                self._frame(kind, flags, stream, data[begin:place_after])
+                self._frame(kind, flags, stream, payload)
             except StreamFailure as failure:
                 self._reset(stream, failure.code)
-            place = place_after
-        self._rest = data[place:]
+
+    def _begin(self, data: bytes) -> bytes:
+        """Take the preface off what has come so far; nothing else is looked at before it is whole."""
+        data = self._preface + data
+        preface = frames.PREFACE
+        if not data.startswith(preface[: len(data)]):
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "no HTTP/2")
+        self._has_preface = len(data) >= len(preface)
+        self._preface = b"" if self._has_preface else data
+        return data[len(preface) :]
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if self._block is not None and kind != frames.CONTINUATION:
@@ -384,9 +385,9 @@ class Connection(asyncio.Protocol):
             return
         found.observe()
         if is_end:
-            self.put_headers(stream, found.block, is_end=True)
+            self.put(found.answer(stream))
         else:
-            self._refused.add(stream, found.block)
+            self._refused.add(stream, found)
 
     def _rst_stream(self, flags: int, stream: int, payload: bytes) -> None:
         frames.check_length(payload, 4)

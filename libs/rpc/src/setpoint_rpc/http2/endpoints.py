@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import grpc.aio
 
@@ -13,10 +13,9 @@ from setpoint_runtime import errors
 _RESPONSE_HEADER = len(headers.RESPONSE).to_bytes(3, "big") + bytes(
     (frames.HEADERS, frames.END_HEADERS)
 )
+_END_FLAGS = bytes((frames.HEADERS, frames.END_HEADERS | frames.END_STREAM))
 _DATA_HEADER = bytes((frames.DATA, 0))
-_GOOD_END_HEADER = len(headers.GOOD_END).to_bytes(3, "big") + bytes(
-    (frames.HEADERS, frames.END_HEADERS | frames.END_STREAM)
-)
+_GOOD_END_HEADER = len(headers.GOOD_END).to_bytes(3, "big") + _END_FLAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +37,23 @@ class Endpoint:
 class Refusal:
     """An answer that is ready before its call comes."""
 
-    __slots__ = ("block", "observe")
+    __slots__ = ("_block", "_header", "observe")
 
-    def __init__(self, error: errors.SetpointError, observe: Callable[[], None]) -> None:
-        """Prepare to tell callers of an error; `observe` is called for each."""
-        code, message, trailing = status.to_status(error)
-        self.block = end_alone(code.value[0], message, trailing)
+    def __init__(self, block: bytes, observe: Callable[[], None]) -> None:
+        """Prepare to answer with a block that fits into a frame; `observe` is called for each."""
+        self._header = len(block).to_bytes(3, "big") + _END_FLAGS
+        self._block = block
         self.observe = observe
+
+    @classmethod
+    def of(cls, error: errors.SetpointError, observe: Callable[[], None]) -> Self:
+        """Prepare to tell callers of an error."""
+        code, message, trailing = status.to_status(error)
+        return cls(end_alone(code.value[0], message, trailing), observe)
+
+    def answer(self, stream: int) -> bytes:
+        """Return the frame that answers a call."""
+        return self._header + stream.to_bytes(4, "big") + self._block
 
 
 def end_alone(code: int, message: str, trailing: headers.Metadata) -> bytes:

@@ -15,6 +15,9 @@ MAXIMUM_CONNECTIONS = 1000
 """The protection against floods of connections (CVE-2023-4785)."""
 
 _BACKLOG = 1024
+# Read at once from a connection: some hundred small calls. With more of them a turn of the loop would
+# take so long that refusals come late.
+_READ_BYTES = 16 * 1024
 _LOOK_SECONDS = 1.0
 _HANDSHAKE_SECONDS = 10.0
 _AGE_SPREAD = 0.1
@@ -22,7 +25,7 @@ _AGE_SPREAD = 0.1
 _LAST_SECONDS = 1.0
 _STOP_LOOK_SECONDS = 0.01
 
-Find = Callable[[str], "endpoints.Endpoint | endpoints.Refusal | None"]
+Find = Callable[[str, int], "endpoints.Endpoint | endpoints.Refusal | None"]
 
 
 class Listener:
@@ -39,7 +42,8 @@ class Listener:
         """Prepare to serve in the running loop.
 
         Args:
-            find: Finds by its path how a method is served, None when there is no such method.
+            find: Finds by its path how a method is served, None when there is no such method; told
+                how many handlers are about to begin, which nobody but the listener knows of.
             maximum_message: Bytes of the longest message, either way.
             maximum_age_seconds: Connections are renewed this often, give or take a tenth.
             age_grace_seconds: Time for calls on a connection that has reached its age.
@@ -48,6 +52,10 @@ class Listener:
         self.maximum_message = maximum_message
         self.running: set[calling.Call] = set()
         """Calls whose handlers have not ended, also when the calls are over."""
+        self.buffer = memoryview(bytearray(_READ_BYTES))
+        """Where connections read to, each for one moment."""
+        self.beginning = 0
+        """Of those, the ones whose handlers have not had their first turn."""
         self.cancelled = 0
         """Of those, the ones that nobody waits for any more."""
         self._find = find
@@ -178,8 +186,8 @@ class Listener:
             return _TOO_MUCH_METADATA
         if head.problem:
             problem = errors.InvalidArgumentError(errors.Reason.INVALID_FIELD, head.problem)
-            return endpoints.Refusal(problem, _unobserved)
-        return self._find(head.method) or _NO_METHOD
+            return endpoints.Refusal.of(problem, _unobserved)
+        return self._find(head.method, self.beginning) or _NO_METHOD
 
     def _look(self) -> None:
         now = self.loop.time()
@@ -208,15 +216,13 @@ def _unobserved() -> None:
 
 
 def _plain_refusal(http_status: int) -> endpoints.Refusal:
-    made = endpoints.Refusal(_NO_METHOD_ERROR, _unobserved)
-    made.block = headers.plain_response(http_status)
-    return made
+    return endpoints.Refusal(headers.plain_response(http_status), _unobserved)
 
 
 _OK = 200
 _NO_METHOD_ERROR = errors.UnimplementedError(errors.Reason.UNIMPLEMENTED, "Method not found!")
-_NO_METHOD = endpoints.Refusal(_NO_METHOD_ERROR, _unobserved)
-_TOO_MUCH_METADATA = endpoints.Refusal(
+_NO_METHOD = endpoints.Refusal.of(_NO_METHOD_ERROR, _unobserved)
+_TOO_MUCH_METADATA = endpoints.Refusal.of(
     errors.ResourceExhaustedError(
         errors.Reason.MESSAGE_TOO_LARGE,
         f"metadata must be at most {headers.MAXIMUM_METADATA_BYTES} bytes",

@@ -3,7 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from setpoint_rpc.http2 import frames
+from setpoint_rpc.http2 import endpoints, frames
 
 if TYPE_CHECKING:
     from setpoint_rpc.http2.connection import Connection
@@ -19,13 +19,13 @@ class Refusals:
     def __init__(self, connection: "Connection") -> None:
         """Begin with none."""
         self._connection = connection
-        self._waiting: dict[int, tuple[bytes, float]] = {}
+        self._waiting: dict[int, tuple[endpoints.Refusal, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, stream: int, block: bytes) -> None:
-        """Answer a call with this block when its request begins to come, or does not."""
+    def add(self, stream: int, refusal: endpoints.Refusal) -> None:
+        """Answer a call so when its request begins to come, or does not."""
         loop = self._connection.loop
-        self._waiting[stream] = (block, loop.time() + _SECONDS)
+        self._waiting[stream] = (refusal, loop.time() + _SECONDS)
         if self._timer is None:
             self._timer = loop.call_later(_SECONDS, self._tell_late)
 
@@ -34,7 +34,7 @@ class Refusals:
         found = self._waiting.pop(stream, None)
         if found is None:
             return False
-        self._connection.put_headers(stream, found[0], is_end=True)
+        self._connection.put(found[0].answer(stream))
         if not is_end:
             # The rest of the request is of no use.
             self._connection.put(frames.reset(stream, frames.ErrorCode.NO_ERROR))

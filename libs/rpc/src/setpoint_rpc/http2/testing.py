@@ -136,7 +136,7 @@ def listener(
     """Return a listener without a port, whose one method takes and gives bytes."""
     endpoint = endpoints.Endpoint(serve, takes_stream, yields, bytes, bytes)
     return Listener(
-        lambda path: endpoint if path == PATH else None,
+        lambda path, _: endpoint if path == PATH else None,
         maximum_message=maximum_message,
         maximum_age_seconds=3600,
         age_grace_seconds=WIDE,

@@ -154,12 +154,15 @@ class Predictor:
         self._feature_lanes: dict[FeatureSet, Coalescer[Job]] = {}
         self._failures: Coalescer[_Failed] = Coalescer(self._record_failures, bounds)
 
-    def turned_away(self) -> errors.SetpointError | None:
+    def turned_away(self, beginning: int = 0) -> errors.SetpointError | None:
         """Return why a prediction would be refused whatever it asks, None when it may come.
 
         Made to be asked before a request is read: refusing costs as little as it can.
+
+        Args:
+            beginning: Calls that have been let in and are not on their way yet.
         """
-        if self._limit.admits(self._waiting):
+        if self._limit.admits(self._waiting + beginning):
             return None
         self._observer.refused(errors.Reason.OVERLOADED)
         return self._refusals[self._limit.retry_step]
