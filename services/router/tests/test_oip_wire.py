@@ -440,8 +440,14 @@ def test_null_of_any_type(dtype: DataType) -> None:
         oip._array("y", [value, None], dtype)
 
 
-async def until_full(router: Any) -> None:
-    """Wait until a router refuses before it reads."""
+async def until_full(router: Any, calls: int) -> None:
+    """Wait until so many calls are on their way and the router refuses before it reads."""
+    labels = {"service": "inference.GRPCInferenceService", "method": "ModelInfer"}
+    name = "setpoint_rpc_server_in_flight"
+    async with asyncio.timeout(20):
+        # A call that is about to begin takes a place from those behind it.
+        while router.server.metrics_registry.get_sample_value(name, labels) != calls:
+            await asyncio.sleep(0.005)
     stub: Any = router.to_router.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
     async def turned_away() -> bool:
@@ -468,7 +474,7 @@ async def test_infer_is_turned_away_whole(
                 await asyncio.sleep(0.005)
         # One place is left, and three rows come together.
         second = asyncio.create_task(infer(router, three))
-        await until_full(router)
+        await until_full(router, 2)
         gate.set()
         for found, _ in (await first, await second):
             assert found == {"score": [[1e6 + 10.5]] * 3}
@@ -529,7 +535,7 @@ async def test_parameters_never_reach_a_mate(start_router: Any) -> None:
             )
             for at, (given, names) in enumerate(zip(asked, wanted, strict=True))
         ]
-        await until_full(router)
+        await until_full(router, 9)
         gate.set()
         await first
         for at, (outputs, message) in enumerate(await asyncio.gather(*mates)):
